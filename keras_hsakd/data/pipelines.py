@@ -1,0 +1,202 @@
+"""Pipelines whose order and augmentation follow from (seed, epoch, step) alone."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_hsakd.data.augment import random_crop, random_flip
+from keras_hsakd.data.sources import Source, ordered_map
+
+
+@dataclasses.dataclass
+class EpochCounter:
+    """The epoch that the next pass over a training dataset will be.
+
+    It advances when a pass yields its first batch, so that each epoch has an order of
+    its own under `model.fit(train, epochs=...)`. Set `value` to go back, or to resume:
+    to go on at step `s` of epoch `e`, set `train.epoch_counter.value = e` and iterate
+    over `train.skip(s)`.
+
+    A pass that is dropped after its first batch counts too: Keras begins one to build
+    the model under a `tf.distribute` strategy and on backends other than TensorFlow. A
+    callback that sets `value` in `on_epoch_begin` is exact in all cases.
+
+    Attributes:
+        value: Int. Defaults to 0.
+
+    Example:
+    >>> train, _ = load("digits")
+    >>> first, second = next(iter(train)), next(iter(train))
+    >>> train.epoch_counter.value
+    2
+    >>> train.epoch_counter.value = 0
+    >>> bool(tf.reduce_all(next(iter(train))[0] == first[0]))
+    True
+    """
+
+    value: int = 0
+
+    def begin_pass(self):
+        """Yields the epoch of the pass that begins, as a generator of one element."""
+        epoch = self.value
+        self.value += 1
+        yield epoch
+
+
+def epoch_batches(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    epoch: int | tf.Tensor,
+    first_step: int = 0,
+    augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+) -> tf.data.Dataset:
+    """Returns the batches of one epoch, a pure function of the arguments.
+
+    The order is a function of `(seed, epoch)`, and the augmentation of a batch one of
+    `(seed, epoch, step)`. So the batches from `first_step` on are, bit for bit, the
+    tail of the whole epoch; no image before them is read.
+
+    Args:
+        source: `Source` of the images.
+        batch_size: Int; the last batch may be smaller.
+        seed: Int, not negative.
+        epoch: Int or scalar integer tensor.
+        first_step: Int, the batch of the epoch to begin at. Defaults to 0.
+        augmentation: Callable from a batch of images and a seed of shape `(2,)` to a
+            batch of images. Defaults to `None`, which leaves them as they are.
+
+    Returns:
+        A `tf.data.Dataset` of `(images, labels)` as in `Source.batches`.
+
+    Example:
+    >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
+    >>> tail = epoch_batches(source, 2, seed=0, epoch=3, first_step=1)
+    >>> [images.shape[0] for images, labels in tail]
+    [2, 1]
+    """
+    epoch_seed = tf.random.fold_in(
+        tf.constant([seed, 0], tf.int64), tf.cast(epoch, tf.int64)
+    )
+    order_seed, augmentation_seed = tf.unstack(tf.random.split(epoch_seed, 2))
+    order = tf.random.experimental.stateless_shuffle(tf.range(len(source)), order_seed)
+    indices = tf.data.Dataset.from_tensor_slices(order[first_step * batch_size :])
+    batches = source.batches(indices, batch_size)
+    if augmentation is None:
+        return batches
+
+    def augment(step, batch):
+        images, labels = batch
+        return augmentation(images, tf.random.fold_in(augmentation_seed, step)), labels
+
+    steps = tf.data.Dataset.counter(start=first_step)
+    return ordered_map(tf.data.Dataset.zip(steps, batches), augment)
+
+
+def crop_and_flip(
+    images: tf.Tensor, seed: tf.Tensor, padding: int, flip: bool
+) -> tf.Tensor:
+    """Applies `random_crop`, then `random_flip` where `flip` is true.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, not normalised: the
+            zeros of the padding are to be black.
+        seed: Integer tensor of shape `(2,)`.
+        padding: Int, as in `random_crop`.
+        flip: Bool.
+
+    Returns:
+        A tensor of the shape and dtype of `images`.
+
+    Example:
+    >>> crop_and_flip(tf.zeros((8, 32, 32, 3)), (0, 1), padding=4, flip=True).shape
+    TensorShape([8, 32, 32, 3])
+    """
+    crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+    images = random_crop(images, padding, crop_seed)
+    return random_flip(images, flip_seed) if flip else images
+
+
+def rescaling(mean: Sequence[float], std: Sequence[float]) -> keras.layers.Rescaling:
+    """Returns the layer that normalises images with values from 0 to 255.
+
+    Args:
+        mean: Sequence of floats, one per channel, on the scale from 0 to 1.
+        std: Sequence of floats, one per channel, on the same scale.
+
+    Returns:
+        A `keras.layers.Rescaling` that computes in float32 whatever the dtype policy.
+
+    Example:
+    >>> layer = rescaling(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    >>> np.round(layer(np.full((1, 1, 1, 3), 255, "uint8")), 4).ravel().tolist()
+    [2.0, 2.0, 2.0]
+    """
+    return keras.layers.Rescaling(
+        scale=[1 / (255 * s) for s in std],
+        offset=[-m / s for m, s in zip(mean, std, strict=True)],
+        dtype="float32",
+    )
+
+
+def train_and_test(
+    train: Source,
+    test: Source,
+    batch_size: int,
+    seed: int,
+    flip: bool,
+    preprocessing: Callable[[tf.Tensor], tf.Tensor],
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Returns the pipelines to train and to evaluate with.
+
+    Args:
+        train: `Source` to shuffle and augment. The crop is padded by an eighth of the
+            image size: 4 pixels for 32.
+        test: `Source` to read in its own order.
+        batch_size: Int.
+        seed: Int, not negative.
+        flip: Bool, whether training images are flipped at random.
+        preprocessing: Callable from images with values from 0 to 255 to those to feed.
+
+    Returns:
+        Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
+        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. The first
+        has its `EpochCounter` as the attribute `epoch_counter`.
+
+    Example:
+    >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
+    >>> layer = rescaling(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    >>> train, test = train_and_test(source, source, 2, 0, True, layer)
+    >>> int(train.cardinality())
+    3
+    """
+    counter = EpochCounter()
+    augmentation = functools.partial(
+        crop_and_flip, padding=train.image_size // 8, flip=flip
+    )
+    epochs = tf.data.Dataset.from_generator(
+        counter.begin_pass, output_signature=tf.TensorSpec((), tf.int64)
+    )
+    train_batches = epochs.flat_map(
+        lambda epoch: epoch_batches(
+            train, batch_size, seed, epoch, augmentation=augmentation
+        )
+    )
+    # A `flat_map` has no known length; Keras' progress bar asks for it.
+    train_batches = train_batches.apply(
+        tf.data.experimental.assert_cardinality(math.ceil(len(train) / batch_size))
+    )
+    test_batches = test.batches(tf.data.Dataset.range(len(test)), batch_size)
+
+    train_dataset, test_dataset = (
+        ordered_map(
+            batches, lambda images, labels: (preprocessing(images), labels)
+        ).prefetch(tf.data.AUTOTUNE)
+        for batches in (train_batches, test_batches)
+    )
+    train_dataset.epoch_counter = counter
+    return train_dataset, test_dataset

@@ -1,0 +1,150 @@
+"""The contract of a network with auxiliary heads, and what can be taken off it.
+
+A network with heads is a functional `keras.Model` whose output is the dict
+`{"logits": (B, N), "aux_1": (B, 4N), ..., "aux_L": (B, 4N)}`, shallowest head first.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_hsakd.ops import NUM_ROTATIONS
+
+
+def head_names(model: keras.Model) -> list[str]:
+    """Returns the names of a network's auxiliary heads, shallowest first.
+
+    Args:
+        model: A functional model with auxiliary heads.
+
+    Returns:
+        `["aux_1", ..., "aux_L"]`.
+
+    Raises:
+        ValueError: If the model does not honour the contract of a network with heads.
+
+    Example:
+    >>> head_names(keras_hsakd.models.create("resnet8", num_classes=10))
+    ["aux_1", "aux_2", "aux_3"]
+    """
+    if not isinstance(model, keras.Model) or not hasattr(model, "output"):
+        raise ValueError(
+            "Expected a functional keras.Model with auxiliary heads. "
+            f"Received: {model!r} of type {type(model).__name__}"
+        )
+    outputs = model.output
+    if not isinstance(outputs, dict) or "logits" not in outputs or len(outputs) < 2:
+        received = sorted(outputs) if isinstance(outputs, dict) else outputs
+        raise ValueError(
+            f"Expected `{model.name}` to have auxiliary heads: a dict of outputs with "
+            "'logits' and 'aux_1' to 'aux_L', as `keras_hsakd.models.create(...)` "
+            f"builds it. Received outputs: {received}"
+        )
+    names = [f"aux_{i}" for i in range(1, len(outputs))]
+    if set(names) != set(outputs) - {"logits"}:
+        raise ValueError(
+            f"Expected the outputs of `{model.name}` to be named "
+            f"{['logits', *names]}. Received: {sorted(outputs)}"
+        )
+    for name in names:
+        expected = NUM_ROTATIONS * outputs["logits"].shape[-1]
+        if outputs[name].shape[-1] != expected:
+            raise ValueError(
+                f"Expected output '{name}' of `{model.name}` to have {expected} units, "
+                f"{NUM_ROTATIONS} rotations of each of its "
+                f"{outputs['logits'].shape[-1]} classes. "
+                f"Received: shape {outputs[name].shape}"
+            )
+    return names
+
+
+def strip_heads(model: keras.Model) -> keras.Model:
+    """Returns the plain model from image to class logits, sharing weights.
+
+    Args:
+        model: A functional model with auxiliary heads, or one without, which is
+            returned as it is.
+
+    Returns:
+        A functional `keras.Model` with one output of shape `(B, N)`.
+
+    Raises:
+        ValueError: If the model has several outputs that are not heads.
+
+    Example:
+    >>> model = keras_hsakd.models.create("resnet8", num_classes=10)
+    >>> strip_heads(model).output_shape
+    (None, 10)
+    """
+    if isinstance(getattr(model, "output", None), keras.KerasTensor):
+        return model
+    head_names(model)
+    return keras.Model(model.input, model.output["logits"], name=model.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A network with heads in two halves that share its layers.
+
+    Attributes:
+        backbone: Model from images to `{"logits": ..., "tap_1": ..., ...}`.
+        heads: Model from a list of the taps to `{"aux_1": ..., ...}`.
+        tap_names: The backbone's outputs that `heads` takes, in order.
+    """
+
+    backbone: keras.Model
+    heads: keras.Model
+    tap_names: list[str]
+
+
+def split(model: keras.Model) -> Parts:
+    """Cuts a network with heads where its heads leave the backbone.
+
+    The backbone is all that the class logits depend on; a tap is a tensor of the
+    backbone that a layer outside of it takes.
+
+    Args:
+        model: A functional model with auxiliary heads.
+
+    Returns:
+        The two halves; `heads(taps of backbone(x))` and the logits of `backbone(x)`
+        are `model(x)`.
+
+    Raises:
+        ValueError: If the model does not honour the contract of a network with heads.
+    """
+    names = head_names(model)
+    backbone_tensors = {id(tensor) for tensor in ancestors([model.output["logits"]])}
+    head_tensors = ancestors([model.output[name] for name in names], backbone_tensors)
+    taps = [tensor for tensor in head_tensors if id(tensor) in backbone_tensors]
+    tap_names = [f"tap_{i}" for i in range(1, len(taps) + 1)]
+    backbone = keras.Model(
+        model.input,
+        {"logits": model.output["logits"], **dict(zip(tap_names, taps, strict=True))},
+    )
+    heads = keras.Model(taps, {name: model.output[name] for name in names})
+    return Parts(backbone, heads, tap_names)
+
+
+def ancestors(tensors, stop_at=frozenset()):
+    """Returns tensors and all that they are computed from in a functional model.
+
+    Args:
+        tensors: List of symbolic tensors, such as `model.outputs`.
+        stop_at: Set of `id(tensor)` whose own ancestors are left out.
+
+    Returns:
+        List of `keras.KerasTensor`, each once.
+    """
+    found = {}
+    pending = list(reversed(tensors))
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in found:
+            continue
+        found[id(tensor)] = tensor
+        if id(tensor) not in stop_at:
+            history = tensor._keras_history
+            node = history.operation._inbound_nodes[history.node_index]
+            pending.extend(node.input_tensors)
+    return list(found.values())

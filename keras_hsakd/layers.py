@@ -1,0 +1,86 @@
+"""Keras layers that the networks need and `keras.layers` lacks."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalization with PyTorch's running variance, fused on TensorFlow.
+
+    Two things differ from `keras.layers.BatchNormalization`:
+
+    - the running variance is updated with the unbiased variance of the batch,
+      `n / (n - 1)` times the biased one that normalizes it, as in PyTorch;
+    - on the TensorFlow backend, 4-D inputs go through one fused kernel instead of
+      several passes over the activations. Everything else (other ranks, float64,
+      masks, synchronized statistics, other backends) takes Keras' own way.
+
+    Args:
+        momentum: Momentum of the running statistics. Defaults to 0.9, which is
+            PyTorch's 0.1.
+        epsilon: Added to the variance. Defaults to 1e-5.
+        **kwargs: Further arguments of `keras.layers.BatchNormalization`.
+
+    Example:
+    >>> BatchNormalization()(np.ones((2, 4, 4, 3), "float32")).shape
+    (2, 4, 4, 3)
+
+    Reference: [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167);
+    `torch.nn.BatchNorm2d`.
+    """
+
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        updates_statistics = training and self.trainable
+        if self._can_fuse(inputs, mask):
+            return self._fused_call(inputs, updates_statistics)
+        if not updates_statistics:
+            return super().call(inputs, training=training, mask=mask)
+        old = self.momentum * self.moving_variance
+        outputs = super().call(inputs, training=training, mask=mask)
+        # Keras has just added (1 - momentum) times the biased variance.
+        added = self.moving_variance - old
+        count = ops.cast(
+            ops.size(inputs) // inputs.shape[self.axis], self.moving_variance.dtype
+        )
+        self.moving_variance.assign(old + added * count / ops.maximum(count - 1, 1))
+        return outputs
+
+    def _can_fuse(self, inputs, mask):
+        return (
+            keras.backend.backend() == "tensorflow"
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and self.scale
+            and self.center
+            and mask is None
+            and not (self.synchronized or self.renorm)
+            and keras.backend.standardize_dtype(inputs.dtype) != "float64"
+        )
+
+    def _fused_call(self, inputs, updates_statistics):
+        import tensorflow as tf
+
+        statistics = (
+            ([], []) if updates_statistics else (self.moving_mean, self.moving_variance)
+        )
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=statistics[0],
+            variance=statistics[1],
+            epsilon=self.epsilon,
+            is_training=bool(updates_statistics),
+        )
+        if updates_statistics:
+            # The kernel returns the unbiased variance of the batch.
+            for running, batch in (
+                (self.moving_mean, mean),
+                (self.moving_variance, variance),
+            ):
+                running.assign(self.momentum * running + (1 - self.momentum) * batch)
+        return ops.cast(outputs, self.compute_dtype)

@@ -1,0 +1,67 @@
+"""The zoo: the paper's networks, with auxiliary heads."""
+
+import difflib
+
+import keras
+
+from keras_hsakd.models import resnet, wrn
+from keras_hsakd.models.costs import multiply_adds
+
+__all__ = ["create", "multiply_adds", "names"]
+
+_FAMILIES = {name: family for family in (resnet, wrn) for name in family.VARIANTS}
+
+
+def names() -> list[str]:
+    """Returns the names that `create` knows."""
+    return list(_FAMILIES)
+
+
+def create(
+    name: str,
+    num_classes: int,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    heads: bool = True,
+) -> keras.Model:
+    """Returns a network of the paper, initialised as the authors'.
+
+    Args:
+        name: One of `names()`, for example `"wrn_16_2"`.
+        num_classes: Number of classes `N >= 2`.
+        input_shape: Shape `(size, size, channels)` of an image. Defaults to
+            `(32, 32, 3)`.
+        heads: Whether to add the auxiliary heads. Defaults to `True`.
+
+    Returns:
+        A functional `keras.Model` from normalised images `(B, size, size, channels)` to
+        `{"logits": (B, N), "aux_1": (B, 4N), ..., "aux_L": (B, 4N)}`, shallowest head
+        first; without heads, to the class logits `(B, N)`.
+
+    Raises:
+        ValueError: If the name is unknown, there are fewer than two classes, or the
+            images are not square.
+
+    Example:
+    >>> student = keras_hsakd.models.create("wrn_16_2", num_classes=100)
+    >>> student.output_shape["aux_1"]
+    (None, 400)
+    """
+    if name not in _FAMILIES:
+        near = difflib.get_close_matches(str(name), _FAMILIES)
+        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        raise ValueError(
+            f"Expected `name` to be one of {names()}. Received: name={name!r}{hint}"
+        )
+    if num_classes < 2:
+        raise ValueError(
+            "Expected `num_classes` to be at least 2. "
+            f"Received: num_classes={num_classes}"
+        )
+    if len(input_shape) != 3 or input_shape[0] != input_shape[1]:
+        raise ValueError(
+            "Expected `input_shape` to be (size, size, channels): images must be "
+            f"square to be rotated. Received: input_shape={tuple(input_shape)}"
+        )
+    return _FAMILIES[name].create(
+        name, num_classes=num_classes, input_shape=tuple(input_shape), heads=heads
+    )

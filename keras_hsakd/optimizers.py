@@ -1,0 +1,56 @@
+"""Optimizers that `keras.optimizers` lacks."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
+class SGD(keras.optimizers.SGD):
+    """Stochastic gradient descent as PyTorch does it.
+
+    ```
+    g = gradient + weight_decay * w
+    buffer = momentum * buffer + g
+    w = w - learning_rate * (g + momentum * buffer)     # nesterov
+    w = w - learning_rate * buffer                      # otherwise
+    ```
+
+    It differs from `keras.optimizers.SGD` in two ways that change results:
+
+    - the weight decay is coupled: an L2 penalty whose gradient goes through the
+      momentum, about `1 / (1 - momentum)` times stronger than Keras' decoupled one;
+    - the buffer does not contain the learning rate, so a drop of the learning rate
+      acts on all of the next step, not only on its newest gradient.
+
+    Args:
+        learning_rate: A float or a `keras.optimizers.schedules.LearningRateSchedule`.
+            Defaults to 0.01.
+        momentum: Float >= 0. Defaults to 0.
+        nesterov: Whether to apply Nesterov momentum. Defaults to `False`.
+        weight_decay: Float >= 0, applied to every trainable variable (batch norm and
+            biases too) but those given to `exclude_from_weight_decay`. Defaults to
+            `None`, no decay.
+        **kwargs: Further arguments of `keras.optimizers.Optimizer`.
+
+    Example:
+    >>> optimizer = SGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+    Reference: [torch.optim.SGD](
+    https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html).
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        if self.weight_decay and self._use_weight_decay(variable):
+            gradient = gradient + variable * ops.cast(self.weight_decay, variable.dtype)
+        if self.momentum:
+            momentum = ops.cast(self.momentum, variable.dtype)
+            buffer = self.momentums[self._get_variable_index(variable)]
+            new_buffer = momentum * buffer + gradient
+            self.assign(buffer, new_buffer)
+            gradient = gradient + momentum * new_buffer if self.nesterov else new_buffer
+        self.assign_sub(variable, learning_rate * gradient)
+
+    def _apply_weight_decay(self, variables):
+        """Does nothing: `update_step` adds the decay to the gradient."""

@@ -1,0 +1,478 @@
+"""What the trainers have in common: rotated views, metrics, checks, saving."""
+
+import contextlib
+import itertools
+import math
+import types
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_hsakd.heads import head_names, strip_heads
+from keras_hsakd.ops import (
+    NUM_ROTATIONS,
+    class_logits,
+    joint_labels,
+    rotated_views,
+    unrotated,
+)
+
+
+class HeadsTrainer(keras.Model):
+    """Base class of the trainers of networks with auxiliary heads.
+
+    `train_step` turns a batch into its rotated views and hands over to Keras' own step,
+    so that loss scaling, gradient accumulation, `steps_per_execution`, compilation and
+    distribution strategies keep working. A subclass says what is trained:
+
+    - `network`: the network with heads that is trained, evaluated and exported;
+    - `forward(images, training)`: its dict of outputs;
+    - `loss_terms(views, labels, outputs, sample_weight)`: the terms of the loss, each
+      a vector of one weighted value a row, under the names given to `__init__`.
+
+    The loss is the sum of the terms' means, and each term is a metric of its own.
+
+    Args:
+        network: The network that is trained.
+        term_names: Names of the terms of the loss.
+        frozen: Variables that are not trained, whatever their own flags say.
+        **kwargs: `name`, `dtype` and `trainable` of the `keras.Model`. The dtype policy
+            defaults to the network's, which decides on loss scaling.
+    """
+
+    def __init__(self, network, term_names, frozen=(), **kwargs):
+        _check_square(network)
+        kwargs.setdefault("dtype", _dtype_policy(network))
+        # The networks cast their own inputs, each by its own policy.
+        super().__init__(autocast=False, **kwargs)
+        self._frozen_ids = frozenset(id(variable) for variable in frozen)
+        self._evaluating = False
+        self._evaluates_heads = False
+        self.head_metrics = False
+        self._term_metrics = {
+            name: keras.metrics.Mean(name=name) for name in term_names
+        }
+        self._head_metrics = {
+            f"{head}_{kind}_accuracy": keras.metrics.Mean(f"{head}_{kind}_accuracy")
+            for head in head_names(network)
+            for kind in ("joint", "class")
+        }
+        self.built = True
+
+    @property
+    def network(self) -> keras.Model:
+        """The network with heads that is trained, evaluated and exported."""
+        raise NotImplementedError
+
+    def forward(self, images, training=False):
+        """Returns the network's dict of outputs."""
+        raise NotImplementedError
+
+    def loss_terms(self, views, labels, outputs, sample_weight):
+        """Returns the terms of the loss, each with one weighted value a row."""
+        raise NotImplementedError
+
+    # Variables. A frozen network keeps its own `trainable` flags, so that it leaves
+    # the trainer as it came.
+
+    @property
+    def trainable_variables(self):
+        return [v for v in super().trainable_variables if id(v) not in self._frozen_ids]
+
+    @property
+    def non_trainable_variables(self):
+        trained = {id(v) for v in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in trained]
+
+    @property
+    def trainable_weights(self):
+        return [v for v in super().trainable_weights if id(v) not in self._frozen_ids]
+
+    @property
+    def non_trainable_weights(self):
+        trained = {id(v) for v in self.trainable_weights}
+        return [v for v in self.weights if id(v) not in trained]
+
+    # Training.
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        metrics=None,
+        weighted_metrics=None,
+        head_metrics: bool = False,
+        **kwargs,
+    ):
+        """Configures training; the losses are the method's own.
+
+        Args:
+            optimizer: As in `keras.Model.compile`.
+            metrics: Metrics of the class logits on unrotated images, for example
+                `["accuracy"]`.
+            weighted_metrics: The same, weighted by `sample_weight`.
+            head_metrics: Whether to also report the accuracies of each head on the
+                rotated images, joint (`aux_1_joint_accuracy`) and of the class
+                (`aux_1_class_accuracy`), in training and validation. Validation then
+                takes four times as long. Defaults to `False`.
+            **kwargs: Other arguments of `keras.Model.compile`: `jit_compile`,
+                `run_eagerly`, `steps_per_execution`, `auto_scale_loss`.
+
+        Returns:
+            The model, so that `.fit(...)` can follow.
+
+        Raises:
+            ValueError: If a loss is given.
+        """
+        for name in ("loss", "loss_weights"):
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(
+                    f"Expected no `{name}`: {type(self).__name__} has the losses of "
+                    f"the method. Received: a value for `{name}`"
+                )
+        super().compile(
+            optimizer=optimizer,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
+        self.head_metrics = bool(head_metrics)
+        return self
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        **kwargs,
+    ):
+        """Trains as `keras.Model.fit`, on plain images and their class labels.
+
+        Args:
+            x: A `tf.data.Dataset` of (image, label) or (image, label, sample weight)
+                batches, or whatever else `keras.Model.fit` takes. Images are
+                `(B, size, size, channels)`; labels are integers `(B,)` or class
+                probabilities `(B, N)`.
+            y: Labels, where `x` is an array.
+            batch_size: As in `keras.Model.fit`.
+            epochs: As in `keras.Model.fit`.
+            verbose: As in `keras.Model.fit`.
+            callbacks: As in `keras.Model.fit`.
+            **kwargs: Other arguments of `keras.Model.fit`, as `validation_data`,
+                `class_weight`, `initial_epoch` or `steps_per_epoch`.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            ValueError: If the first batch does not suit the network, before training.
+            FloatingPointError: If a term of the loss is not finite; names it.
+        """
+        self._assert_compile_called("fit")
+        num_classes = self.network.output["logits"].shape[-1]
+        class_weight = kwargs.get("class_weight")
+        if class_weight and set(class_weight) != set(range(num_classes)):
+            raise ValueError(
+                f"Expected `class_weight` to have each class of 0 to {num_classes - 1}."
+                f" Received: class_weight={class_weight}"
+            )
+        # First in the list: no other callback is to keep a ruined model.
+        added = [_StopOnNonFiniteLoss()]
+        if hasattr(x, "epoch_counter"):
+            # Looking at a first batch, here or in Keras, is not a pass over the data.
+            added.append(_RewindAtTheStart(x.epoch_counter))
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            for callback in added:
+                callbacks.append(callback)
+        else:
+            given = [] if callbacks is None else callbacks
+            given = given if isinstance(given, (list, tuple)) else [given]
+            callbacks = [*added, *given]
+        first, x = _first_batch(x, y)
+        if first is not None:
+            self._check_batch(*keras.utils.unpack_x_y_sample_weight(first)[:2])
+        if hasattr(x, "take"):
+            # Keras shuffles no tf.data.Dataset, and warns where it is told to.
+            kwargs.setdefault("shuffle", False)
+        return super().fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            **kwargs,
+        )
+
+    def train_step(self, *args):
+        # TensorFlow calls train_step(data), JAX train_step(state, data).
+        *state, data = args
+        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return super().train_step(
+            *state, (rotated_views(images), labels, sample_weight)
+        )
+
+    def call(self, images, training=False):
+        if training:  # `train_step` has made the views
+            return self.forward(images, training=True)
+        if self._evaluates_heads:
+            return self.forward(rotated_views(images))
+        return self.forward(images)["logits"]
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        labels = _standardize_labels(y)
+        if training:
+            terms = self.loss_terms(x, labels, y_pred, sample_weight)
+            for name, values in terms.items():
+                self._term_metrics[name].update_state(values)
+            terms = [*terms.values(), *self.losses]
+        else:
+            logits = _unrotated_logits(y_pred)
+            terms = [cross_entropy(labels, logits, sample_weight)]
+        return sum(ops.mean(values) for values in terms) / _num_replicas()
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if isinstance(y_pred, dict) and self._reports_heads():
+            labels = _standardize_labels(y)
+            if len(labels.shape) == 2:
+                labels = ops.argmax(labels, axis=-1)
+            joint = joint_labels(labels)
+            for head in head_names(self.network):
+                joint_logits = y_pred[head]
+                for kind, logits, expected in (
+                    ("joint", joint_logits, joint),
+                    ("class", class_logits(joint_logits), joint // NUM_ROTATIONS),
+                ):
+                    predicted = ops.cast(ops.argmax(logits, axis=-1), expected.dtype)
+                    self._head_metrics[f"{head}_{kind}_accuracy"].update_state(
+                        ops.equal(predicted, expected)
+                    )
+        return super().compute_metrics(x, y, _unrotated_logits(y_pred), sample_weight)
+
+    def get_metrics_result(self):
+        results = super().get_metrics_result()
+        if self._evaluating:
+            results = {k: v for k, v in results.items() if k not in self._term_metrics}
+        if not self._reports_heads():
+            results = {k: v for k, v in results.items() if k not in self._head_metrics}
+        return results
+
+    def _reports_heads(self):
+        return self._evaluates_heads if self._evaluating else self.head_metrics
+
+    # Evaluation.
+
+    def evaluate(self, *args, heads: bool | None = None, **kwargs):
+        """Evaluates the class logits on plain images, as `keras.Model.evaluate`.
+
+        The loss is the cross-entropy of the class logits.
+
+        Args:
+            *args: Arguments of `keras.Model.evaluate`.
+            heads: Whether to add the accuracies of each head on the rotated images.
+                Defaults to `head_metrics` of `compile`.
+            **kwargs: Arguments of `keras.Model.evaluate`.
+
+        Returns:
+            As `keras.Model.evaluate`; with `return_dict=True`, a dict by name.
+        """
+        with self._evaluation(self.head_metrics if heads is None else heads):
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        with self._evaluation(self.head_metrics):
+            return super().test_on_batch(*args, **kwargs)
+
+    def make_test_function(self, force=False):
+        # The step is traced for one of the two kinds of evaluation.
+        changed = getattr(self, "_traced_heads", None) != self._evaluates_heads
+        self._traced_heads = self._evaluates_heads
+        return super().make_test_function(force=force or changed)
+
+    @contextlib.contextmanager
+    def _evaluation(self, heads):
+        self._evaluating, self._evaluates_heads = True, heads
+        try:
+            yield
+        finally:
+            self._evaluating, self._evaluates_heads = False, False
+
+    # Checks.
+
+    def _check_batch(self, images, labels):
+        """Raises a ValueError if the first batch does not suit the network."""
+        expected = tuple(self.network.input_shape[1:])
+        shape = tuple(np.shape(images))
+        if len(shape) != 4 or any(
+            wanted not in (None, received)
+            for wanted, received in zip(expected, shape[1:], strict=True)
+        ):
+            raise ValueError(
+                f"Expected images of shape (batch, {', '.join(map(str, expected))}), "
+                f"as `{self.network.name}` takes them. Received: shape {shape}"
+            )
+        if shape[1] != shape[2]:
+            raise ValueError(
+                "Expected square images, which keep their shape when rotated. "
+                f"Received: shape {shape}"
+            )
+        num_classes = self.network.output["logits"].shape[-1]
+        labels = None if labels is None else np.asarray(labels)
+        if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if (
+            labels is None
+            or labels.ndim not in (1, 2)
+            or (labels.ndim == 2 and labels.shape[1] != num_classes)
+        ):
+            received = None if labels is None else f"shape {labels.shape}"
+            raise ValueError(
+                "Expected labels of shape (batch,), integers, or "
+                f"(batch, {num_classes}), class probabilities. Received: {received}"
+            )
+        low, high = labels.min(), labels.max()
+        if labels.ndim == 1 and not 0 <= low <= high < num_classes:
+            raise ValueError(
+                f"Expected labels in 0 to {num_classes - 1}, the classes of "
+                f"`{self.network.name}`. Received: labels from {low} to {high}"
+            )
+
+    # Saving.
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(
+            **{
+                key: keras.saving.deserialize_keras_object(value, custom_objects)
+                if isinstance(value, dict)
+                else value
+                for key, value in config.items()
+            }
+        )
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {**config, "head_metrics": self.head_metrics}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def export(self, filepath, *args, **kwargs):
+        """Exports the trained network without heads, as `keras.Model.export`."""
+        return strip_heads(self.network).export(filepath, *args, **kwargs)
+
+
+def cross_entropy(labels, logits, sample_weight=None):
+    """Returns the weighted cross-entropy by row.
+
+    Args:
+        labels: Integers of shape `(rows,)` or probabilities of shape `(rows, K)`.
+        logits: Tensor of shape `(rows, K)`.
+        sample_weight: Optional tensor of shape `(rows,)`.
+
+    Returns:
+        Tensor of shape `(rows,)`.
+    """
+    loss = (
+        keras.losses.SparseCategoricalCrossentropy
+        if len(labels.shape) == 1
+        else keras.losses.CategoricalCrossentropy
+    )
+    return loss(from_logits=True, reduction=None)(labels, logits, sample_weight)
+
+
+def _standardize_labels(labels):
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == 2 and labels.shape[1] == 1:
+        return ops.squeeze(labels, axis=1)
+    return labels
+
+
+def _unrotated_logits(outputs):
+    return unrotated(outputs["logits"]) if isinstance(outputs, dict) else outputs
+
+
+def _num_replicas():
+    # Keras sums gradients over replicas, and divides only the losses it computes.
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _dtype_policy(network):
+    """Returns the policy under which the network was made."""
+    for layer in network.layers:
+        if layer.compute_dtype == "float16":
+            return layer.dtype_policy
+    return network.dtype_policy
+
+
+def _check_square(network):
+    shape = network.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2]:
+        raise ValueError(
+            f"Expected `{network.name}` to take one batch of square images, of shape "
+            f"(batch, size, size, channels). Received: input shape {shape}"
+        )
+
+
+def _first_batch(x, y):
+    """Returns the first batch of data and the data, which lose nothing by it.
+
+    The batch is `None` for kinds of data that cannot be looked at.
+    """
+    if y is not None:
+        return (x, y), x
+    if isinstance(x, keras.utils.PyDataset):
+        return x[0], x
+    if hasattr(x, "take"):  # tf.data.Dataset
+        return next(iter(x.take(1)), None), x
+    if isinstance(x, types.GeneratorType):
+        first = next(x, None)
+        return first, (batch for batch in itertools.chain([first], x))
+    return None, x
+
+
+class _StopOnNonFiniteLoss(keras.callbacks.Callback):
+    """Ends training with an error that names the terms that are not finite."""
+
+    async_safe = True  # keeps Keras from waiting for each step
+
+    def on_train_batch_end(self, batch, logs=None):
+        bad = {
+            name: float(value)
+            for name, value in (logs or {}).items()
+            if not math.isfinite(float(value))
+        }
+        if bad:
+            raise FloatingPointError(
+                "Expected the terms of the loss to be finite. Received: "
+                + ", ".join(f"{name}={value}" for name, value in bad.items())
+                + f" at batch {batch} of the epoch"
+            )
+
+
+class _RewindAtTheStart(keras.callbacks.Callback):
+    """Gives an epoch counter, once training begins, the value that it has now."""
+
+    def __init__(self, counter):
+        super().__init__()
+        self.counter = counter
+        self.value = counter.value
+
+    def on_train_begin(self, logs=None):
+        self.counter.value = self.value

@@ -1,0 +1,139 @@
+"""Distillation of a student from a teacher."""
+
+import keras
+from keras import ops
+
+from keras_hsakd.heads import head_names
+from keras_hsakd.losses import TemperatureKLDivergence
+from keras_hsakd.ops import NUM_ROTATIONS, unrotated
+from keras_hsakd.trainers.base import HeadsTrainer, cross_entropy
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
+class Distiller(HeadsTrainer):
+    """Distils a student from a teacher by HSAKD.
+
+    ```
+    loss = CE(p_S(x), y)
+         + mean_r tau^2 KL(p_T(t_r(x)) || p_S(t_r(x)))
+         + sum_l mean_r tau^2 KL(q_l_T(t_r(x)) || q_l_S(t_r(x)))
+    ```
+
+    with `t_r(x)` the image under each of four rotations, `p` the class predictions and
+    `q_l` the joint predictions of class and rotation of auxiliary head `l`. The terms
+    are reported as `ce_loss`, `kl_main` and `kl_aux_1` to `kl_aux_L`.
+
+    The teacher is in inference mode and never changes. `evaluate` and `predict` see
+    plain images and the student's class logits; `export` writes the student without
+    its heads; `save` keeps both networks, to go on training.
+
+    A `sample_weight` weighs an image's cross-entropy and its four rows of each
+    divergence; sums are divided by the numbers of rows, not by sums of weights.
+
+    Args:
+        teacher: A trained functional model with auxiliary heads, see
+            `keras_hsakd.models.create`.
+        student: A functional model with as many heads and classes. The two must not
+            share layers.
+        temperature: The temperature `tau > 0` of the divergences. Defaults to 3.
+        **kwargs: `name` and `dtype` of the `keras.Model`.
+
+    Raises:
+        ValueError: If heads are missing or differ in number, classes differ, layers
+            are shared, images are not square, or the temperature is not positive.
+
+    Example:
+    >>> distiller = keras_hsakd.Distiller(teacher, student, temperature=3.0)
+    >>> distiller.compile(optimizer="sgd", metrics=["accuracy"])
+    >>> distiller.fit(train, validation_data=test, epochs=240)
+    >>> distiller.student.save("student.keras")
+
+    Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.3.
+    """
+
+    def __init__(
+        self,
+        teacher: keras.Model,
+        student: keras.Model,
+        temperature: float = 3.0,
+        **kwargs,
+    ):
+        _check_pair(teacher, student)
+        divergence = TemperatureKLDivergence(temperature, reduction=None)
+        super().__init__(
+            student,
+            ["ce_loss", "kl_main", *(f"kl_{head}" for head in head_names(student))],
+            frozen=teacher.variables,
+            **kwargs,
+        )
+        self.teacher = teacher
+        self.student = student
+        self.divergence = divergence
+
+    @property
+    def temperature(self) -> float:
+        """The temperature of the divergences."""
+        return self.divergence.temperature
+
+    @property
+    def network(self) -> keras.Model:
+        """The student."""
+        return self.student
+
+    def forward(self, images, training=False):
+        return self.student(images, training=training)
+
+    def loss_terms(self, views, labels, outputs, sample_weight):
+        targets = self.teacher(views, training=False)
+        row_weight = None
+        if sample_weight is not None:
+            row_weight = ops.repeat(sample_weight, NUM_ROTATIONS)
+        terms = {
+            "ce_loss": cross_entropy(
+                labels, unrotated(outputs["logits"]), sample_weight
+            )
+        }
+        for name in outputs:
+            terms["kl_main" if name == "logits" else f"kl_{name}"] = self.divergence(
+                ops.stop_gradient(targets[name]), outputs[name], row_weight
+            )
+        return terms
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "teacher": keras.saving.serialize_keras_object(self.teacher),
+            "student": keras.saving.serialize_keras_object(self.student),
+            "temperature": self.temperature,
+        }
+
+
+def _check_pair(teacher, student):
+    heads = {}
+    for role, network in (("teacher", teacher), ("student", student)):
+        try:
+            heads[role] = head_names(network)
+        except ValueError as error:
+            raise ValueError(f"`{role}`: {error}") from None
+    if len(heads["teacher"]) != len(heads["student"]):
+        raise ValueError(
+            "Expected `teacher` and `student` to have the same number of auxiliary "
+            f"heads. Received: {len(heads['teacher'])} in `{teacher.name}` and "
+            f"{len(heads['student'])} in `{student.name}`"
+        )
+    classes = [network.output["logits"].shape[-1] for network in (teacher, student)]
+    if classes[0] != classes[1]:
+        raise ValueError(
+            "Expected `teacher` and `student` to have the same number of classes. "
+            f"Received: {classes[0]} in `{teacher.name}` and {classes[1]} in "
+            f"`{student.name}`"
+        )
+    teacher_ids = {id(layer) for layer in teacher._flatten_layers()}
+    shared = [
+        layer.name for layer in student._flatten_layers() if id(layer) in teacher_ids
+    ]
+    if shared:
+        raise ValueError(
+            "Expected `teacher` and `student` to share no layers, or training the one "
+            f"would change the other. Received: shared layers {shared[:5]}"
+        )

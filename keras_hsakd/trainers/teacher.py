@@ -1,0 +1,88 @@
+"""Training of a teacher with auxiliary heads."""
+
+import keras
+from keras import ops
+
+from keras_hsakd.heads import head_names, split, strip_heads
+from keras_hsakd.ops import NUM_ROTATIONS, joint_labels, unrotated
+from keras_hsakd.trainers.base import HeadsTrainer, cross_entropy
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
+class TeacherTrainer(HeadsTrainer):
+    """Trains a network and its auxiliary heads on labels, to teach others.
+
+    ```
+    loss = CE(p(x), y) + sum_l mean_r CE(q_l(t_r(x)), 4 * y + r)
+    ```
+
+    with `t_r(x)` the image under each of four rotations, `p` the class predictions and
+    `q_l` the joint predictions of class and rotation of auxiliary head `l`. The terms
+    are reported as `ce_loss` and `ce_aux_1` to `ce_aux_L`.
+
+    A `sample_weight` weighs an image's cross-entropy and those of its four views.
+
+    Args:
+        teacher: A functional model with auxiliary heads, see
+            `keras_hsakd.models.create`.
+        freeze_backbone: Whether to train the heads alone, on a backbone that is already
+            trained: it runs in inference mode and keeps all its weights and
+            statistics. Defaults to `False`, all is trained jointly.
+        **kwargs: `name` and `dtype` of the `keras.Model`.
+
+    Raises:
+        ValueError: If the heads are missing or the images are not square.
+
+    Example:
+    >>> trainer = keras_hsakd.TeacherTrainer(teacher)
+    >>> trainer.compile(optimizer="sgd", metrics=["accuracy"])
+    >>> trainer.fit(train, validation_data=test, epochs=240)
+
+    Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.2.
+    """
+
+    def __init__(self, teacher: keras.Model, freeze_backbone: bool = False, **kwargs):
+        super().__init__(
+            teacher,
+            ["ce_loss", *(f"ce_{head}" for head in head_names(teacher))],
+            frozen=strip_heads(teacher).variables if freeze_backbone else (),
+            **kwargs,
+        )
+        self.teacher = teacher
+        self.freeze_backbone = freeze_backbone
+        self._parts = split(teacher) if freeze_backbone else None
+
+    @property
+    def network(self) -> keras.Model:
+        """The teacher."""
+        return self.teacher
+
+    def forward(self, images, training=False):
+        if not self.freeze_backbone:
+            return self.teacher(images, training=training)
+        features = self._parts.backbone(images, training=False)
+        features = {name: ops.stop_gradient(x) for name, x in features.items()}
+        taps = [features[name] for name in self._parts.tap_names]
+        outputs = self._parts.heads(taps, training=training)
+        return {"logits": features["logits"], **outputs}
+
+    def loss_terms(self, views, labels, outputs, sample_weight):
+        joint = joint_labels(labels)
+        joint_weight = None
+        if sample_weight is not None:
+            joint_weight = ops.repeat(sample_weight, NUM_ROTATIONS)
+        terms = {
+            "ce_loss": cross_entropy(
+                labels, unrotated(outputs["logits"]), sample_weight
+            )
+        }
+        for head in head_names(self.teacher):
+            terms[f"ce_{head}"] = cross_entropy(joint, outputs[head], joint_weight)
+        return terms
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "teacher": keras.saving.serialize_keras_object(self.teacher),
+            "freeze_backbone": self.freeze_backbone,
+        }

@@ -1,0 +1,79 @@
+"""The method in NumPy, written from the paper; everything is float64."""
+
+import numpy as np
+
+
+def softmax(logits, temperature=1.0):
+    scaled = np.asarray(logits, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def rotated_views(images):
+    return np.stack([np.rot90(image, r) for image in images for r in range(4)])
+
+
+def joint_labels(labels):
+    return np.array([4 * label + r for label in labels for r in range(4)])
+
+
+def cross_entropy(labels, logits):
+    """Returns the cross-entropy by row, for integer labels."""
+    return -np.log(softmax(logits)[np.arange(len(labels)), labels])
+
+
+def kl_divergence(teacher_logits, student_logits, temperature):
+    """Returns tau^2 KL(teacher || student) by row."""
+    p = softmax(teacher_logits, temperature)
+    q = softmax(student_logits, temperature)
+    return temperature**2 * np.sum(p * np.log(p / q), axis=-1)
+
+
+def student_losses(teacher, student, labels, temperature, weights=None):
+    """Returns the terms of the student's loss.
+
+    `teacher` and `student` are the networks' outputs for the rotated views.
+    """
+    weights = np.ones(len(labels)) if weights is None else weights
+    row_weights = np.repeat(weights, 4)
+    losses = {
+        "ce_loss": np.mean(weights * cross_entropy(labels, student["logits"][::4]))
+    }
+    for name in student:
+        values = kl_divergence(teacher[name], student[name], temperature)
+        term = "kl_main" if name == "logits" else f"kl_{name}"
+        losses[term] = np.mean(row_weights * values)
+    return losses
+
+
+def teacher_losses(teacher, labels, weights=None):
+    """Returns the terms of the teacher's loss, from its outputs for the views."""
+    weights = np.ones(len(labels)) if weights is None else weights
+    losses = {
+        "ce_loss": np.mean(weights * cross_entropy(labels, teacher["logits"][::4]))
+    }
+    for name in teacher:
+        if name != "logits":
+            values = cross_entropy(joint_labels(labels), teacher[name])
+            losses[f"ce_{name}"] = np.mean(np.repeat(weights, 4) * values)
+    return losses
+
+
+def sgd(weights, gradients, learning_rates, momentum, nesterov, weight_decay):
+    """Returns the weights after PyTorch's SGD has seen one gradient after another."""
+    buffer = np.zeros_like(weights)
+    for gradient, learning_rate in zip(gradients, learning_rates, strict=True):
+        g = gradient + weight_decay * weights
+        buffer = momentum * buffer + g
+        weights = weights - learning_rate * (
+            g + momentum * buffer if nesterov else buffer
+        )
+    return weights
+
+
+def batch_normalization(x, gamma, beta, epsilon):
+    """Returns normalised channels-last images, the mean and the unbiased variance."""
+    axes = tuple(range(x.ndim - 1))
+    mean, biased = x.mean(axes), x.var(axes)
+    normalised = (x - mean) / np.sqrt(biased + epsilon) * gamma + beta
+    return normalised, mean, x.var(axes, ddof=1)

@@ -1,0 +1,117 @@
+"""Five steps of each trainer against the authors' PyTorch code.
+
+Their losses are float64. Ours in float64 are within 3e-8 of them at every step; what is
+left is the learning rate, which Keras holds in float32. In float32 the networks drift
+apart: a change of the weights by one part in 2^24 moves the third loss of
+`teacher_joint_resnet20` by 3e-3, whatever computes it
+(`test_float32_cannot_follow_the_joint_teacher`), so that file is compared for one step.
+"""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from reference.fill import fill
+
+from keras_hsakd import Distiller, TeacherTrainer, checkpoints, models
+from keras_hsakd.optimizers import SGD
+
+REFERENCE = pathlib.Path(__file__).parent / "reference"
+
+
+def network(name):
+    official = json.loads((REFERENCE / "official_models.json").read_text())
+    model = models.create(name, num_classes=100)
+    return checkpoints.load_torch(model, fill(official[f"{name}_aux"]["state_dict"]))
+
+
+# file: how to make the trainer, the terms in the order of the file's columns
+STUDENT = ("ce_loss", "kl_main", "kl_aux_1", "kl_aux_2", "kl_aux_3")
+TEACHER = ("ce_loss", "ce_aux_1", "ce_aux_2", "ce_aux_3")
+FILES = {
+    "student_resnet56_resnet20": (
+        lambda: Distiller(network("resnet56"), network("resnet20")),
+        STUDENT,
+    ),
+    "student_wrn_40_1_wrn_16_2": (
+        lambda: Distiller(network("wrn_40_1"), network("wrn_16_2")),
+        STUDENT,
+    ),
+    "teacher_joint_resnet20": (lambda: TeacherTrainer(network("resnet20")), TEACHER),
+    "teacher_frozen_resnet20": (
+        lambda: TeacherTrainer(network("resnet20"), freeze_backbone=True),
+        TEACHER,
+    ),
+}
+
+
+def load(name):
+    with np.load(REFERENCE / "steps" / f"{name}.npz") as file:
+        arrays = dict(file)
+    for key in ("x", "probe_x"):
+        arrays[key] = np.moveaxis(arrays[key], -3, -1).astype(keras.config.floatx())
+    return arrays
+
+
+def relative_errors(trainer, terms, arrays, steps):
+    """Trains and returns the largest relative error of a term, for each step."""
+    trainer.compile(SGD(0.0, momentum=0.9, nesterov=True, weight_decay=5e-4))
+    errors = []
+    for step in range(steps):
+        trainer.optimizer.learning_rate = arrays["learning_rate"][step]
+        logs = trainer.train_on_batch(
+            arrays["x"][step], arrays["y"][step].astype("int32"), return_dict=True
+        )
+        losses = np.array([logs[term] for term in terms])
+        errors.append(np.abs(losses / arrays["losses"][step] - 1).max())
+    return errors
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_float64(file, float64):
+    make, terms = FILES[file]
+    arrays = load(file)
+    trainer = make()
+    errors = relative_errors(trainer, terms, arrays, steps=5)
+    assert max(errors) < 1e-7, errors
+    outputs = trainer.network.predict(arrays["probe_x"], verbose=0)
+    expected = {"logits": arrays["probe_logits"]}
+    for i in range(3):
+        expected[f"aux_{i + 1}"] = arrays[f"probe_aux_logits_{i}"]
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            outputs[name], value, rtol=0, atol=1e-6 * np.abs(value).max()
+        )
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("file", "steps"),
+    [
+        ("student_resnet56_resnet20", 2),
+        ("student_wrn_40_1_wrn_16_2", 3),
+        ("teacher_joint_resnet20", 1),
+        ("teacher_frozen_resnet20", 3),
+    ],
+)
+def test_float32(file, steps):
+    make, terms = FILES[file]
+    errors = relative_errors(make(), terms, load(file), steps)
+    assert max(errors) < 1e-4, errors
+
+
+@pytest.mark.slow
+def test_float32_cannot_follow_the_joint_teacher(float64):
+    arrays = load("teacher_joint_resnet20")
+    errors = []
+    for seed in range(3):
+        trainer = TeacherTrainer(network("resnet20"))
+        rng = np.random.default_rng(seed)
+        for variable in trainer.trainable_variables:
+            noise = 1 + 2.0**-24 * rng.standard_normal(variable.shape)
+            variable.assign(keras.ops.convert_to_numpy(variable) * noise)
+        errors.append(relative_errors(trainer, TEACHER, arrays, steps=3))
+    assert np.max(errors, axis=0)[0] < 1e-7
+    assert np.max(errors, axis=0)[2] > 1e-3

@@ -1,0 +1,626 @@
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_hsakd import data
+from keras_hsakd.data import datasets, pipelines
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.5, 0.2)
+
+
+def numbered_source(examples, size=8):
+    """Image `i` is full of the value `i`, and so is its label."""
+    values = np.arange(examples, dtype="uint8")
+    images = np.broadcast_to(values[:, None, None, None], (examples, size, size, 3))
+    return data.ArraySource(images, values, size)
+
+
+def slope_images(examples, size=32):
+    """Pixels are at least 10 and grow from left to right."""
+    row = np.linspace(10, 250, size).astype("uint8")
+    return np.broadcast_to(row[None, None, :, None], (examples, size, size, 3))
+
+
+def arrays(dataset):
+    """All the images, and all the labels, of a dataset."""
+    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def labels_of(dataset):
+    return arrays(dataset)[1].tolist()
+
+
+def assert_same_batches(left, right):
+    left, right = list(left.as_numpy_iterator()), list(right.as_numpy_iterator())
+    assert len(left) == len(right) > 0
+    for (images, labels), (other_images, other_labels) in zip(left, right, strict=True):
+        np.testing.assert_array_equal(images, other_images)
+        np.testing.assert_array_equal(labels, other_labels)
+
+
+def normalised(images, mean, std):
+    return (images / 255.0 - np.array(mean)) / np.array(std)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The digits as `((images, labels), (images, labels))`, 8 x 8, uint8."""
+    return datasets._read_digits("digits", None)
+
+
+@pytest.fixture
+def fake_tfds(monkeypatch):
+    """Stands in for `tensorflow_datasets.load`; holds the calls it received."""
+    calls = []
+
+    def split(examples):
+        labels = np.arange(examples) % 10
+        return tf.constant(slope_images(examples)), tf.constant(labels)
+
+    def fake_load(name, **kwargs):
+        calls.append((name, kwargs))
+        return [split(100), split(30)]
+
+    monkeypatch.setattr("tensorflow_datasets.load", fake_load)
+    return calls
+
+
+def test_examples_of_the_docstrings():
+    names = {name: getattr(data, name) for name in data.__all__}
+    for module in pkgutil.iter_modules(data.__path__, "keras_hsakd.data."):
+        results = doctest.testmod(
+            importlib.import_module(module.name),
+            extraglobs={"np": np, "tf": tf, **names},
+        )
+        assert results.failed == 0
+
+
+def test_import_needs_neither_tfds_nor_sklearn():
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.modules.update(tensorflow_datasets=None, sklearn=None);"
+            "import keras_hsakd.data",
+        ],
+        check=True,
+    )
+
+
+# Crop and flip
+
+
+def test_random_crop_takes_windows_of_the_padded_image():
+    images = np.random.default_rng(0).integers(1, 255, (300, 5, 6, 3), "uint8")
+    cropped = data.random_crop(tf.constant(images), padding=2, seed=(3, 4))
+    assert cropped.dtype == tf.uint8 and cropped.shape == images.shape
+
+    padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 6), axis=(1, 2))
+    windows = np.moveaxis(windows, 3, -1)  # (image, row, column, height, width, 3)
+    matches = (windows == cropped.numpy()[:, None, None]).all(axis=(3, 4, 5))
+    assert (matches.sum(axis=(1, 2)) == 1).all()
+    # All 5 x 5 offsets occur among 300 images, none too often.
+    assert matches.sum(axis=0).min() > 0 and matches.sum(axis=0).max() < 40
+
+
+def test_random_crop_without_padding_is_the_identity():
+    images = tf.random.uniform((4, 8, 8, 3))
+    np.testing.assert_array_equal(data.random_crop(images, 0, (0, 0)), images)
+
+
+def test_random_flip_mirrors_about_half_of_the_images():
+    images = slope_images(200)
+    flipped = data.random_flip(tf.constant(images), seed=(3, 4))
+    assert flipped.dtype == tf.uint8 and flipped.shape == images.shape
+    mirrored = (flipped == images[:, :, ::-1]).numpy().all(axis=(1, 2, 3))
+    unchanged = (flipped == images).numpy().all(axis=(1, 2, 3))
+    assert (mirrored ^ unchanged).all()
+    assert 70 < mirrored.sum() < 130
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [lambda x, seed: data.random_crop(x, 4, seed), data.random_flip],
+    ids=["crop", "flip"],
+)
+def test_augmentation_is_a_function_of_the_seed(augment):
+    images = tf.constant(slope_images(20))
+    first = augment(images, (1, 2))
+    np.testing.assert_array_equal(augment(images, (1, 2)), first)
+    assert (augment(images, (1, 3)).numpy() != first.numpy()).any()
+
+
+# Batches of one epoch
+
+
+def augmentation(images, seed):
+    return pipelines.crop_and_flip(images, seed, padding=1, flip=True)
+
+
+def test_epoch_has_each_image_once_with_its_label():
+    images, labels = arrays(data.epoch_batches(numbered_source(50), 8, 0, epoch=0))
+    assert sorted(labels) == list(range(50)) != labels.tolist()
+    np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
+
+
+def test_order_follows_from_seed_and_epoch():
+    source = numbered_source(50)
+
+    def order(seed, epoch):
+        return labels_of(data.epoch_batches(source, 8, seed, epoch))
+
+    assert order(0, 0) == order(0, tf.constant(0)) == order(0, tf.constant(0, "int64"))
+    orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len({tuple(order) for order in orders}) == 9
+
+
+def test_augmentation_differs_between_steps_and_epochs():
+    source = data.ArraySource(slope_images(16), np.zeros(16), 32)
+    batches = [
+        images.tobytes()
+        for epoch in range(2)
+        for images, _ in data.epoch_batches(
+            source, 4, 0, epoch, augmentation=augmentation
+        ).as_numpy_iterator()
+    ]
+    assert len(set(batches)) == len(batches) == 8
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 6])
+def test_epoch_from_a_step_is_the_tail_of_the_epoch(first_step):
+    source = data.ArraySource(slope_images(50), np.arange(50), 32)
+
+    def batches(**kwargs):
+        return data.epoch_batches(source, 8, 7, 3, augmentation=augmentation, **kwargs)
+
+    assert_same_batches(batches(first_step=first_step), batches().skip(first_step))
+
+
+def test_steps_before_the_first_are_not_read():
+    class Spy(data.ArraySource):
+        def batches(self, indices, batch_size):
+            self.read = len(list(indices))
+            return super().batches(indices, batch_size)
+
+    spy = Spy(slope_images(50), np.arange(50), 32)
+    data.epoch_batches(spy, 8, 0, epoch=0, first_step=4)
+    assert spy.read == 50 - 4 * 8
+
+
+# The pipelines
+
+
+def test_batches_are_float32_images_and_int32_labels():
+    train, test = data.load("digits", batch_size=64)
+    for dataset, examples in ((train, 999), (test, 798)):
+        assert dataset.element_spec == (
+            tf.TensorSpec((None, 32, 32, 3), tf.float32),
+            tf.TensorSpec((None,), tf.int32),
+        )
+        sizes = [len(labels) for _, labels in dataset]
+        assert set(sizes[:-1]) == {64} and sum(sizes) == examples
+        assert dataset.cardinality() == len(sizes)
+
+
+def test_each_pass_has_an_order_of_its_own_that_can_be_replayed():
+    train, _ = data.load("digits", examples_per_class=10)
+    first, second = train.take(-1).cache(), train.take(-1).cache()
+    first_labels, second_labels = labels_of(first), labels_of(second)
+    assert first_labels != second_labels
+    assert train.epoch_counter.value == 2
+
+    train.epoch_counter.value = 0
+    assert_same_batches(train, first)
+    assert_same_batches(data.load("digits", examples_per_class=10)[0], first)
+    train.epoch_counter.value = 1
+    assert_same_batches(train, second)
+
+
+def test_counter_advances_with_the_first_batch():
+    train, _ = data.load("digits", examples_per_class=10)
+    iterator = iter(train)
+    assert train.epoch_counter.value == 0
+    next(iterator)
+    assert train.epoch_counter.value == 1
+    assert len(list(iterator)) == 1
+    assert train.epoch_counter.value == 1
+
+
+def test_another_seed_gives_another_order():
+    first, second = (
+        labels_of(data.load("digits", batch_size=512, seed=seed)[0]) for seed in (0, 1)
+    )
+    assert first != second and sorted(first) == sorted(second)
+
+
+def test_resume_in_the_middle_of_an_epoch():
+    train, _ = data.load("digits", examples_per_class=10, batch_size=16)
+    train.epoch_counter.value = 5
+    whole = list(train.as_numpy_iterator())
+    train.epoch_counter.value = 5
+    tail = train.skip(3)
+    assert tail.cardinality() == len(whole) - 3
+    for (images, labels), expected in zip(
+        tail.as_numpy_iterator(), whole[3:], strict=True
+    ):
+        np.testing.assert_array_equal(images, expected[0])
+        np.testing.assert_array_equal(labels, expected[1])
+    assert train.epoch_counter.value == 6
+
+
+def test_fit_sees_a_new_epoch_in_each_pass_and_knows_the_steps():
+    train, test = data.load("digits", examples_per_class=10, image_size=8)
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    seen = []
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: seen.append(callback.params["steps"]),
+        on_epoch_end=lambda epoch, logs: seen.append(train.epoch_counter.value),
+    )
+    model.fit(
+        train,
+        epochs=3,
+        shuffle=False,  # Spares a warning: a `tf.data.Dataset` shuffles by itself.
+        validation_data=test,
+        callbacks=[callback],
+        verbose=0,
+    )
+    assert seen == [2, 1, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_crop_pads_with_black_and_flip_can_be_off(flip):
+    source = data.ArraySource(slope_images(64), np.zeros(64), 32)
+    layer = pipelines.rescaling(MEAN, STD)
+    train, test = pipelines.train_and_test(source, source, 64, 0, flip, layer)
+    images, _ = arrays(train)
+    raw = np.round((images * STD + MEAN) * 255)
+    assert raw.min() == 0 and set(np.unique(raw)) == {0, *np.unique(slope_images(1))}
+    # At most 4 black rows at the top or at the bottom.
+    black_rows = (raw == 0).all(axis=(2, 3)).sum(axis=1)
+    assert black_rows.max() == 4 and len(set(black_rows)) == 5
+    middle = raw[:, 16, 8:24, 0]
+    mirrored = (np.diff(middle, axis=1) < 0).all(axis=1)
+    assert mirrored.any() == flip and not mirrored.all()
+    np.testing.assert_allclose(
+        arrays(test)[0], normalised(slope_images(64), MEAN, STD), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("size, padding", [(8, 1), (16, 2), (64, 8)])
+def test_padding_scales_with_the_image(size, padding):
+    source = data.ArraySource(
+        np.full((256, size, size, 3), 255, "uint8"), [0] * 256, size
+    )
+    train, _ = pipelines.train_and_test(source, source, 256, 0, True, lambda x: x)
+    black_rows = (arrays(train)[0] == 0).all(axis=(2, 3)).sum(axis=1)
+    assert black_rows.max() == padding
+
+
+def test_float32_under_a_mixed_precision_policy():
+    keras.config.set_dtype_policy("mixed_float16")
+    _, test = data.load("digits")
+    assert test.element_spec[0].dtype == tf.float32
+
+
+# Named data sets
+
+
+def test_names_and_info():
+    assert data.names() == ["cifar10", "cifar100", "digits"]
+    assert [data.info(name).name for name in data.names()] == data.names()
+    assert [data.info(name).num_classes for name in data.names()] == [10, 100, 10]
+    assert [data.info(name).flip for name in data.names()] == [True, True, False]
+    with pytest.raises(AttributeError):
+        data.info("digits").flip = True
+
+
+@pytest.mark.parametrize("function", [data.load, data.info])
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("cifar10O", r" \(did you mean 'cifar10'\?\)$"),
+        ("CIFAR100", r" \(did you mean 'cifar100'\?\)$"),
+        ("imagenet", "$"),
+        (None, "$"),
+    ],
+)
+def test_unknown_name(function, name, hint):
+    message = rf"Expected `name` to be one of \[.*\]. Received: {name!r}{hint}"
+    with pytest.raises(ValueError, match=message):
+        function(name)
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("batch_size", 0),
+        ("batch_size", 2.5),
+        ("image_size", 7),
+        ("seed", -1),
+        ("examples_per_class", 0),
+    ],
+)
+def test_arguments_are_checked_before_work_starts(fake_tfds, argument, value):
+    message = f"Expected `{argument}` .* Received: {argument}={value}"
+    with pytest.raises(ValueError, match=message):
+        data.load("cifar10", **{argument: value})
+    assert not fake_tfds
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits"])
+def test_preprocessing_normalises_raw_images(name):
+    row = data.info(name)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), "uint8")
+    np.testing.assert_allclose(
+        row.preprocessing()(images), normalised(images, row.mean, row.std), atol=1e-6
+    )
+
+
+def test_digits_constants_are_those_of_the_training_images(digits):
+    (images, _), _ = digits
+    images = tf.image.resize(images, (32, 32)).numpy().astype("float64") / 255
+    row = data.info("digits")
+    np.testing.assert_allclose(row.mean, images.mean(axis=(0, 1, 2)), atol=5e-5)
+    np.testing.assert_allclose(row.std, images.std(axis=(0, 1, 2)), atol=5e-5)
+
+
+def test_digits_are_split_by_class_whatever_the_seed(digits):
+    (train_images, train_labels), (test_images, test_labels) = digits
+    assert train_images.dtype == "uint8" and train_images.max() == 255
+    assert (len(train_labels), len(test_labels)) == (999, 798)
+    share = np.bincount(test_labels) / np.bincount([*train_labels, *test_labels])
+    np.testing.assert_allclose(share, 4 / 9, atol=0.01)
+
+    images, labels = arrays(data.load("digits", seed=5)[1])
+    np.testing.assert_array_equal(labels, test_labels)
+    expected = data.info("digits").preprocessing()(
+        tf.image.resize(test_images, (32, 32))
+    )
+    np.testing.assert_allclose(images, expected, atol=1e-6)
+
+
+def test_digits_are_not_flipped(monkeypatch):
+    digits = types.SimpleNamespace(
+        images=slope_images(90, 8)[..., 0] / 255 * 16, target=np.arange(90) % 10
+    )
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda: digits)
+    images, _ = arrays(data.load("digits", image_size=8)[0])
+    assert (np.diff(images[:, 4, 1:7, 0], axis=1) > 0).all()
+
+
+def test_digits_without_sklearn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'keras_hsakd\[demo\]'"):
+        data.load("digits")
+
+
+def test_image_size_resizes_with_antialiasing(fake_tfds):
+    row = data.info("cifar10")
+    for size in (16, 48):
+        train, test = data.load("cifar10", image_size=size)
+        assert train.element_spec[0].shape == (None, size, size, 3)
+        expected = tf.image.resize(slope_images(30), (size, size), antialias=True)
+        np.testing.assert_allclose(
+            arrays(test)[0], normalised(expected, row.mean, row.std), atol=1e-5
+        )
+
+
+def test_examples_per_class():
+    def chosen(**kwargs):
+        return data.load("digits", examples_per_class=7, batch_size=70, **kwargs)
+
+    train, test = chosen()
+    assert np.bincount(labels_of(train)).tolist() == [7] * 10
+    assert len(labels_of(test)) == 798
+
+
+def test_examples_per_class_are_chosen_by_the_seed():
+    source = np.arange(200), np.arange(200) % 10
+    first, again, other = (datasets._few(*source, 5, seed)[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert set(first) != set(other) and len(set(first)) == 50
+
+
+def test_examples_per_class_above_the_smallest_class():
+    message = "`examples_per_class` to be at most 97.* Received: examples_per_class=98"
+    with pytest.raises(ValueError, match=message):
+        data.load("digits", examples_per_class=98)
+
+
+def test_validation_holds_out_a_fixed_fifth_of_the_training_images(digits):
+    (images, labels), _ = digits
+    (kept, kept_labels), (held_out, held_out_labels) = datasets._split(
+        images, labels, 0.2
+    )
+    np.testing.assert_allclose(
+        np.bincount(held_out_labels) / np.bincount(labels), 0.2, atol=0.01
+    )
+    pixels = sorted(image.tobytes() for image in images)
+    assert pixels == sorted(image.tobytes() for image in (*kept, *held_out))
+
+    for seed in (0, 1):
+        train, validation = data.load(
+            "digits", image_size=8, seed=seed, validation=True, examples_per_class=70
+        )
+        expected = data.info("digits").preprocessing()(held_out)
+        np.testing.assert_allclose(arrays(validation)[0], expected, atol=1e-6)
+        assert labels_of(validation) == held_out_labels.tolist()
+        assert np.bincount(labels_of(train)).tolist() == [70] * 10
+    assert len(labels_of(data.load("digits", validation=True)[0])) == len(kept)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_read_through_tfds(fake_tfds, name):
+    train, test = data.load(name, data_dir="/somewhere")
+    assert fake_tfds == [
+        (
+            name,
+            {
+                "split": ["train", "test"],
+                "batch_size": -1,
+                "as_supervised": True,
+                "data_dir": "/somewhere",
+            },
+        )
+    ]
+    images, labels = arrays(test)
+    row = data.info(name)
+    np.testing.assert_allclose(
+        images, normalised(slope_images(30), row.mean, row.std), atol=1e-6
+    )
+    assert labels.tolist() == [*range(10)] * 3
+    images, labels = arrays(train)
+    assert np.bincount(labels).tolist() == [10] * 10
+    falls = (np.diff(images[:, 16, 8:24, 0], axis=1) < 0).all(axis=1)
+    assert 0 < falls.sum() < 100
+
+
+@pytest.mark.parametrize("error", [OSError("no network"), AssertionError("no data")])
+def test_cifar_that_cannot_be_had(monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("tensorflow_datasets.load", fail)
+    with pytest.raises(FileNotFoundError) as caught:
+        data.load("cifar100", data_dir="/somewhere")
+    message = str(caught.value)
+    assert "'/somewhere/cifar100'" in message and str(error) in message
+    assert "`tfds build cifar100 --data_dir /somewhere`" in message
+    assert "/somewhere/downloads/manual/cifar-100-binary.tar.gz" in message
+    assert caught.value.__cause__ is error
+
+
+def test_cifar_without_tfds(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match="pip install tensorflow-datasets"):
+        data.load("cifar10")
+
+
+# Folders of images
+
+
+def write_image(path, image):
+    encode = tf.io.encode_jpeg if path.suffix == ".JPG" else tf.io.encode_png
+    tf.io.write_file(str(path), encode(image))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Gray images: train cats of 10, 11 ..., dogs of 60, 61 ...; test the same."""
+    for split, count in (("train", 5), ("test", 3)):
+        for first, name in ((60, "dog"), (10, "cat")):
+            for i in range(count):
+                # The last one is a JPEG with an upper case suffix.
+                suffix = "JPG" if i == count - 1 else "png"
+                image = np.full((20, 30, 3), first + i, "uint8")
+                write_image(tmp_path / split / name / f"{i}.{suffix}", image)
+        (tmp_path / split / "README.txt").write_text("not a class")
+        (tmp_path / split / "cat" / ".hidden.png").write_text("not an image")
+        (tmp_path / split / "cat" / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_image_folder(folder):
+    train, test = data.image_folder(folder, batch_size=4, image_size=16)
+    assert train.class_names == ["cat", "dog"]
+    assert train.cardinality() == 3 and test.cardinality() == 2
+    assert train.element_spec == (
+        tf.TensorSpec((None, 16, 16, 3), tf.float32),
+        tf.TensorSpec((None,), tf.int32),
+    )
+    images, labels = arrays(test)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    gray = np.array([10, 11, 12, 60, 61, 62])[:, None, None, None]
+    expected = np.broadcast_to(gray, (6, 16, 16, 3))
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    np.testing.assert_allclose(images, normalised(expected, *imagenet), atol=1e-5)
+
+    # A crop with padding 2 leaves the middle as it was.
+    images, labels = arrays(train)
+    middle = np.round((images[:, 8, 8] * imagenet[1] + imagenet[0]) * 255)[:, 0]
+    assert sorted(middle) == [*range(10, 15), *range(60, 65)]
+    np.testing.assert_array_equal(labels, middle >= 60)
+
+
+def test_image_folder_is_replayed_like_any_other(folder):
+    train, _ = data.image_folder(str(folder), batch_size=3)
+    first, second = arrays(train), arrays(train)
+    assert (first[0] != second[0]).any()
+    train.epoch_counter.value = 0
+    np.testing.assert_array_equal(arrays(train)[0], first[0])
+    again, _ = data.image_folder(str(folder), batch_size=3)
+    np.testing.assert_array_equal(arrays(again)[0], first[0])
+    other, _ = data.image_folder(str(folder), batch_size=3, seed=1)
+    assert (arrays(other)[0] != first[0]).any()
+
+
+def test_image_folder_reads_whole_images_with_flip_mean_and_std(tmp_path):
+    for file in ("train/a/1", "train/b/1", "test/a/1"):
+        write_image(tmp_path / f"{file}.png", slope_images(1)[0])
+    train, test = data.image_folder(tmp_path, image_size=16, mean=MEAN, std=STD)
+    expected = tf.image.resize(slope_images(1), (16, 16), antialias=True)
+    np.testing.assert_allclose(
+        arrays(test)[0], normalised(expected, MEAN, STD), atol=1e-5
+    )
+
+    def some_mirrored(train):
+        rows = np.concatenate([arrays(train)[0][:, 8, 4:12, 0] for _ in range(8)])
+        return (np.diff(rows, axis=1) < 0).all(axis=1).any()
+
+    assert some_mirrored(train)
+    assert not some_mirrored(data.image_folder(tmp_path, image_size=16, flip=False)[0])
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_image_folder_with_another_name_for_test(folder, name):
+    (folder / "test").rename(folder / name)
+    _, test = data.image_folder(folder)
+    assert len(labels_of(test)) == 6
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [("batch_size", 0), ("image_size", 7), ("seed", -1), ("mean", (0,))]
+    + [("std", (1, 1)), ("std", (1, 0, 1))],
+)
+def test_image_folder_checks_its_arguments(argument, value):
+    with pytest.raises(ValueError, match=f"Expected `{argument}` .* Received: "):
+        data.image_folder("/does/not/matter", **{argument: value})
+
+
+@pytest.mark.parametrize("missing", ["", "train", "test"])
+def test_image_folder_that_is_missing(folder, missing):
+    (folder / missing).rename(folder.with_name(f"{folder.name}-elsewhere"))
+    name = f"'{missing}'" if missing else "an existing folder"
+    with pytest.raises(FileNotFoundError, match=f"`path` .*{name}.* Received: path="):
+        data.image_folder(folder)
+
+
+def test_image_folder_with_one_class(folder):
+    for split in ("train", "test"):
+        (folder / split / "dog").rename(folder / split / ".dog")
+    with pytest.raises(ValueError, match=r"at least two .* Received: \['cat'\]"):
+        data.image_folder(folder)
+
+
+def test_image_folder_with_an_empty_class(folder):
+    (folder / "train" / "fox").mkdir()
+    with pytest.raises(ValueError, match="Expected each class .* Received: .*fox"):
+        data.image_folder(folder)
+
+
+def test_image_folder_with_an_unknown_test_class(folder):
+    (folder / "test" / "dog").rename(folder / "test" / "fox")
+    with pytest.raises(ValueError, match=r"\['cat', 'dog'\]. Received: \['fox'\]"):
+        data.image_folder(folder)

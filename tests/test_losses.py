@@ -1,0 +1,49 @@
+import keras
+import numpy as np
+import numpy_reference as reference
+import pytest
+
+from keras_hsakd import losses
+
+pytestmark = pytest.mark.core
+rng = np.random.default_rng(0)
+TEACHER, STUDENT = rng.normal(size=(2, 6, 5)).astype("float32")
+
+
+def test_mean_over_the_batch():
+    value = losses.TemperatureKLDivergence(2.0)(TEACHER, STUDENT)
+    expected = reference.kl_divergence(TEACHER, STUDENT, 2.0).mean()
+    np.testing.assert_allclose(float(value), expected, rtol=1e-5)
+
+
+def test_docstring_example():
+    value = losses.TemperatureKLDivergence(3.0)(
+        np.array([[2.0, 0.0]]), np.zeros((1, 2))
+    )
+    np.testing.assert_allclose(
+        float(value), reference.kl_divergence([[2.0, 0.0]], [[0.0, 0.0]], 3.0)[0], 1e-5
+    )
+
+
+def test_sample_weight():
+    weights = np.arange(6.0)
+    loss = losses.TemperatureKLDivergence(reduction=None)
+    np.testing.assert_allclose(
+        loss(TEACHER, STUDENT, weights),
+        weights * reference.kl_divergence(TEACHER, STUDENT, 3.0),
+        rtol=1e-5,
+    )
+
+
+def test_config_round_trip():
+    loss = losses.TemperatureKLDivergence(4.0, reduction="sum", name="kl")
+    config = keras.saving.serialize_keras_object(loss)
+    copy = keras.saving.deserialize_keras_object(config)
+    assert copy.get_config() == loss.get_config()
+    assert float(copy(TEACHER, STUDENT)) == float(loss(TEACHER, STUDENT))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+def test_temperature_must_be_positive(temperature):
+    with pytest.raises(ValueError, match="Expected `temperature`.*> 0. Received"):
+        losses.TemperatureKLDivergence(temperature)

@@ -1,0 +1,83 @@
+import keras
+import numpy as np
+import numpy_reference as reference
+import pytest
+
+from keras_hsakd.optimizers import SGD
+
+pytestmark = pytest.mark.core
+rng = np.random.default_rng(0)
+WEIGHTS = rng.normal(size=(4, 3)).astype("float32")
+GRADIENTS = rng.normal(size=(6, 4, 3)).astype("float32")
+# It drops to a tenth after the third step: Keras' buffer would still hold the old one.
+LEARNING_RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
+
+
+def run(optimizer, gradients=GRADIENTS, learning_rates=LEARNING_RATES):
+    variable = keras.Variable(WEIGHTS)
+    optimizer.build([variable])
+    for gradient, learning_rate in zip(gradients, learning_rates, strict=True):
+        optimizer.learning_rate = learning_rate
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)])
+    return keras.ops.convert_to_numpy(variable)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_as_pytorch_across_a_learning_rate_drop(momentum, nesterov, weight_decay):
+    settings = (momentum, nesterov, weight_decay)
+    expected = reference.sgd(
+        WEIGHTS.astype("float64"), GRADIENTS, LEARNING_RATES, *settings
+    )
+    np.testing.assert_allclose(
+        run(SGD(0.1, *settings[:2], weight_decay)), expected, 1e-5
+    )
+
+
+def test_differs_from_keras():
+    arguments = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.05}
+    ours = run(SGD(0.1, **arguments))
+    theirs = run(keras.optimizers.SGD(0.1, **arguments))
+    assert np.abs(ours - theirs).max() > 1e-2
+
+
+def test_excluded_variables_do_not_decay():
+    optimizer = SGD(0.1, weight_decay=0.5)
+    variable = keras.Variable(WEIGHTS, name="bias")
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build([variable])
+    optimizer.apply([keras.ops.zeros((4, 3))])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), WEIGHTS)
+
+
+def test_gradients_are_clipped_before_the_decay():
+    expected = WEIGHTS - 0.1 * (np.clip(GRADIENTS[0], -0.1, 0.1) + 0.05 * WEIGHTS)
+    received = run(
+        SGD(0.1, weight_decay=0.05, clipvalue=0.1), GRADIENTS[:1], LEARNING_RATES[:1]
+    )
+    np.testing.assert_allclose(received, expected, rtol=1e-5)
+
+
+def test_gradient_accumulation_averages():
+    accumulated = run(
+        SGD(0.1, momentum=0.9, weight_decay=0.05, gradient_accumulation_steps=2)
+    )
+    expected = reference.sgd(
+        WEIGHTS.astype("float64"),
+        GRADIENTS.reshape(3, 2, 4, 3).mean(axis=1),
+        LEARNING_RATES[1::2],
+        0.9,
+        False,
+        0.05,
+    )
+    np.testing.assert_allclose(accumulated, expected, rtol=1e-5)
+
+
+def test_serialisation():
+    optimizer = SGD(0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    config = keras.saving.serialize_keras_object(optimizer)
+    copy = keras.saving.deserialize_keras_object(config)
+    assert isinstance(copy, SGD)
+    assert copy.get_config() == optimizer.get_config()
+    np.testing.assert_array_equal(run(copy), run(optimizer))

@@ -1,0 +1,558 @@
+"""What both trainers do, and what each does of its own."""
+
+import keras
+import numpy as np
+import numpy_reference as reference
+import pytest
+
+from keras_hsakd import Distiller, TeacherTrainer, optimizers, strip_heads
+
+pytestmark = pytest.mark.core
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+def make_distiller(make, **options):
+    return Distiller(make("teacher", width=6, **options), make("student", **options))
+
+
+def make_joint(make, **options):
+    return TeacherTrainer(make("teacher", **options))
+
+
+def make_frozen(make, **options):
+    return TeacherTrainer(make("teacher", **options), freeze_backbone=True)
+
+
+TRAINERS = {"distiller": make_distiller, "joint": make_joint, "frozen": make_frozen}
+
+
+@pytest.fixture(params=TRAINERS)
+def make_trainer(request, tiny_network):
+    return lambda **options: TRAINERS[request.param](tiny_network, **options)
+
+
+def sgd(**kwargs):
+    return optimizers.SGD(
+        0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, **kwargs
+    )
+
+
+def values(variables):
+    return [keras.ops.convert_to_numpy(v).copy() for v in variables]
+
+
+def assert_equal(first, second, **tolerance):
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        if tolerance:
+            np.testing.assert_allclose(a, b, **tolerance)
+        else:
+            np.testing.assert_array_equal(a, b)
+
+
+def changed(before, after):
+    return [bool(np.any(a != b)) for a, b in zip(before, after, strict=True)]
+
+
+def outputs(network, images, training):
+    """Returns a network's outputs for the rotated views, leaving it as it was."""
+    views = reference.rotated_views(images)
+    kept = values(network.variables)
+    result = {
+        name: keras.ops.convert_to_numpy(value)
+        for name, value in network(views, training=training).items()
+    }
+    for variable, value in zip(network.variables, kept, strict=True):
+        variable.assign(value)
+    return result
+
+
+# Losses.
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_of_the_student(tiny_network, batch, weighted):
+    images, labels = batch
+    weights = np.linspace(0, 2, len(labels)).astype("float32") if weighted else None
+    distiller = Distiller(tiny_network("t"), tiny_network("s"), temperature=2.0)
+    expected = reference.student_losses(
+        outputs(distiller.teacher, images, training=False),
+        outputs(distiller.student, images, training=True),
+        labels,
+        2.0,
+        weights,
+    )
+    distiller.compile(sgd())
+    logs = distiller.train_on_batch(images, labels, weights, return_dict=True)
+    assert set(logs) == {"loss", "ce_loss", "kl_main", "kl_aux_1", "kl_aux_2"}
+    assert logs.pop("loss") == pytest.approx(sum(expected.values()), rel=1e-5)
+    for name, value in expected.items():
+        assert logs[name] == pytest.approx(value, rel=1e-4), name
+
+
+@pytest.mark.parametrize("freeze_backbone", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_of_the_teacher(tiny_network, batch, freeze_backbone, weighted):
+    images, labels = batch
+    weights = np.linspace(0, 2, len(labels)).astype("float32") if weighted else None
+    trainer = TeacherTrainer(tiny_network(), freeze_backbone=freeze_backbone)
+    if freeze_backbone:  # its backbone infers, its heads train
+        features = trainer._parts.backbone(reference.rotated_views(images))
+        taps = [features[name] for name in trainer._parts.tap_names]
+        kept = values(trainer.teacher.variables)
+        heads = trainer._parts.heads(taps, training=True)
+        for variable, value in zip(trainer.teacher.variables, kept, strict=True):
+            variable.assign(value)
+        expected = {"logits": features["logits"], **heads}
+        expected = {k: keras.ops.convert_to_numpy(v) for k, v in expected.items()}
+    else:
+        expected = outputs(trainer.teacher, images, training=True)
+    expected = reference.teacher_losses(expected, labels, weights)
+    trainer.compile(sgd())
+    logs = trainer.train_on_batch(images, labels, weights, return_dict=True)
+    assert logs.pop("loss") == pytest.approx(sum(expected.values()), rel=1e-5)
+    assert set(logs) == set(expected)
+    for name, value in expected.items():
+        assert logs[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_one_hot_and_column_labels_give_the_same_losses(make_trainer, batch):
+    images, labels = batch
+    trainer = make_trainer().compile(sgd(), metrics=["accuracy"])
+    start = values(trainer.variables)
+    logs = []
+    for form in (labels, labels[:, None], np.eye(3, dtype="float32")[labels]):
+        trainer.compile(sgd(), metrics=["accuracy"])
+        for variable, value in zip(trainer.variables, start, strict=False):
+            variable.assign(value)
+        logs.append(trainer.fit(images, form, batch_size=12, verbose=0).history)
+    for other in logs[1:]:
+        assert set(other) == set(logs[0])
+        for name, value in logs[0].items():
+            np.testing.assert_allclose(other[name], value, rtol=1e-5)
+
+
+def test_the_loss_is_logged_over_the_epoch(make_trainer, batch):
+    trainer = make_trainer().compile(keras.optimizers.SGD(0.0))
+    history = trainer.fit(*batch, batch_size=4, verbose=0).history
+    terms = [value for name, (value,) in history.items() if name != "loss"]
+    assert history["loss"][0] == pytest.approx(sum(terms), rel=1e-5)
+
+
+def test_regularisation_of_the_trained_network_counts(tiny_network, batch):
+    student = tiny_network("student")
+    student.get_layer("logits").kernel.regularizer = keras.regularizers.L2(10.0)
+    kernel = values([student.get_layer("logits").kernel])[0]
+    distiller = Distiller(tiny_network("teacher"), student).compile(sgd())
+    logs = distiller.train_on_batch(*batch, return_dict=True)
+    penalty = logs.pop("loss") - sum(logs.values())
+    assert penalty == pytest.approx(10.0 * np.sum(kernel**2), rel=1e-4)
+
+
+# What changes and what does not.
+
+
+def test_the_teacher_never_changes(tiny_network, batch):
+    distiller = make_distiller(tiny_network, dropout=0.5).compile(sgd())
+    teacher, student = distiller.teacher, distiller.student
+    before = [values(teacher.variables), values(student.trainable_variables)]
+    distiller.fit(*batch, batch_size=4, epochs=2, verbose=0)
+    assert_equal(before[0], values(teacher.variables))
+    assert all(changed(before[1], values(student.trainable_variables)))
+    assert teacher.trainable and teacher.trainable_variables  # it leaves as it came
+    trained = {id(v) for v in distiller.trainable_variables}
+    assert trained == {id(v) for v in student.trainable_variables}
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="uses a gradient tape")
+def test_no_gradient_into_the_teacher_or_a_frozen_backbone(tiny_network, batch):
+    import tensorflow as tf
+
+    for trainer in (make_distiller(tiny_network), make_frozen(tiny_network)):
+        trainer.compile(sgd())
+        with tf.GradientTape() as tape:
+            views = reference.rotated_views(batch[0])
+            predictions = trainer(views, training=True)
+            loss = trainer.compute_loss(views, batch[1], predictions, training=True)
+        frozen = [
+            v.value
+            for v in trainer.variables
+            if v.trainable and all(v is not t for t in trainer.trainable_variables)
+        ]
+        trained = [v.value for v in trainer.trainable_variables]
+        gradients = tape.gradient(loss, frozen + trained)
+        assert len(frozen) > 0
+        assert all(g is None for g in gradients[: len(frozen)])
+        assert all(g is not None for g in gradients[len(frozen) :])
+
+
+def test_a_frozen_backbone_never_changes_and_its_heads_do(tiny_network, batch):
+    trainer = make_frozen(tiny_network, dropout=0.5).compile(sgd())
+    backbone = strip_heads(trainer.teacher)
+    before = [values(backbone.variables), values(trainer.trainable_variables)]
+    trainer.fit(*batch, batch_size=4, epochs=2, verbose=0)
+    assert_equal(before[0], values(backbone.variables))
+    assert all(changed(before[1], values(trainer.trainable_variables)))
+    in_backbone = {id(v) for v in backbone.variables}
+    assert {id(v) for v in trainer.teacher.trainable_variables} == {
+        id(v) for v in trainer.trainable_variables
+    } | {id(v) for v in backbone.trainable_variables}
+    assert not in_backbone & {id(v) for v in trainer.trainable_variables}
+
+
+def test_batch_norm_statistics_move_once_a_step_on_all_views(tiny_network, batch):
+    distiller = make_distiller(tiny_network).compile(keras.optimizers.SGD(0.0))
+    convolution = distiller.student.get_layer("student_stage1_conv")
+    features = convolution(reference.rotated_views(batch[0]).astype("float32"))
+    _, mean, variance = reference.batch_normalization(
+        keras.ops.convert_to_numpy(features), 1.0, 0.0, 1e-5
+    )
+    distiller.train_on_batch(*batch)
+    normalization = distiller.student.get_layer("student_stage1_bn")
+    statistics = values([normalization.moving_mean, normalization.moving_variance])
+    assert_equal(statistics, [0.1 * mean, 0.9 + 0.1 * variance], rtol=1e-4, atol=1e-7)
+
+
+def test_each_network_runs_once_a_step(batch):
+    calls = []
+
+    @keras.saving.register_keras_serializable("test")
+    class Count(keras.layers.Layer):
+        def call(self, x):
+            calls.append((self.name, x.shape[0]))
+            return x
+
+    def network(name):
+        images = keras.Input((8, 8, 3))
+        x = keras.layers.GlobalAveragePooling2D()(Count(name=name)(images))
+        dense = keras.layers.Dense
+        return keras.Model(images, {"logits": dense(3)(x), "aux_1": dense(12)(x)})
+
+    distiller = Distiller(network("teacher"), network("student"))
+    distiller.compile(sgd(), run_eagerly=TENSORFLOW, jit_compile=False)
+    calls.clear()
+    distiller.train_on_batch(*batch)
+    assert sorted(calls) == [("student", 48), ("teacher", 48)]
+
+
+# Options of Keras.
+
+
+def test_the_users_own_line(tiny_network, batch):
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices(batch).batch(4)
+    teacher, student = tiny_network("teacher"), tiny_network("student")
+    history = Distiller(teacher, student).compile("adam").fit(dataset)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+def test_each_epoch_is_the_next_of_the_data(make_trainer):
+    from keras_hsakd import data
+
+    train, _ = data.load("digits", image_size=8, examples_per_class=2, batch_size=8)
+    expected = [[y.numpy().tolist() for _, y in train] for _ in range(2)]
+    seen = []
+
+    class Spy(type(make_trainer())):
+        def train_step(self, *args):
+            seen[-1].append(args[-1][1].numpy().tolist())
+            return super().train_step(*args)
+
+    train.epoch_counter.value = 0
+    trainer = make_trainer(num_classes=10)
+    trainer.__class__ = Spy
+    begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append([]))
+    trainer.compile(sgd(), metrics=["accuracy"], run_eagerly=True)
+    trainer.fit(train, epochs=2, verbose=0, callbacks=[begin])
+    assert train.epoch_counter.value == 2
+    if TENSORFLOW:  # elsewhere eager steps are traced too
+        assert seen == expected
+
+
+def test_learning_lowers_the_loss(make_trainer, batch):
+    trainer = make_trainer().compile(sgd(), metrics=["accuracy"])
+    history = trainer.fit(*batch, epochs=15, verbose=0).history
+    assert history["loss"][-1] < 0.99 * history["loss"][0]
+
+
+def test_class_weight_is_a_sample_weight(make_trainer, batch):
+    images, labels = batch
+    weight = {0: 0.5, 1: 1.0, 2: 3.0}
+    sample_weight = np.array([weight[label] for label in labels], "float32")
+    trainer = make_trainer()
+    start = values(trainer.variables)
+    results = []
+    for options in ({"class_weight": weight}, {"sample_weight": sample_weight}):
+        trainer.compile(sgd())
+        for variable, value in zip(trainer.variables, start, strict=False):
+            variable.assign(value)
+        trainer.fit(images, labels, batch_size=12, verbose=0, **options)
+        results.append(values(trainer.network.variables))
+    assert_equal(*results, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(make_trainer, batch, policy):
+    keras.config.set_dtype_policy(policy)
+    trainer = make_trainer()
+    keras.config.set_dtype_policy("float32")  # the network's own policy decides
+    trainer.compile(sgd(), metrics=["accuracy"])
+    scaled = isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy == "mixed_float16")
+    history = trainer.fit(*batch, epochs=15, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    assert trainer.predict(batch[0], verbose=0).dtype == "float32"
+
+
+def train(trainer, batch, optimizer, steps=4, **options):
+    trainer.compile(optimizer, jit_compile=options.pop("jit_compile", False), **options)
+    images, labels = (np.concatenate([part] * steps) for part in batch)
+    size = len(labels) // steps
+    trainer.fit(images, labels, batch_size=size, shuffle=False, verbose=0)
+    return values(trainer.network.variables)
+
+
+@pytest.mark.parametrize("options", [{"jit_compile": True}, {"steps_per_execution": 2}])
+def test_compilation_and_several_steps_a_call_do_not_change_results(
+    tiny_network, batch, options
+):
+    results = []
+    for settings in ({}, options):
+        keras.utils.set_random_seed(1)
+        trainer = make_distiller(tiny_network)
+        results.append(train(trainer, batch, sgd(), **settings))
+    # XLA fuses float32 operations in another order; four steps add up.
+    assert_equal(*results, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_accumulation_is_a_larger_batch(tiny_network, batch):
+    results = []
+    for accumulation, size in ((None, 12), (3, 4)):
+        keras.utils.set_random_seed(1)
+        trainer = make_distiller(tiny_network, batch_norm=False)
+        trainer.compile(sgd(gradient_accumulation_steps=accumulation))
+        trainer.fit(*batch, batch_size=size, shuffle=False, verbose=0)
+        results.append(values(trainer.network.variables))
+    assert_equal(*results, rtol=1e-4, atol=1e-6)
+
+
+# Evaluation.
+
+
+def test_evaluate_and_predict_see_plain_images_and_class_logits(make_trainer, batch):
+    images, labels = batch
+    trainer = make_trainer().compile(sgd(), metrics=["accuracy"])
+    trainer.fit(images, labels, verbose=0)
+    logits = keras.ops.convert_to_numpy(trainer.network(images)["logits"])
+    predictions = trainer.predict(images, batch_size=5, verbose=0)
+    np.testing.assert_allclose(predictions, logits, rtol=1e-4, atol=1e-5)
+    results = trainer.evaluate(
+        images, labels, batch_size=5, return_dict=True, verbose=0
+    )
+    assert set(results) == {"loss", "accuracy"}
+    expected = reference.cross_entropy(labels, logits).mean()
+    assert results["loss"] == pytest.approx(expected, rel=1e-4)
+    assert results["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
+    on_batch = trainer.test_on_batch(images, labels, return_dict=True)
+    assert on_batch == pytest.approx(results, rel=1e-4)
+
+
+def test_accuracies_of_the_heads(make_trainer, batch):
+    images, labels = batch
+    trainer = make_trainer().compile(sgd(), metrics=["accuracy"])
+    trainer.fit(images, labels, epochs=3, verbose=0)
+    arguments = {"batch_size": 5, "return_dict": True, "verbose": 0}
+    plain = trainer.evaluate(images, labels, **arguments)
+    results = trainer.evaluate(images, labels, heads=True, **arguments)
+    heads = outputs(trainer.network, images, training=False)
+    joint = reference.joint_labels(labels)
+    for name in ("aux_1", "aux_2"):
+        predicted = heads[name].argmax(axis=1)
+        expected = results.pop(f"{name}_joint_accuracy")
+        assert np.mean(predicted == joint) == pytest.approx(expected)
+        by_class = heads[name].reshape(-1, 3, 4).sum(axis=2).argmax(axis=1)
+        expected = results.pop(f"{name}_class_accuracy")
+        assert np.mean(by_class == joint // 4) == pytest.approx(expected)
+    assert results == pytest.approx(plain, rel=1e-4)
+    assert trainer.evaluate(images, labels, **arguments) == pytest.approx(plain)
+
+
+def test_evaluating_heads_first_on_a_new_trainer(make_trainer, batch):
+    trainer = make_trainer().compile(sgd(), metrics=["accuracy"])
+    results = trainer.evaluate(*batch, heads=True, return_dict=True, verbose=0)
+    assert {"accuracy", "aux_2_class_accuracy"} < set(results)
+
+
+def test_head_metrics_while_training(make_trainer, batch):
+    trainer = make_trainer().compile(sgd(), metrics=["accuracy"], head_metrics=True)
+    history = trainer.fit(*batch, validation_data=batch, verbose=0).history
+    heads = {f"aux_{i}_{kind}_accuracy" for i in (1, 2) for kind in ("joint", "class")}
+    validation = {f"val_{name}" for name in {"loss", "accuracy"} | heads}
+    assert heads < set(history)
+    assert {name for name in history if name.startswith("val_")} == validation
+
+
+# Saving.
+
+
+def test_config_round_trip(make_trainer, batch):
+    trainer = make_trainer()
+    copy = type(trainer).from_config(trainer.get_config())
+    assert copy.get_config() == trainer.get_config()
+    copy.set_weights(trainer.get_weights())
+    assert_equal(
+        [trainer.predict(batch[0], verbose=0)], [copy.predict(batch[0], verbose=0)]
+    )
+
+
+def test_a_saved_trainer_goes_on_where_it_was(make_trainer, batch, tmp_path):
+    trainer = make_trainer().compile(sgd(), metrics=["accuracy"], head_metrics=True)
+    trainer.fit(*batch, shuffle=False, verbose=0)
+    trainer.save(tmp_path / "trainer.keras")
+    copy = keras.saving.load_model(tmp_path / "trainer.keras")
+    histories = [
+        t.fit(*batch, shuffle=False, verbose=0).history for t in (trainer, copy)
+    ]
+    assert histories[0] == histories[1]
+    assert_equal(values(trainer.variables), values(copy.variables))
+    assert len(copy.trainable_variables) == len(trainer.trainable_variables)
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="SavedModels need TensorFlow")
+def test_export_is_the_student_alone(tiny_network, batch, tmp_path):
+    import tensorflow as tf
+
+    distiller = make_distiller(tiny_network)
+    distiller.export(str(tmp_path / "student"), verbose=False)
+    exported = tf.saved_model.load(str(tmp_path / "student"))
+    plain = strip_heads(distiller.student)
+    np.testing.assert_allclose(
+        exported.serve(batch[0]), plain(batch[0]), rtol=1e-5, atol=1e-6
+    )
+    assert len(exported.variables) == len(plain.variables)
+
+
+# Bad input.
+
+
+def test_heads_must_be_there(tiny_network):
+    plain = strip_heads(tiny_network())
+    for make, role in (
+        (lambda: Distiller(plain, tiny_network()), "`teacher`: "),
+        (lambda: Distiller(tiny_network(), plain), "`student`: "),
+        (lambda: TeacherTrainer(plain), ""),
+    ):
+        with pytest.raises(ValueError, match=f"{role}Expected .* auxiliary heads"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"heads": 1}, "same number of auxiliary heads. Received: 2 in .* and 1 in"),
+        ({"num_classes": 5}, "same number of classes. Received: 3 in .* and 5 in"),
+    ],
+)
+def test_networks_that_do_not_pair(tiny_network, student, message):
+    with pytest.raises(ValueError, match=message):
+        Distiller(tiny_network("teacher"), tiny_network("student", **student))
+
+
+def test_shared_layers(tiny_network):
+    network = tiny_network()
+    same = keras.Model(network.input, network.output)
+    for student in (network, same):
+        with pytest.raises(ValueError, match="share no layers.*'images'"):
+            Distiller(network, student)
+
+
+@pytest.mark.parametrize("temperature", [0, -3.0])
+def test_temperature_must_be_positive(tiny_network, temperature):
+    with pytest.raises(ValueError, match="Expected `temperature` to be a number > 0"):
+        Distiller(tiny_network("a"), tiny_network("b"), temperature=temperature)
+
+
+def test_a_network_of_images_that_are_not_square(tiny_network):
+    images = keras.Input((8, 6, 3))
+    x = keras.layers.GlobalAveragePooling2D()(images)
+    network = keras.Model(
+        images,
+        {"logits": keras.layers.Dense(3)(x), "aux_1": keras.layers.Dense(12)(x)},
+    )
+    with pytest.raises(ValueError, match=r"square.*Received.*\(None, 8, 6, 3\)"):
+        TeacherTrainer(network)
+
+
+def test_losses_are_not_chosen(make_trainer):
+    with pytest.raises(ValueError, match="Expected no `loss`"):
+        make_trainer().compile(sgd(), loss="mse")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ((4, 8, 8, 3), [0, 1, 2, 3], "labels in 0 to 2.*labels from 0 to 3"),
+        ((4, 8, 8, 3), [-1, 1, 2, 0], "labels in 0 to 2.*labels from -1 to 2"),
+        ((4, 8, 8, 3), np.eye(4), r"\(batch, 3\), class prob.*shape \(4, 4\)"),
+        ((4, 8, 8), [0, 1, 2, 0], r"\(batch, 8, 8, 3\).*shape \(4, 8, 8\)"),
+        ((4, 8, 8, 1), [0, 1, 2, 0], r"\(batch, 8, 8, 3\).*shape \(4, 8, 8, 1\)"),
+        ((4, 8, 6, 3), [0, 1, 2, 0], r"shape \(4, 8, 6, 3\)"),
+    ],
+)
+@pytest.mark.parametrize("form", ["arrays", "dataset", "generator"])
+def test_the_first_batch_is_checked(make_trainer, images, labels, message, form):
+    import tensorflow as tf
+
+    data = np.zeros(images, "float32"), np.asarray(labels)
+    if form == "arrays":
+        arguments = {"x": data[0], "y": data[1]}
+    elif form == "dataset":
+        arguments = {"x": tf.data.Dataset.from_tensors(data)}
+    else:
+        arguments = {"x": (part for part in [data])}
+    trainer = make_trainer().compile(sgd())
+    before = values(trainer.variables)
+    with pytest.raises(ValueError, match=f"(?s)Expected.*{message}"):
+        trainer.fit(**arguments, verbose=0)
+    assert_equal(before, values(trainer.variables))
+
+
+def test_labels_are_needed(make_trainer, batch):
+    import tensorflow as tf
+
+    trainer = make_trainer().compile(sgd())
+    with pytest.raises(ValueError, match="Expected labels.*Received: None"):
+        trainer.fit(tf.data.Dataset.from_tensors(batch[0]), verbose=0)
+
+
+def test_a_generator_loses_no_batch(make_trainer, batch):
+    trainer = make_trainer().compile(sgd())
+    seen = []
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda step, logs: seen.append(step)
+    )
+    trainer.fit((b for b in [batch] * 3), verbose=0, callbacks=count)
+    assert seen == [0, 1, 2]
+
+
+def test_class_weight_must_have_each_class(make_trainer, batch):
+    trainer = make_trainer().compile(sgd())
+    with pytest.raises(ValueError, match="`class_weight` to have each class of 0 to 2"):
+        trainer.fit(*batch, class_weight={0: 1.0, 1: 2.0})
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_is_named(tiny_network, batch):
+    images, labels = np.concatenate([batch[0]] * 3), np.concatenate([batch[1]] * 3)
+    distiller = make_distiller(tiny_network, batch_norm=False).compile(sgd())
+    kernel = distiller.teacher.get_layer("aux_2").kernel
+    kernel.assign(np.full(kernel.shape, np.inf))  # one head of the teacher is ruined
+    finished = []
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: finished.append(epoch)
+    )
+    with pytest.raises(FloatingPointError, match="kl_aux_2=nan") as error:
+        distiller.fit(images, labels, batch_size=12, verbose=0, callbacks=[keep])
+    assert "kl_main" not in str(error.value) and "kl_aux_1" not in str(error.value)
+    assert finished == []  # no checkpoint of a ruined model
+    values(distiller.variables)  # and it can still be read
