@@ -3,36 +3,50 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from keras_hsakd.models import resnet, wrn
 
-# How the authors name, in a state dict, a block of the backbone, the same block in a
-# head (below `block_extractor{head}.{stage}.`), and the layers that they call other
-# than we do.
-_NAMING = {
-    resnet: (
-        "layer{stage}.{block}",
-        "{block}",
-        {
+
+class _Naming(NamedTuple):
+    """How the authors name the layers of a family in a state dict.
+
+    Attributes:
+        block: A block of the backbone.
+        head_block: A block of a head, below `block_extractor{head}.{stage}.`.
+        leaves: The layers that they call other than we do.
+    """
+
+    block: str
+    head_block: str
+    leaves: dict[str, str]
+
+
+_FAMILIES = {
+    resnet: _Naming(
+        block="layer{stage}.{block}",
+        head_block="{block}",
+        leaves={
             "stem_conv": "conv1",
             "stem_bn": "bn1",
             "shortcut_conv": "downsample.0",
             "shortcut_bn": "downsample.1",
         },
     ),
-    wrn: (
-        "block{stage}.layer.{block}",
-        "layer.{block}",
-        {
+    wrn: _Naming(
+        block="block{stage}.layer.{block}",
+        head_block="layer.{block}",
+        leaves={
             "stem_conv": "conv1",
             "shortcut_conv": "convShortcut",
             "neck_bn": "bn{number}",
         },
     ),
 }
+_NAMINGS = {name: row for family, row in _FAMILIES.items() for name in family.VARIANTS}
 
 # Our layer name: head, stage and block where there are any, then the layer's own.
 _LAYER_NAME = re.compile(
@@ -132,10 +146,7 @@ def _entries(model) -> Iterator[tuple[str, keras.Variable, tuple[int, ...]]]:
 
 
 def _torch_name(model, layer_name):
-    for family, (block_name, head_block_name, leaves) in _NAMING.items():
-        if model.name in family.VARIANTS:
-            break
-    else:
+    if model.name not in _NAMINGS:
         raise ValueError(
             "Expected a network of `keras_hsakd.models.create`, known by its name. "
             f"Received: a model named '{model.name}'"
@@ -148,13 +159,14 @@ def _torch_name(model, layer_name):
     head, stage, block = (
         group and int(group) for group in match.group("head", "stage", "block")
     )
-    leaf = leaves.get(match["leaf"], match["leaf"]).format(number=head or 1)
+    naming = _NAMINGS[model.name]
+    leaf = naming.leaves.get(match["leaf"], match["leaf"]).format(number=head or 1)
     path = ["auxiliary_classifier" if head else "backbone"]
     if head and stage:
         # The last head repeats the last stage.
         path.append(f"block_extractor{head}.{max(stage - head - 1, 0)}")
     if stage:
-        name = head_block_name if head else block_name
+        name = naming.head_block if head else naming.block
         path.append(name.format(stage=stage, block=block - 1))
     return ".".join([*path, leaf])
 

@@ -90,7 +90,7 @@ def saved_model(
         )
     if os.path.exists(path):
         raise FileExistsError(
-            f"Expected `path` to be a folder that does not exist yet. Received: '{path}'"
+            f"Expected `path` to be a folder that does not exist. Received: '{path}'"
         )
     model = serving_model(student, preprocessing)
     parent = os.path.dirname(os.path.abspath(path))

@@ -76,7 +76,8 @@ def strip_heads(model: keras.Model) -> keras.Model:
     >>> strip_heads(model).output_shape
     (None, 10)
     """
-    if isinstance(getattr(model, "output", None), keras.KerasTensor):
+    outputs = getattr(model, "outputs", None) or []
+    if len(outputs) == 1 and not isinstance(getattr(model, "output", None), dict):
         return model
     head_names(model)
     return keras.Model(model.input, model.output["logits"], name=model.name)

@@ -1,4 +1,6 @@
-"""Optimizers that `keras.optimizers` lacks."""
+"""The authors' optimizer and learning-rate schedule."""
+
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -54,3 +56,50 @@ class SGD(keras.optimizers.SGD):
 
     def _apply_weight_decay(self, variables):
         """Does nothing: `update_step` adds the decay to the gradient."""
+
+
+def step_decay(
+    learning_rate: float,
+    epochs: int,
+    steps_per_epoch: int,
+    milestones: Sequence[float] = (0.625, 0.75, 0.875),
+    factor: float = 0.1,
+) -> keras.optimizers.schedules.PiecewiseConstantDecay:
+    """Returns a learning rate that drops at fractions of the training.
+
+    Args:
+        learning_rate: Float, before the first drop.
+        epochs: Number of epochs of the training.
+        steps_per_epoch: Number of updates in each epoch.
+        milestones: Increasing fractions of the epochs, in (0, 1); each drop comes with
+            the first step of the epoch that they round to. Defaults to the authors' on
+            CIFAR: epochs 150, 180 and 210 of 240.
+        factor: What the rate is multiplied with at each. Defaults to 0.1.
+
+    Returns:
+        A `keras.optimizers.schedules.PiecewiseConstantDecay`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+    >>> schedule = step_decay(0.05, epochs=240, steps_per_epoch=782)
+    >>> [float(schedule(782 * epoch)) for epoch in (149, 150)]
+    [0.05, 0.005]
+
+    Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 4.1.
+    """
+    if epochs < 1 or steps_per_epoch < 1:
+        raise ValueError(
+            "Expected `epochs` and `steps_per_epoch` to be at least 1. "
+            f"Received: epochs={epochs}, steps_per_epoch={steps_per_epoch}"
+        )
+    if list(milestones) != sorted(milestones) or not all(0 < m < 1 for m in milestones):
+        raise ValueError(
+            "Expected `milestones` to be increasing fractions between 0 and 1. "
+            f"Received: milestones={milestones}"
+        )
+    # Keras still uses the old value at the boundary itself.
+    boundaries = [round(m * epochs) * steps_per_epoch - 1 for m in milestones]
+    values = [learning_rate * factor**i for i in range(len(boundaries) + 1)]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)

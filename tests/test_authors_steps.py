@@ -87,10 +87,13 @@ def test_float64(file, float64):
 
 
 @pytest.mark.core
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="test_float64 says more"
+)
 @pytest.mark.parametrize(
     ("file", "steps"),
     [
-        ("student_resnet56_resnet20", 2),
+        ("student_resnet56_resnet20", 3),
         ("student_wrn_40_1_wrn_16_2", 3),
         ("teacher_joint_resnet20", 1),
         ("teacher_frozen_resnet20", 3),

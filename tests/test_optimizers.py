@@ -3,7 +3,7 @@ import numpy as np
 import numpy_reference as reference
 import pytest
 
-from keras_hsakd.optimizers import SGD
+from keras_hsakd.optimizers import SGD, step_decay
 
 pytestmark = pytest.mark.core
 rng = np.random.default_rng(0)
@@ -81,3 +81,28 @@ def test_serialisation():
     assert isinstance(copy, SGD)
     assert copy.get_config() == optimizer.get_config()
     np.testing.assert_array_equal(run(copy), run(optimizer))
+
+
+def test_step_decay_drops_with_the_first_step_of_the_epoch():
+    schedule = step_decay(0.05, epochs=240, steps_per_epoch=7)
+    rates = [float(schedule(step)) for step in range(240 * 7)]
+    expected = [
+        0.05 * 0.1 ** sum(epoch >= milestone for milestone in (150, 180, 210))
+        for epoch in range(240)
+        for _ in range(7)
+    ]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"epochs": 0},
+        {"steps_per_epoch": 0},
+        {"milestones": (0.5, 0.25)},
+        {"milestones": (0.5, 1.0)},
+    ],
+)
+def test_step_decay_of_bad_arguments(arguments):
+    with pytest.raises(ValueError, match=f"Expected .*`{next(iter(arguments))}`"):
+        step_decay(0.05, **{"epochs": 4, "steps_per_epoch": 4, **arguments})
