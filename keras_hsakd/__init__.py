@@ -1,12 +1,15 @@
 """Hierarchical self-supervised augmented knowledge distillation for Keras 3.
 
 >>> import keras_hsakd as hsakd
->>> train, test = hsakd.data.load("cifar100", batch_size=64)
->>> teacher = hsakd.models.create("wrn_40_2", num_classes=100)
->>> student = hsakd.models.create("wrn_16_2", num_classes=100)
->>> hsakd.TeacherTrainer(teacher).compile(...).fit(train)
->>> hsakd.Distiller(teacher, student).compile(...).fit(train)
->>> hsakd.export.saved_model(student, "serving/student/1")
+>>> train, test = hsakd.data.load("digits", image_size=8, examples_per_class=2)
+>>> teacher = hsakd.models.create("resnet8", num_classes=10, input_shape=(8, 8, 3))
+>>> student = hsakd.models.create("wrn_10_1", num_classes=10, input_shape=(8, 8, 3))
+>>> history = hsakd.TeacherTrainer(teacher).compile("adam").fit(train, verbose=0)
+>>> distiller = hsakd.Distiller(teacher, student).compile("adam")
+>>> history = distiller.fit(train, validation_data=test, verbose=0)
+>>> preprocessing = hsakd.data.info("digits").preprocessing()
+>>> hsakd.export.saved_model(student, "serving/student/1", preprocessing)
+'serving/student/1'
 """
 
 import importlib

@@ -94,7 +94,7 @@ def load_torch(
 
     Example:
     >>> teacher = keras_hsakd.models.create("wrn_40_2", num_classes=100)
-    >>> keras_hsakd.checkpoints.load_torch(teacher, "wrn_40_2_aux.pth.tar")
+    >>> load_torch(teacher, "wrn_40_2_aux.pth.tar")  # doctest: +SKIP
     """
     state = path_or_state_dict
     if not isinstance(state, Mapping):

@@ -1,6 +1,7 @@
 """The command `keras-hsakd`."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ImportError, OSError, ValueError) as error:
+    except (ArithmeticError, ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"keras-hsakd: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -52,9 +53,21 @@ def _parser():
     command.add_argument(
         "--overwrite", action="store_true", help="replace an existing folder"
     )
+    for field in dataclasses.fields(demo.Settings):
+        command.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=field.type,
+            default=field.default,
+            help=field.metadata["help"],
+        )
     command.set_defaults(run=_demo)
     return parser
 
 
 def _demo(options):
-    demo.run(options.output, options.seeds, options.validation, options.overwrite)
+    settings = demo.Settings(
+        **{f.name: getattr(options, f.name) for f in dataclasses.fields(demo.Settings)}
+    )
+    demo.run(
+        options.output, options.seeds, options.validation, options.overwrite, settings
+    )

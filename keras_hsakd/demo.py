@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 
 import keras
@@ -17,32 +18,26 @@ from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.trainers import Distiller, TeacherTrainer
 
 
+def _setting(default, help):
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the demo trains; chosen on the validation split, see `docs/demo.md`.
+    """What the demo trains; chosen on the validation split, see `docs/demo.md`."""
 
-    Attributes:
-        teacher: Name of the teacher's network.
-        student: Name of the student's network.
-        examples_per_class: Labelled training images of each digit.
-        image_size: Height and width of the images.
-        batch_size: Images in a batch.
-        teacher_epochs: Epochs of the teacher.
-        student_epochs: Epochs of each student.
-        learning_rate: Before the first of the three drops.
-        evaluate_every: Epochs between two points of a curve; divides all epochs.
-    """
+    teacher: str = _setting("resnet14", "network of the teacher")
+    student: str = _setting("resnet8", "network of the students")
+    examples_per_class: int = _setting(10, "labelled training images of each digit")
+    image_size: int = _setting(16, "height and width of the images")
+    batch_size: int = _setting(25, "images in a batch")
+    teacher_epochs: int = _setting(40, "epochs of the teacher")
+    student_epochs: int = _setting(20, "epochs of each student")
+    learning_rate: float = _setting(0.05, "learning rate before its three drops")
+    evaluate_every: int = _setting(4, "epochs between two points of a curve")
 
-    teacher: str = "resnet14"
-    student: str = "resnet8"
-    examples_per_class: int = 10
-    image_size: int = 16
-    batch_size: int = 25
-    teacher_epochs: int = 40
-    student_epochs: int = 20
-    learning_rate: float = 0.05
-    evaluate_every: int = 4
 
+_RESULTS = "results.json"
 
 METHODS = {
     "teacher": "teacher with heads",
@@ -57,7 +52,7 @@ def run(
     seeds: int = 3,
     validation: bool = False,
     overwrite: bool = False,
-    settings: Settings | None = None,
+    settings: Settings = Settings(),
 ) -> dict:
     """Runs the demo on handwritten digits and writes what came out.
 
@@ -79,24 +74,38 @@ def run(
 
     Raises:
         FileExistsError: If `output` exists and `overwrite` is not set.
-        ValueError: If `seeds` is not positive.
+        ImportError: If scikit-learn or matplotlib is missing.
+        ValueError: If a setting is outside its range.
 
     Example:
-    >>> results = run("demo")
-    >>> results["methods"]["hsakd"]["accuracy_mean"]
+    >>> results = run("demo")  # doctest: +SKIP
+    >>> round(results["methods"]["hsakd"]["accuracy_mean"], 2)  # doctest: +SKIP
     """
-    output = os.fspath(output)
-    settings = settings or Settings()
-    if seeds < 1:
-        raise ValueError(f"Expected `seeds` to be at least 1. Received: seeds={seeds}")
-    if os.path.exists(output) and not overwrite:
+    output = os.path.abspath(output)
+    for name, value in (("seeds", seeds), ("evaluate_every", settings.evaluate_every)):
+        if value < 1:
+            raise ValueError(
+                f"Expected `{name}` to be at least 1. Received: {name}={value}"
+            )
+    if os.path.exists(output) and not (overwrite and _is_demo(output)):
         raise FileExistsError(
-            "Expected `output` to be a folder that does not exist, or `--overwrite`. "
-            f"Received: '{output}'"
+            "Expected `output` to be a folder that does not exist, or that an earlier "
+            f"demo wrote and `--overwrite` may replace. Received: '{output}'"
         )
-    # Missing packages are to be reported before minutes of training.
+    for name in ("teacher_epochs", "student_epochs"):
+        epochs = getattr(settings, name)
+        if epochs < 1 or epochs % settings.evaluate_every:
+            raise ValueError(
+                f"Expected `{name}` to be a positive multiple of "
+                f"evaluate_every={settings.evaluate_every}. Received: {name}={epochs}"
+            )
+    # What is missing or misspelt is to be reported before minutes of training.
     _import_pyplot()
-    data.load("digits")
+    _load(settings, seed=0, validation=validation)
+    parameters = {
+        role: strip_heads(_create(settings, role)).count_params()
+        for role in ("teacher", "student")
+    }
 
     began = time.perf_counter()
     curves = {method: [] for method in METHODS}
@@ -112,10 +121,7 @@ def run(
         "methods": {
             method: _summary(np.array(values)) for method, values in curves.items()
         },
-        "parameters": {
-            name: strip_heads(models.create(getattr(settings, name), 10)).count_params()
-            for name in ("teacher", "student")
-        },
+        "parameters": parameters,
         "seconds": round(time.perf_counter() - began, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {
@@ -125,21 +131,31 @@ def run(
         },
     }
 
-    temporary = f"{output}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.makedirs(temporary)
-    with open(os.path.join(temporary, "results.json"), "w") as file:
-        json.dump(results, file, indent=2)
-    _draw(results, os.path.join(temporary, "curves.png"))
-    served = os.path.join(temporary, "serving", "student", "1")
-    export.saved_model(student, served, data.info("digits").preprocessing())
-    shutil.rmtree(output, ignore_errors=True)
-    os.rename(temporary, output)
+    # Written aside: nothing half-written is ever at `output`.
+    os.makedirs(os.path.dirname(output), exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=".demo-", dir=os.path.dirname(output))
+    try:
+        written = os.path.join(temporary, "demo")
+        os.mkdir(written)
+        with open(os.path.join(written, _RESULTS), "w") as file:
+            json.dump(results, file, indent=2)
+        _draw(results, os.path.join(written, "curves.png"))
+        served = os.path.join(written, "serving", "student", "1")
+        export.saved_model(student, served, data.info("digits").preprocessing())
+        if os.path.exists(output):
+            os.rename(output, os.path.join(temporary, "replaced"))
+        os.rename(written, output)
+    finally:
+        shutil.rmtree(temporary)
 
     print(table(results))
     _classify(os.path.join(output, "serving", "student", "1"), test)
-    print(f"Wrote {output}/results.json, {output}/curves.png and {output}/serving.")
+    print(f"Wrote {output}: {_RESULTS}, curves.png and serving.")
     return results
+
+
+def _is_demo(path):
+    return os.path.isfile(os.path.join(path, _RESULTS))
 
 
 def table(results: dict) -> str:
@@ -168,25 +184,37 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def _load(settings, seed, validation):
+    return data.load(
+        "digits",
+        batch_size=settings.batch_size,
+        image_size=settings.image_size,
+        examples_per_class=settings.examples_per_class,
+        validation=validation,
+        seed=seed,
+    )
+
+
+def _create(settings, role):
+    size = settings.image_size
+    return models.create(getattr(settings, role), 10, input_shape=(size, size, 3))
+
+
 def _train_all(settings, seed, validation):
     """Returns the HSAKD student, the accuracies by method and epoch, and test data."""
+    histories = {}
 
-    def load():
-        # Loaded anew, so that each method sees the same batches in the same order.
-        return data.load(
-            "digits",
-            batch_size=settings.batch_size,
-            image_size=settings.image_size,
-            examples_per_class=settings.examples_per_class,
-            validation=validation,
-            seed=seed,
-        )
-
-    def fit(method, model, epochs, **compile_arguments):
+    def create(role):
         keras.utils.set_random_seed(seed)
-        train, test = load()
-        rate = step_decay(settings.learning_rate, epochs, len(train))
-        optimizer = SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        return _create(settings, role)
+
+    def fit(method, model, epochs, loss_scale=1.0, **compile_arguments):
+        keras.utils.set_random_seed(seed)
+        # Loaded anew, so that each method sees the same batches in the same order.
+        train, test = _load(settings, seed, validation)
+        rate = step_decay(settings.learning_rate / loss_scale, epochs, len(train))
+        decay = 5e-4 * loss_scale
+        optimizer = SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
         model.compile(optimizer=optimizer, metrics=["accuracy"], **compile_arguments)
         print(f"Seed {seed}: {METHODS[method]}, {epochs} epochs ... ", end="")
         history = model.fit(
@@ -199,32 +227,28 @@ def _train_all(settings, seed, validation):
         ).history
         print(f"{history['val_accuracy'][-1]:.2%}", flush=True)
         histories[method] = history["val_accuracy"]
+        return test
 
-    def create(name):
-        keras.utils.set_random_seed(seed)
-        size = settings.image_size
-        return models.create(name, num_classes=10, input_shape=(size, size, 3))
-
-    histories = {}
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    teacher = create(settings.teacher)
+    teacher = create("teacher")
     fit("teacher", TeacherTrainer(teacher), settings.teacher_epochs)
 
-    plain = strip_heads(create(settings.student))
+    plain = strip_heads(create("student"))
     fit("plain", plain, settings.student_epochs, loss=cross_entropy)
 
     logits = keras.distillation.Distiller(
         strip_heads(teacher),
-        strip_heads(create(settings.student)),
+        strip_heads(create("student")),
         # The default, loss="kl_divergence", divides logits instead of probabilities
         # in Keras 3.15: it turns negative and nothing is learned.
         keras.distillation.LogitsDistillation(3.0, loss=keras.losses.KLDivergence()),
     )
-    fit("logits", logits, settings.student_epochs, loss=cross_entropy)
+    # Keras halves the sum of its two losses; this step is as long as the others'.
+    fit("logits", logits, settings.student_epochs, loss_scale=0.5, loss=cross_entropy)
 
-    student = create(settings.student)
-    fit("hsakd", Distiller(teacher, student), settings.student_epochs)
-    return student, histories, load()[1]
+    student = create("student")
+    test = fit("hsakd", Distiller(teacher, student), settings.student_epochs)
+    return student, histories, test
 
 
 def _summary(accuracies):

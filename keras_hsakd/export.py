@@ -29,6 +29,11 @@ def serving_model(
 
     Raises:
         ValueError: If the student does not map one batch of images to class logits.
+
+    Example:
+    >>> model = serving_model(keras_hsakd.models.create("resnet8", num_classes=100))
+    >>> model.input.dtype, sorted(model.output)
+    ('uint8', ['logits', 'probabilities'])
     """
     plain = strip_heads(student)
     shape = plain.input_shape
@@ -75,11 +80,10 @@ def saved_model(
         ValueError: As in `serving_model`.
 
     Example:
-    >>> info = keras_hsakd.data.info("cifar100")
-    >>> keras_hsakd.export.saved_model(
-    ...     distiller.student, "serving/student/1", info.preprocessing()
-    ... )
-    "serving/student/1"
+    >>> student = keras_hsakd.models.create("resnet8", num_classes=100)
+    >>> preprocessing = keras_hsakd.data.info("cifar100").preprocessing()
+    >>> keras_hsakd.export.saved_model(student, "serving/resnet8/1", preprocessing)
+    'serving/resnet8/1'
     """
     path = os.fspath(path)
     if keras.backend.backend() != "tensorflow":

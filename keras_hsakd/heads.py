@@ -25,7 +25,7 @@ def head_names(model: keras.Model) -> list[str]:
 
     Example:
     >>> head_names(keras_hsakd.models.create("resnet8", num_classes=10))
-    ["aux_1", "aux_2", "aux_3"]
+    ['aux_1', 'aux_2', 'aux_3']
     """
     if not isinstance(model, keras.Model) or not hasattr(model, "output"):
         raise ValueError(
@@ -46,6 +46,14 @@ def head_names(model: keras.Model) -> list[str]:
             f"Expected the outputs of `{model.name}` to be named "
             f"{['logits', *names]}. Received: {sorted(outputs)}"
         )
+    for name in outputs:
+        dtype = keras.backend.standardize_dtype(outputs[name].dtype)
+        if dtype not in ("float32", "float64"):
+            raise ValueError(
+                f"Expected output '{name}' of `{model.name}` to be float32, also under "
+                f"mixed precision: give its last layer dtype='float32'. "
+                f"Received: {dtype}"
+            )
     for name in names:
         expected = NUM_ROTATIONS * outputs["logits"].shape[-1]
         if outputs[name].shape[-1] != expected:
@@ -113,6 +121,11 @@ def split(model: keras.Model) -> Parts:
 
     Raises:
         ValueError: If the model does not honour the contract of a network with heads.
+
+    Example:
+    >>> parts = split(keras_hsakd.models.create("resnet8", num_classes=10))
+    >>> parts.tap_names
+    ['tap_1', 'tap_2', 'tap_3']
     """
     names = head_names(model)
     backbone_tensors = {id(tensor) for tensor in ancestors([model.output["logits"]])}

@@ -12,9 +12,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     - the running variance is updated with the unbiased variance of the batch,
       `n / (n - 1)` times the biased one that normalizes it, as in PyTorch;
-    - on the TensorFlow backend, 4-D inputs go through one fused kernel instead of
-      several passes over the activations. Everything else (other ranks, float64,
-      masks, synchronized statistics, other backends) takes Keras' own way.
+    - on the TensorFlow backend, 4-D inputs of single or half precision go through one
+      fused kernel instead of several passes over the activations.
+
+    With a mask, `synchronized` or `renorm`, it is Keras' layer with other defaults.
 
     Args:
         momentum: Momentum of the running statistics. Defaults to 0.9, which is
@@ -23,7 +24,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: Further arguments of `keras.layers.BatchNormalization`.
 
     Example:
-    >>> BatchNormalization()(np.ones((2, 4, 4, 3), "float32")).shape
+    >>> tuple(BatchNormalization()(np.ones((2, 4, 4, 3), "float32")).shape)
     (2, 4, 4, 3)
 
     Reference: [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167);
@@ -34,30 +35,30 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
+        if mask is not None or self.synchronized or self.renorm:
+            return super().call(inputs, training=training, mask=mask)
         updates_statistics = training and self.trainable
-        if self._can_fuse(inputs, mask):
+        if self._can_fuse(inputs):
             return self._fused_call(inputs, updates_statistics)
         if not updates_statistics:
-            return super().call(inputs, training=training, mask=mask)
+            return super().call(inputs, training=training)
         old = self.momentum * self.moving_variance
-        outputs = super().call(inputs, training=training, mask=mask)
+        outputs = super().call(inputs, training=training)
         # Keras has just added (1 - momentum) times the biased variance.
         added = self.moving_variance - old
-        count = ops.cast(
-            ops.size(inputs) // inputs.shape[self.axis], self.moving_variance.dtype
-        )
+        count = ops.size(inputs) // inputs.shape[self.axis]
+        count = ops.cast(count, self.moving_variance.dtype)
         self.moving_variance.assign(old + added * count / ops.maximum(count - 1, 1))
         return outputs
 
-    def _can_fuse(self, inputs, mask):
+    def _can_fuse(self, inputs):
         return (
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
             and self.scale
             and self.center
-            and mask is None
-            and not (self.synchronized or self.renorm)
+            and self.variable_dtype == "float32"
             and keras.backend.standardize_dtype(inputs.dtype) != "float64"
         )
 

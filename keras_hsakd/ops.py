@@ -25,16 +25,15 @@ def rotated_views(images: keras.KerasTensor) -> keras.KerasTensor:
 
     Example:
     >>> images = np.arange(4.0).reshape(1, 2, 2, 1)
-    >>> rotated_views(images)[1, :, :, 0]
-    [[1., 3.],
-     [0., 2.]]
+    >>> np.array(rotated_views(images))[1, :, :, 0].tolist()
+    [[1.0, 3.0], [0.0, 2.0]]
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.1.
     """
     views = ops.stack(
         [ops.rot90(images, k=r, axes=(1, 2)) for r in range(NUM_ROTATIONS)], axis=1
     )
-    return ops.reshape(views, (-1, *images.shape[1:]))
+    return ops.reshape(views, (-1, *ops.shape(images)[1:]))
 
 
 def unrotated(rows: keras.KerasTensor) -> keras.KerasTensor:
@@ -45,6 +44,10 @@ def unrotated(rows: keras.KerasTensor) -> keras.KerasTensor:
 
     Returns:
         Tensor of shape `(B, ...)`.
+
+    Example:
+    >>> unrotated(np.arange(8)).tolist()
+    [0, 4]
     """
     return rows[::NUM_ROTATIONS]
 
@@ -59,18 +62,20 @@ def joint_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
             smoothed or mixed labels) of shape `(B, N)`.
 
     Returns:
-        Integer joint labels of shape `(4 * B,)`, or joint probabilities of shape
+        int32 joint labels of shape `(4 * B,)`, or joint probabilities of shape
         `(4 * B, 4 * N)`, ordered as by `rotated_views`.
 
     Example:
-    >>> joint_labels(np.array([2, 0]))
+    >>> np.array(joint_labels(np.array([2, 0]))).tolist()
     [8, 9, 10, 11, 0, 1, 2, 3]
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.1.
     """
     labels = ops.convert_to_tensor(labels)
     if len(labels.shape) == 1:
-        rotations = ops.arange(NUM_ROTATIONS, dtype=labels.dtype)
+        # A narrower type might not hold the joint labels.
+        labels = ops.cast(labels, "int32")
+        rotations = ops.arange(NUM_ROTATIONS, dtype="int32")
         return ops.reshape(NUM_ROTATIONS * labels[:, None] + rotations, (-1,))
     rotations = ops.eye(NUM_ROTATIONS, dtype=labels.dtype)
     joint = labels[:, None, :, None] * rotations[:, None, :]
@@ -86,12 +91,40 @@ def class_logits(joint_logits: keras.KerasTensor) -> keras.KerasTensor:
     Returns:
         Tensor of shape `(rows, N)`.
 
+    Example:
+    >>> np.array(class_logits(np.arange(8.0).reshape(1, 8))).tolist()
+    [[6.0, 22.0]]
+
     Reference: the evaluation of the
     [authors' implementation](https://github.com/winycg/HSAKD).
     """
-    return ops.sum(
-        ops.reshape(joint_logits, (-1, joint_logits.shape[1] // NUM_ROTATIONS, 4)),
-        axis=2,
+    num_classes = joint_logits.shape[1] // NUM_ROTATIONS
+    joint_logits = ops.reshape(joint_logits, (-1, num_classes, NUM_ROTATIONS))
+    return ops.sum(joint_logits, axis=2)
+
+
+def cross_entropy(
+    labels: keras.KerasTensor, logits: keras.KerasTensor
+) -> keras.KerasTensor:
+    """Returns the cross-entropy of labels and predictions by row.
+
+    Args:
+        labels: Integers of shape `(rows,)` or probabilities of shape `(rows, K)`.
+        logits: Tensor of shape `(rows, K)`.
+
+    Returns:
+        Tensor of shape `(rows,)`, in the dtype of the logits.
+
+    Example:
+    >>> np.round(cross_entropy(np.array([1]), np.zeros((1, 2), "float32")), 3)
+    array([0.693], dtype=float32)
+    """
+    if len(labels.shape) == 1:
+        return keras.losses.sparse_categorical_crossentropy(
+            labels, logits, from_logits=True
+        )
+    return keras.losses.categorical_crossentropy(
+        ops.cast(labels, logits.dtype), logits, from_logits=True
     )
 
 
@@ -111,6 +144,10 @@ def temperature_kl_divergence(
 
     Returns:
         Tensor of shape `(rows,)`.
+
+    Example:
+    >>> float(temperature_kl_divergence(np.ones((1, 5)), np.zeros((1, 5)))[0])
+    0.0
 
     Reference: [Hinton et al., 2015](https://arxiv.org/abs/1503.02531);
     [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.3.

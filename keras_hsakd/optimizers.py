@@ -84,7 +84,7 @@ def step_decay(
 
     Example:
     >>> schedule = step_decay(0.05, epochs=240, steps_per_epoch=782)
-    >>> [float(schedule(782 * epoch)) for epoch in (149, 150)]
+    >>> [round(float(schedule(782 * epoch)), 4) for epoch in (149, 150)]
     [0.05, 0.005]
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 4.1.

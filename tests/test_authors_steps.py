@@ -4,7 +4,7 @@ Their losses are float64. Ours in float64 are within 3e-8 of them at every step;
 left is the learning rate, which Keras holds in float32. In float32 the networks drift
 apart: a change of the weights by one part in 2^24 moves the third loss of
 `teacher_joint_resnet20` by 3e-3, whatever computes it
-(`test_float32_cannot_follow_the_joint_teacher`), so that file is compared for one step.
+(`test_float32_cannot_follow_the_joint_teacher`), so that file has wider tolerances.
 """
 
 import json
@@ -91,18 +91,18 @@ def test_float64(file, float64):
     keras.backend.backend() == "tensorflow", reason="test_float64 says more"
 )
 @pytest.mark.parametrize(
-    ("file", "steps"),
+    ("file", "tolerances"),
     [
-        ("student_resnet56_resnet20", 3),
-        ("student_wrn_40_1_wrn_16_2", 3),
-        ("teacher_joint_resnet20", 1),
-        ("teacher_frozen_resnet20", 3),
+        ("student_resnet56_resnet20", (1e-6, 1e-4, 1e-4)),
+        ("student_wrn_40_1_wrn_16_2", (1e-6, 1e-4, 1e-4)),
+        ("teacher_joint_resnet20", (1e-6, 1e-3, 3e-2)),
+        ("teacher_frozen_resnet20", (1e-6, 1e-4, 1e-4)),
     ],
 )
-def test_float32(file, steps):
+def test_float32(file, tolerances):
     make, terms = FILES[file]
-    errors = relative_errors(make(), terms, load(file), steps)
-    assert max(errors) < 1e-4, errors
+    errors = relative_errors(make(), terms, load(file), steps=3)
+    assert all(np.array(errors) < tolerances), errors
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 import json
 import pathlib
 import pickle
+import sys
+import types
 
 import keras
 import numpy as np
@@ -99,6 +101,33 @@ def test_a_file_loads(network, state, tmp_path):
     np.testing.assert_array_equal(
         network.get_layer("logits").bias, state["backbone.fc.bias"]
     )
+
+
+def test_a_file_is_read_without_executing_code(network, tmp_path, monkeypatch):
+    """What must hold of the call, also where PyTorch is not installed."""
+    arguments = {}
+
+    def load(path, **kwargs):
+        arguments.update(kwargs)
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    path = tmp_path / "broken.pth"
+    path.write_bytes(b"")
+    before = weights(network)
+    with pytest.raises(ValueError, match=r"broken.pth', which is.*Ran out of input"):
+        checkpoints.load_torch(network, path)
+    assert arguments["weights_only"] is True
+    for old, new in zip(before, weights(network), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_file_without_pytorch(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "some.pth"
+    path.write_bytes(b"")
+    with pytest.raises(ImportError, match=r"keras_hsakd\[torch\]"):
+        checkpoints.load_torch(network, path)
 
 
 class Exploit:

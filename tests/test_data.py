@@ -1,6 +1,3 @@
-import doctest
-import importlib
-import pkgutil
 import subprocess
 import sys
 import types
@@ -72,16 +69,6 @@ def fake_tfds(monkeypatch):
 
     monkeypatch.setattr("tensorflow_datasets.load", fake_load)
     return calls
-
-
-def test_examples_of_the_docstrings():
-    names = {name: getattr(data, name) for name in data.__all__}
-    for module in pkgutil.iter_modules(data.__path__, "keras_hsakd.data."):
-        results = doctest.testmod(
-            importlib.import_module(module.name),
-            extraglobs={"np": np, "tf": tf, **names},
-        )
-        assert results.failed == 0
 
 
 def test_import_needs_neither_tfds_nor_sklearn():

@@ -5,22 +5,17 @@ import pytest
 
 from keras_hsakd import cli, demo
 
-SMALL = demo.Settings(
-    teacher="resnet8",
-    student="wrn_10_1",
-    examples_per_class=2,
-    image_size=8,
-    batch_size=20,
-    teacher_epochs=2,
-    student_epochs=2,
-    evaluate_every=1,
+SMALL = (
+    "--teacher resnet8 --student wrn_10_1 --examples-per-class 2 --image-size 8 "
+    "--batch-size 20 --teacher-epochs 2 --student-epochs 2 --evaluate-every 1"
 )
 
 
-def test_the_demo_from_the_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "Settings", lambda: SMALL)
+def test_the_demo_from_the_command_line(tmp_path, capsys):
     output = tmp_path / "demo"
-    assert cli.main(["demo", "--output", str(output), "--seeds", "2"]) == 0
+    assert (
+        cli.main(["demo", "--output", str(output), "--seeds", "2", *SMALL.split()]) == 0
+    )
     printed = capsys.readouterr().out
     for title in demo.METHODS.values():
         assert f"| {title} (" in printed
@@ -38,11 +33,37 @@ def test_the_demo_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert cli.main(["demo", "--output", str(output)]) == 1
     assert "Expected `output`" in capsys.readouterr().err
 
+    small = ["--seeds", "1", *SMALL.split()]
+    assert cli.main(["demo", "--output", f"{output}/", "--overwrite", *small]) == 0
+    assert len(json.loads((output / "results.json").read_text())["seeds"]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
-def test_bad_arguments(tmp_path, capsys):
-    assert cli.main(["demo", "--output", str(tmp_path / "x"), "--seeds", "0"]) == 1
-    assert "Expected `seeds` to be at least 1" in capsys.readouterr().err
-    assert not (tmp_path / "x").exists()
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--seeds 0", "Expected `seeds` to be at least 1. Received: seeds=0"),
+        ("--evaluate-every 0", "Expected `evaluate_every` to be at least 1"),
+        ("--student resnet9", "did you mean 'resnet8'"),
+        ("--student-epochs 3", "Expected `student_epochs` to be a positive multiple"),
+        ("--examples-per-class 1000", "Expected `examples_per_class` to be at most"),
+    ],
+)
+def test_bad_arguments_are_reported_before_any_training(
+    arguments, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(demo, "_train_all", None)
+    output = tmp_path / "x"
+    assert cli.main(["demo", "--output", str(output), *arguments.split()]) == 1
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_only_a_demo_is_overwritten(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert cli.main(["demo", "--output", str(tmp_path), "--overwrite"]) == 1
+    assert "that an earlier demo wrote" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").exists()
 
 
 def test_help_shows_defaults(capsys):

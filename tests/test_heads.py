@@ -49,12 +49,15 @@ def test_a_network_that_was_split_still_saves(tiny_network, batch, tmp_path):
     np.testing.assert_array_equal(copy(batch[0])["aux_2"], network(batch[0])["aux_2"])
 
 
-def functional(outputs):
+def functional(outputs, dtype="float32"):
     images = keras.Input((8, 8, 3))
     features = keras.layers.GlobalAveragePooling2D()(images)
     return keras.Model(
         images,
-        {name: keras.layers.Dense(n, name=name)(features) for name, n in outputs},
+        {
+            name: keras.layers.Dense(n, dtype=dtype, name=name)(features)
+            for name, n in outputs
+        },
         name="wrong",
     )
 
@@ -75,6 +78,10 @@ def functional(outputs):
         (
             lambda: functional([("logits", 3), ("aux_1", 3)]),
             "'aux_1' of `wrong` to have 12 units",
+        ),
+        (
+            lambda: functional([("logits", 3), ("aux_1", 12)], "mixed_bfloat16"),
+            "to be float32.*Received: bfloat16",
         ),
     ],
 )

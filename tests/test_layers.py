@@ -116,6 +116,18 @@ def test_same_gradients_as_keras():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"renorm": True}, {}])
+def test_masks_and_renorm_are_keras_own(options):
+    mask = None if options else np.array([[[1, 0], [1, 1]]] * 2, bool)
+    statistics = []
+    for layer_class in (BatchNormalization, keras.layers.BatchNormalization):
+        layer = layer_class(momentum=0.9, epsilon=1e-5, **options)
+        layer(X, training=True, mask=mask)
+        statistics.append([numpy(v) for v in layer.non_trainable_variables])
+    for ours, theirs in zip(*statistics, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_serialisation():
     layer = make(momentum=0.8, epsilon=1e-4)
     copy = BatchNormalization.from_config(layer.get_config())

@@ -16,15 +16,6 @@ def test_mean_over_the_batch():
     np.testing.assert_allclose(float(value), expected, rtol=1e-5)
 
 
-def test_docstring_example():
-    value = losses.TemperatureKLDivergence(3.0)(
-        np.array([[2.0, 0.0]]), np.zeros((1, 2))
-    )
-    np.testing.assert_allclose(
-        float(value), reference.kl_divergence([[2.0, 0.0]], [[0.0, 0.0]], 3.0)[0], 1e-5
-    )
-
-
 def test_sample_weight():
     weights = np.arange(6.0)
     loss = losses.TemperatureKLDivergence(reduction=None)

@@ -64,8 +64,8 @@ def test_outputs_of_the_official_network(name):
 def test_every_variant_builds_with_and_without_heads(name):
     network = models.create(name, 7, input_shape=(16, 16, 1))
     assert network.name == name
-    assert network.output_shape["logits"] == (None, 7)
-    assert network.output_shape["aux_3"] == (None, 28)
+    assert network.output["logits"].shape == (None, 7)
+    assert network.output["aux_3"].shape == (None, 28)
     plain = models.create(name, 7, input_shape=(16, 16, 1), heads=False)
     assert plain.output_shape == (None, 7)
     stripped = heads.strip_heads(network)

@@ -32,6 +32,13 @@ def test_joint_labels():
     )
 
 
+def test_joint_labels_of_narrow_types_do_not_overflow():
+    labels = np.array([70, 255], "uint8")
+    np.testing.assert_array_equal(
+        numpy(ops.joint_labels(labels)), reference.joint_labels(labels.astype(int))
+    )
+
+
 def test_joint_probabilities_of_one_hot_labels_are_one_hot_joint_labels():
     labels = np.array([2, 0, 1])
     joint = numpy(ops.joint_labels(np.eye(3, dtype="float32")[labels]))

@@ -12,8 +12,8 @@ PACKAGE = pathlib.Path(keras_hsakd.__file__).parent
 # Imports go downward only, and never within a group.
 GROUPS = [
     {"cli"},
-    {"demo", "experiments"},
-    {"recipes", "checkpoints", "export", "data", "callbacks", "snapshots"},
+    {"demo"},
+    {"checkpoints", "export", "data"},
     {"trainers", "models", "optimizers"},
     {"heads"},
     {"losses", "layers"},
@@ -25,7 +25,8 @@ LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 def imported_parts(path):
     """Yields the parts of the package that a module imports."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

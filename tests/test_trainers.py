@@ -149,6 +149,14 @@ def test_regularisation_of_the_trained_network_counts(tiny_network, batch):
     assert penalty == pytest.approx(10.0 * np.sum(kernel**2), rel=1e-4)
 
 
+def test_what_a_teachers_layers_add_is_not_trained_on(tiny_network, batch):
+    teacher = tiny_network("teacher")
+    teacher.get_layer("logits").activity_regularizer = keras.regularizers.L2(10.0)
+    distiller = Distiller(teacher, tiny_network("student")).compile(sgd())
+    logs = distiller.train_on_batch(*batch, return_dict=True)
+    assert logs.pop("loss") == pytest.approx(sum(logs.values()), rel=1e-5)
+
+
 # What changes and what does not.
 
 
@@ -247,22 +255,37 @@ def test_the_users_own_line(tiny_network, batch):
     assert np.isfinite(history.history["loss"]).all()
 
 
+def spy_on_labels(trainer):
+    """Makes a trainer note the labels that it sees, in a list an epoch."""
+    seen = []
+
+    class Spy(type(trainer)):
+        def train_step(self, *args):
+            seen[-1].append(keras.ops.convert_to_numpy(args[-1][1]).tolist())
+            return super().train_step(*args)
+
+    trainer.__class__ = Spy
+    begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append([]))
+    return seen, begin
+
+
+def test_arrays_are_shuffled(make_trainer, batch):
+    trainer = make_trainer(num_classes=12)
+    seen, begin = spy_on_labels(trainer)
+    trainer.compile(sgd(), run_eagerly=True)
+    trainer.fit(batch[0], np.arange(12), 4, verbose=0, callbacks=begin)
+    order = np.concatenate(seen[0]).tolist()
+    assert order != sorted(order) == list(range(12))
+
+
 def test_each_epoch_is_the_next_of_the_data(make_trainer):
     from keras_hsakd import data
 
     train, _ = data.load("digits", image_size=8, examples_per_class=2, batch_size=8)
     expected = [[y.numpy().tolist() for _, y in train] for _ in range(2)]
-    seen = []
-
-    class Spy(type(make_trainer())):
-        def train_step(self, *args):
-            seen[-1].append(keras.ops.convert_to_numpy(args[-1][1]).tolist())
-            return super().train_step(*args)
-
     train.epoch_counter.value = 0
     trainer = make_trainer(num_classes=10)
-    trainer.__class__ = Spy
-    begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append([]))
+    seen, begin = spy_on_labels(trainer)
     trainer.compile(sgd(), metrics=["accuracy"], run_eagerly=True)
     trainer.fit(train, epochs=2, verbose=0, callbacks=[begin])
     assert train.epoch_counter.value == 2
@@ -405,7 +428,9 @@ def test_config_round_trip(make_trainer, batch):
     )
 
 
-def test_a_saved_trainer_goes_on_where_it_was(make_trainer, batch, tmp_path):
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_a_saved_trainer_goes_on_where_it_was(make_trainer, batch, policy, tmp_path):
+    keras.config.set_dtype_policy(policy)
     trainer = make_trainer().compile(sgd(), metrics=["accuracy"], head_metrics=True)
     trainer.fit(*batch, shuffle=False, verbose=0)
     trainer.save(tmp_path / "trainer.keras")
@@ -451,6 +476,7 @@ def test_heads_must_be_there(tiny_network):
     [
         ({"heads": 1}, "same number of auxiliary heads. Received: 2 in .* and 1 in"),
         ({"num_classes": 5}, "same number of classes. Received: 3 in .* and 5 in"),
+        ({"size": 16}, r"images of the same shape. Received: \(8, 8, 3\) .* \(16, 16"),
     ],
 )
 def test_networks_that_do_not_pair(tiny_network, student, message):
@@ -486,6 +512,8 @@ def test_a_network_of_images_that_are_not_square(tiny_network):
 def test_losses_are_not_chosen(make_trainer):
     with pytest.raises(ValueError, match="Expected no `loss`"):
         make_trainer().compile(sgd(), loss="mse")
+    with pytest.raises(TypeError, match="positional"):  # Keras' second one is the loss
+        make_trainer().compile(sgd(), "mse")
 
 
 @pytest.mark.parametrize(
@@ -521,8 +549,19 @@ def test_labels_are_needed(make_trainer, batch):
     import tensorflow as tf
 
     trainer = make_trainer().compile(sgd())
-    with pytest.raises(ValueError, match="Expected labels.*Received: None"):
-        trainer.fit(tf.data.Dataset.from_tensors(batch[0]), verbose=0)
+    for unlabelled in (tf.data.Dataset.from_tensors(batch[0]), batch[0]):
+        with pytest.raises(ValueError, match="Expected labels.*Received: None"):
+            trainer.fit(unlabelled, verbose=0)
+
+
+def test_an_empty_dataset(make_trainer):
+    import tensorflow as tf
+
+    trainer = make_trainer().compile(sgd())
+    empty = tf.data.Dataset.from_tensor_slices((np.zeros((0, 8, 8, 3)), [0][:0]))
+    for nothing in (empty.batch(4), (b for b in [])):
+        with pytest.raises(ValueError, match="Expected `x` to have at least one batch"):
+            trainer.fit(nothing, verbose=0)
 
 
 def test_a_generator_loses_no_batch(make_trainer, batch):
@@ -539,6 +578,18 @@ def test_class_weight_must_have_each_class(make_trainer, batch):
     trainer = make_trainer().compile(sgd())
     with pytest.raises(ValueError, match="`class_weight` to have each class of 0 to 2"):
         trainer.fit(*batch, class_weight={0: 1.0, 1: 2.0})
+
+
+def test_other_metrics_need_be_neither_finite_nor_scalar(make_trainer, batch):
+    def undefined(labels, logits):
+        return logits[:, 0] * np.nan
+
+    metrics = [keras.metrics.F1Score(average=None), undefined]
+    trainer = make_trainer().compile(sgd(), metrics=metrics)
+    labels = np.eye(3, dtype="float32")[batch[1]]
+    history = trainer.fit(batch[0], labels, verbose=0).history
+    assert np.shape(history["f1_score"][0]) == (3,)
+    assert np.isnan(history["undefined"][0])
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_is_named(tiny_network, batch):

@@ -21,9 +21,10 @@ class EpochCounter:
     to go on at step `s` of epoch `e`, set `train.epoch_counter.value = e` and iterate
     over `train.skip(s)`.
 
-    A pass that is dropped after its first batch counts too: Keras begins one to build
-    the model under a `tf.distribute` strategy and on backends other than TensorFlow. A
-    callback that sets `value` in `on_epoch_begin` is exact in all cases.
+    A pass that is dropped after its first batch counts too, and both the trainers and
+    Keras look at one before training. The trainers undo that for a dataset with the
+    attribute `epoch_counter`; give it to what you derive from one:
+    `mapped = train.map(...)`, `mapped.epoch_counter = train.epoch_counter`.
 
     Attributes:
         value: Int. Defaults to 0.

@@ -43,7 +43,7 @@ def create(
 
     Example:
     >>> student = keras_hsakd.models.create("wrn_16_2", num_classes=100)
-    >>> student.output_shape["aux_1"]
+    >>> student.output["aux_1"].shape
     (None, 400)
     """
     if name not in _FAMILIES:

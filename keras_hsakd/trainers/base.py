@@ -1,22 +1,20 @@
 """What the trainers have in common: rotated views, metrics, checks, saving."""
 
 import contextlib
-import itertools
-import math
-import types
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.ops import (
     NUM_ROTATIONS,
     class_logits,
+    cross_entropy,
     joint_labels,
     rotated_views,
     unrotated,
 )
+from keras_hsakd.trainers import checks
 
 
 class HeadsTrainer(keras.Model):
@@ -28,21 +26,21 @@ class HeadsTrainer(keras.Model):
 
     - `network`: the network with heads that is trained, evaluated and exported;
     - `forward(images, training)`: its dict of outputs;
-    - `loss_terms(views, labels, outputs, sample_weight)`: the terms of the loss, each
-      a vector of one weighted value a row, under the names given to `__init__`.
+    - `view_terms(views, labels, outputs)`: the terms of the loss on the rotated views,
+      beside the cross-entropy of the classes (`ce_loss`) on the unrotated images.
 
-    The loss is the sum of the terms' means, and each term is a metric of its own.
+    The loss is the sum of the terms, and each term is a metric of its own.
 
     Args:
         network: The network that is trained.
-        term_names: Names of the terms of the loss.
+        view_terms: Names of the terms of the loss on the rotated views.
         frozen: Variables that are not trained, whatever their own flags say.
         **kwargs: `name`, `dtype` and `trainable` of the `keras.Model`. The dtype policy
             defaults to the network's, which decides on loss scaling.
     """
 
-    def __init__(self, network, term_names, frozen=(), **kwargs):
-        _check_square(network)
+    def __init__(self, network, view_terms, frozen=(), **kwargs):
+        checks.check_square(network)
         kwargs.setdefault("dtype", _dtype_policy(network))
         # The networks cast their own inputs, each by its own policy.
         super().__init__(autocast=False, **kwargs)
@@ -51,7 +49,7 @@ class HeadsTrainer(keras.Model):
         self._evaluates_heads = False
         self.head_metrics = False
         self._term_metrics = {
-            name: keras.metrics.Mean(name=name) for name in term_names
+            name: keras.metrics.Mean(name) for name in ("ce_loss", *view_terms)
         }
         self._head_metrics = {
             f"{head}_{kind}_accuracy": keras.metrics.Mean(f"{head}_{kind}_accuracy")
@@ -69,8 +67,8 @@ class HeadsTrainer(keras.Model):
         """Returns the network's dict of outputs."""
         raise NotImplementedError
 
-    def loss_terms(self, views, labels, outputs, sample_weight):
-        """Returns the terms of the loss, each with one weighted value a row."""
+    def view_terms(self, views, labels, outputs):
+        """Returns the terms of the loss on the views, each with one value a row."""
         raise NotImplementedError
 
     # Variables. A frozen network keeps its own `trainable` flags, so that it leaves
@@ -99,6 +97,7 @@ class HeadsTrainer(keras.Model):
     def compile(
         self,
         optimizer="rmsprop",
+        *,
         metrics=None,
         weighted_metrics=None,
         head_metrics: bool = False,
@@ -179,24 +178,20 @@ class HeadsTrainer(keras.Model):
                 f"Expected `class_weight` to have each class of 0 to {num_classes - 1}."
                 f" Received: class_weight={class_weight}"
             )
-        # First in the list: no other callback is to keep a ruined model.
-        added = [_StopOnNonFiniteLoss()]
+        given = [] if callbacks is None else callbacks
+        given = given if isinstance(given, (list, tuple)) else [given]
         if hasattr(x, "epoch_counter"):
             # Looking at a first batch, here or in Keras, is not a pass over the data.
-            added.append(_RewindAtTheStart(x.epoch_counter))
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            for callback in added:
-                callbacks.append(callback)
-        else:
-            given = [] if callbacks is None else callbacks
-            given = given if isinstance(given, (list, tuple)) else [given]
-            callbacks = [*added, *given]
-        first, x = _first_batch(x, y)
-        if first is not None:
-            self._check_batch(*keras.utils.unpack_x_y_sample_weight(first)[:2])
-        if hasattr(x, "take"):
+            given = [_RewindAtTheStart(x.epoch_counter), *given]
+        # First in the list: no other callback is to keep a ruined model.
+        callbacks = [checks.StopOnNonFiniteLoss(self._term_metrics), *given]
+        if checks.is_tf_dataset(x):
             # Keras shuffles no tf.data.Dataset, and warns where it is told to.
             kwargs.setdefault("shuffle", False)
+        first, x = checks.first_batch(x, y)
+        if first is not None:
+            images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
+            checks.check_batch(self.network, images, labels)
         return super().fit(
             x,
             y,
@@ -226,15 +221,23 @@ class HeadsTrainer(keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         labels = _standardize_labels(y)
+        # Before another network runs: what its layers add is not to be trained on.
+        added = [ops.mean(loss) for loss in self.losses] if training else []
+        terms = {"ce_loss": cross_entropy(labels, _unrotated_logits(y_pred))}
+        weights = {"ce_loss": sample_weight}
         if training:
-            terms = self.loss_terms(x, labels, y_pred, sample_weight)
-            for name, values in terms.items():
+            for name, values in self.view_terms(x, labels, y_pred).items():
+                terms[name] = values
+                if sample_weight is not None:
+                    weights[name] = ops.repeat(sample_weight, NUM_ROTATIONS)
+        total = sum(added)
+        for name, values in terms.items():
+            if weights.get(name) is not None:
+                values = values * ops.cast(weights[name], values.dtype)
+            if training:
                 self._term_metrics[name].update_state(values)
-            terms = [*terms.values(), *self.losses]
-        else:
-            logits = _unrotated_logits(y_pred)
-            terms = [cross_entropy(labels, logits, sample_weight)]
-        return sum(ops.mean(values) for values in terms) / _num_replicas()
+            total += ops.mean(values)
+        return total / _num_replicas()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if isinstance(y_pred, dict) and self._reports_heads():
@@ -302,46 +305,6 @@ class HeadsTrainer(keras.Model):
         finally:
             self._evaluating, self._evaluates_heads = False, False
 
-    # Checks.
-
-    def _check_batch(self, images, labels):
-        """Raises a ValueError if the first batch does not suit the network."""
-        expected = tuple(self.network.input_shape[1:])
-        shape = tuple(np.shape(images))
-        if len(shape) != 4 or any(
-            wanted not in (None, received)
-            for wanted, received in zip(expected, shape[1:], strict=True)
-        ):
-            raise ValueError(
-                f"Expected images of shape (batch, {', '.join(map(str, expected))}), "
-                f"as `{self.network.name}` takes them. Received: shape {shape}"
-            )
-        if shape[1] != shape[2]:
-            raise ValueError(
-                "Expected square images, which keep their shape when rotated. "
-                f"Received: shape {shape}"
-            )
-        num_classes = self.network.output["logits"].shape[-1]
-        labels = None if labels is None else np.asarray(labels)
-        if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if (
-            labels is None
-            or labels.ndim not in (1, 2)
-            or (labels.ndim == 2 and labels.shape[1] != num_classes)
-        ):
-            received = None if labels is None else f"shape {labels.shape}"
-            raise ValueError(
-                "Expected labels of shape (batch,), integers, or "
-                f"(batch, {num_classes}), class probabilities. Received: {received}"
-            )
-        low, high = labels.min(), labels.max()
-        if labels.ndim == 1 and not 0 <= low <= high < num_classes:
-            raise ValueError(
-                f"Expected labels in 0 to {num_classes - 1}, the classes of "
-                f"`{self.network.name}`. Received: labels from {low} to {high}"
-            )
-
     # Saving.
 
     def get_config(self):
@@ -374,30 +337,12 @@ class HeadsTrainer(keras.Model):
         return strip_heads(self.network).export(filepath, *args, **kwargs)
 
 
-def cross_entropy(labels, logits, sample_weight=None):
-    """Returns the weighted cross-entropy by row.
-
-    Args:
-        labels: Integers of shape `(rows,)` or probabilities of shape `(rows, K)`.
-        logits: Tensor of shape `(rows, K)`.
-        sample_weight: Optional tensor of shape `(rows,)`.
-
-    Returns:
-        Tensor of shape `(rows,)`.
-    """
-    loss = (
-        keras.losses.SparseCategoricalCrossentropy
-        if len(labels.shape) == 1
-        else keras.losses.CategoricalCrossentropy
-    )
-    return loss(from_logits=True, reduction=None)(labels, logits, sample_weight)
-
-
 def _standardize_labels(labels):
+    """Returns labels as integers of shape (B,) or probabilities of shape (B, N)."""
     labels = ops.convert_to_tensor(labels)
     if len(labels.shape) == 2 and labels.shape[1] == 1:
-        return ops.squeeze(labels, axis=1)
-    return labels
+        labels = ops.squeeze(labels, axis=1)
+    return ops.cast(labels, "int32") if len(labels.shape) == 1 else labels
 
 
 def _unrotated_logits(outputs):
@@ -415,55 +360,10 @@ def _num_replicas():
 
 def _dtype_policy(network):
     """Returns the policy under which the network was made."""
-    for layer in network.layers:
+    for layer in network._flatten_layers():
         if layer.compute_dtype == "float16":
             return layer.dtype_policy
     return network.dtype_policy
-
-
-def _check_square(network):
-    shape = network.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2]:
-        raise ValueError(
-            f"Expected `{network.name}` to take one batch of square images, of shape "
-            f"(batch, size, size, channels). Received: input shape {shape}"
-        )
-
-
-def _first_batch(x, y):
-    """Returns the first batch of data and the data, which lose nothing by it.
-
-    The batch is `None` for kinds of data that cannot be looked at.
-    """
-    if y is not None:
-        return (x, y), x
-    if isinstance(x, keras.utils.PyDataset):
-        return x[0], x
-    if hasattr(x, "take"):  # tf.data.Dataset
-        return next(iter(x.take(1)), None), x
-    if isinstance(x, types.GeneratorType):
-        first = next(x, None)
-        return first, (batch for batch in itertools.chain([first], x))
-    return None, x
-
-
-class _StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training with an error that names the terms that are not finite."""
-
-    async_safe = True  # keeps Keras from waiting for each step
-
-    def on_train_batch_end(self, batch, logs=None):
-        bad = {
-            name: float(value)
-            for name, value in (logs or {}).items()
-            if not math.isfinite(float(value))
-        }
-        if bad:
-            raise FloatingPointError(
-                "Expected the terms of the loss to be finite. Received: "
-                + ", ".join(f"{name}={value}" for name, value in bad.items())
-                + f" at batch {batch} of the epoch"
-            )
 
 
 class _RewindAtTheStart(keras.callbacks.Callback):

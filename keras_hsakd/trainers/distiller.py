@@ -5,8 +5,7 @@ from keras import ops
 
 from keras_hsakd.heads import head_names
 from keras_hsakd.losses import TemperatureKLDivergence
-from keras_hsakd.ops import NUM_ROTATIONS, unrotated
-from keras_hsakd.trainers.base import HeadsTrainer, cross_entropy
+from keras_hsakd.trainers.base import HeadsTrainer
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
@@ -39,14 +38,18 @@ class Distiller(HeadsTrainer):
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
-        ValueError: If heads are missing or differ in number, classes differ, layers
-            are shared, images are not square, or the temperature is not positive.
+        ValueError: If heads are missing or differ in number, classes or image shapes
+            differ, layers are shared, images are not square, or the temperature is not
+            positive.
 
     Example:
-    >>> distiller = keras_hsakd.Distiller(teacher, student, temperature=3.0)
-    >>> distiller.compile(optimizer="sgd", metrics=["accuracy"])
-    >>> distiller.fit(train, validation_data=test, epochs=240)
-    >>> distiller.student.save("student.keras")
+    >>> train, test = keras_hsakd.data.load("digits", image_size=8)
+    >>> teacher = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
+    >>> student = keras_hsakd.models.create("wrn_10_1", 10, input_shape=(8, 8, 3))
+    >>> distiller = keras_hsakd.Distiller(teacher, student).compile("adam")
+    >>> history = distiller.fit(train, validation_data=test, epochs=1, verbose=0)
+    >>> sorted(history.history)
+    ['ce_loss', 'kl_aux_1', 'kl_aux_2', 'kl_aux_3', 'kl_main', 'loss', 'val_loss']
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.3.
     """
@@ -62,7 +65,7 @@ class Distiller(HeadsTrainer):
         divergence = TemperatureKLDivergence(temperature, reduction=None)
         super().__init__(
             student,
-            ["ce_loss", "kl_main", *(f"kl_{head}" for head in head_names(student))],
+            ["kl_main", *(f"kl_{head}" for head in head_names(student))],
             frozen=teacher.variables,
             **kwargs,
         )
@@ -83,21 +86,14 @@ class Distiller(HeadsTrainer):
     def forward(self, images, training=False):
         return self.student(images, training=training)
 
-    def loss_terms(self, views, labels, outputs, sample_weight):
+    def view_terms(self, views, labels, outputs):
         targets = self.teacher(views, training=False)
-        row_weight = None
-        if sample_weight is not None:
-            row_weight = ops.repeat(sample_weight, NUM_ROTATIONS)
-        terms = {
-            "ce_loss": cross_entropy(
-                labels, unrotated(outputs["logits"]), sample_weight
+        return {
+            "kl_main" if name == "logits" else f"kl_{name}": self.divergence(
+                ops.stop_gradient(targets[name]), logits
             )
+            for name, logits in outputs.items()
         }
-        for name in outputs:
-            terms["kl_main" if name == "logits" else f"kl_{name}"] = self.divergence(
-                ops.stop_gradient(targets[name]), outputs[name], row_weight
-            )
-        return terms
 
     def get_config(self):
         return {
@@ -126,6 +122,16 @@ def _check_pair(teacher, student):
         raise ValueError(
             "Expected `teacher` and `student` to have the same number of classes. "
             f"Received: {classes[0]} in `{teacher.name}` and {classes[1]} in "
+            f"`{student.name}`"
+        )
+    shapes = [tuple(network.input_shape[1:]) for network in (teacher, student)]
+    if any(
+        edge not in (None, other) and other is not None
+        for edge, other in zip(*shapes, strict=True)
+    ):
+        raise ValueError(
+            "Expected `teacher` and `student` to take images of the same shape. "
+            f"Received: {shapes[0]} in `{teacher.name}` and {shapes[1]} in "
             f"`{student.name}`"
         )
     teacher_ids = {id(layer) for layer in teacher._flatten_layers()}

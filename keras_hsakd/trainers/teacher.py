@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_hsakd.heads import head_names, split, strip_heads
-from keras_hsakd.ops import NUM_ROTATIONS, joint_labels, unrotated
-from keras_hsakd.trainers.base import HeadsTrainer, cross_entropy
+from keras_hsakd.ops import cross_entropy, joint_labels
+from keras_hsakd.trainers.base import HeadsTrainer
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
@@ -34,9 +34,12 @@ class TeacherTrainer(HeadsTrainer):
         ValueError: If the heads are missing or the images are not square.
 
     Example:
-    >>> trainer = keras_hsakd.TeacherTrainer(teacher)
-    >>> trainer.compile(optimizer="sgd", metrics=["accuracy"])
-    >>> trainer.fit(train, validation_data=test, epochs=240)
+    >>> train, test = keras_hsakd.data.load("digits", image_size=8)
+    >>> teacher = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
+    >>> trainer = keras_hsakd.TeacherTrainer(teacher).compile("adam")
+    >>> history = trainer.fit(train, validation_data=test, epochs=1, verbose=0)
+    >>> sorted(history.history)
+    ['ce_aux_1', 'ce_aux_2', 'ce_aux_3', 'ce_loss', 'loss', 'val_loss']
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.2.
     """
@@ -44,7 +47,7 @@ class TeacherTrainer(HeadsTrainer):
     def __init__(self, teacher: keras.Model, freeze_backbone: bool = False, **kwargs):
         super().__init__(
             teacher,
-            ["ce_loss", *(f"ce_{head}" for head in head_names(teacher))],
+            [f"ce_{head}" for head in head_names(teacher)],
             frozen=strip_heads(teacher).variables if freeze_backbone else (),
             **kwargs,
         )
@@ -66,19 +69,12 @@ class TeacherTrainer(HeadsTrainer):
         outputs = self._parts.heads(taps, training=training)
         return {"logits": features["logits"], **outputs}
 
-    def loss_terms(self, views, labels, outputs, sample_weight):
+    def view_terms(self, views, labels, outputs):
         joint = joint_labels(labels)
-        joint_weight = None
-        if sample_weight is not None:
-            joint_weight = ops.repeat(sample_weight, NUM_ROTATIONS)
-        terms = {
-            "ce_loss": cross_entropy(
-                labels, unrotated(outputs["logits"]), sample_weight
-            )
+        return {
+            f"ce_{head}": cross_entropy(joint, outputs[head])
+            for head in head_names(self.teacher)
         }
-        for head in head_names(self.teacher):
-            terms[f"ce_{head}"] = cross_entropy(joint, outputs[head], joint_weight)
-        return terms
 
     def get_config(self):
         return {

@@ -1,0 +1,116 @@
+"""Checks of networks and data before training, and of the loss during it."""
+
+import itertools
+import math
+import types
+
+import keras
+import numpy as np
+
+
+def check_square(network: keras.Model) -> None:
+    """Raises a ValueError unless a network takes one batch of square images."""
+    shape = network.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2]:
+        raise ValueError(
+            f"Expected `{network.name}` to take one batch of square images, of shape "
+            f"(batch, size, size, channels). Received: input shape {shape}"
+        )
+
+
+def check_batch(network: keras.Model, images, labels) -> None:
+    """Raises a ValueError unless a batch of images and labels suits a network."""
+    expected = tuple(network.input_shape[1:])
+    shape = tuple(np.shape(images))
+    if len(shape) != 4 or any(
+        wanted not in (None, received)
+        for wanted, received in zip(expected, shape[1:], strict=True)
+    ):
+        raise ValueError(
+            f"Expected images of shape (batch, {', '.join(map(str, expected))}), "
+            f"as `{network.name}` takes them. Received: shape {shape}"
+        )
+    if shape[1] != shape[2]:
+        raise ValueError(
+            "Expected square images, which keep their shape when rotated. "
+            f"Received: shape {shape}"
+        )
+    num_classes = network.output["logits"].shape[-1]
+    labels = None if labels is None else np.asarray(labels)
+    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if (
+        labels is None
+        or labels.ndim not in (1, 2)
+        or (labels.ndim == 2 and labels.shape[1] != num_classes)
+    ):
+        received = None if labels is None else f"shape {labels.shape}"
+        raise ValueError(
+            "Expected labels of shape (batch,), integers, or "
+            f"(batch, {num_classes}), class probabilities. Received: {received}"
+        )
+    low, high = labels.min(), labels.max()
+    if labels.ndim == 1 and not 0 <= low <= high < num_classes:
+        raise ValueError(
+            f"Expected labels in 0 to {num_classes - 1}, the classes of "
+            f"`{network.name}`. Received: labels from {low} to {high}"
+        )
+
+
+def first_batch(x, y):
+    """Returns the first batch of training data, and the data to train on.
+
+    Args:
+        x: As in `keras.Model.fit`.
+        y: As in `keras.Model.fit`.
+
+    Returns:
+        A tuple `(batch, x)`. The batch is all the data of arrays, and `None` where it
+        cannot be looked at. A generator is replaced by one that still has the batch.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    if y is not None or hasattr(x, "shape"):
+        return (x, y), x
+    if isinstance(x, keras.utils.PyDataset):
+        return x[0], x
+    if is_tf_dataset(x):
+        batch = next(iter(x.take(1)), None)
+    elif isinstance(x, types.GeneratorType):
+        batch = next(x, None)
+        # Keras takes no other iterator than a generator.
+        x = (item for item in itertools.chain([batch], x))
+    else:
+        return None, x
+    if batch is None:
+        raise ValueError("Expected `x` to have at least one batch. Received: none")
+    return batch, x
+
+
+def is_tf_dataset(x) -> bool:
+    """Returns whether `x` is a `tf.data.Dataset`, without importing TensorFlow."""
+    return hasattr(x, "element_spec") and hasattr(x, "take")
+
+
+class StopOnNonFiniteLoss(keras.callbacks.Callback):
+    """Ends training with an error that names the terms that are not finite.
+
+    Args:
+        term_names: Names of the terms of the loss among the logs.
+    """
+
+    async_safe = True  # keeps Keras from waiting for each step
+
+    def __init__(self, term_names):
+        super().__init__()
+        self.term_names = tuple(term_names)
+
+    def on_train_batch_end(self, batch, logs=None):
+        terms = {name: float(logs[name]) for name in self.term_names}
+        bad = [f"{k}={value}" for k, value in terms.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                "Expected the terms of the loss to be finite. "
+                f"Received: {', '.join(bad)} at batch {batch} of the epoch"
+            )
