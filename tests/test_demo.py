@@ -45,7 +45,7 @@ def test_the_demo_from_the_command_line(tmp_path, capsys):
         ("--seeds 0", "Expected `seeds` to be at least 1. Received: seeds=0"),
         ("--evaluate-every 0", "Expected `evaluate_every` to be at least 1"),
         ("--student resnet9", "did you mean 'resnet8'"),
-        ("--student-epochs 3", "Expected `student_epochs` to be a positive multiple"),
+        ("--student-epochs 7", "Expected `student_epochs` to be a positive multiple"),
         ("--examples-per-class 1000", "Expected `examples_per_class` to be at most"),
     ],
 )

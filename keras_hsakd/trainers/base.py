@@ -224,16 +224,13 @@ class HeadsTrainer(keras.Model):
         # Before another network runs: what its layers add is not to be trained on.
         added = [ops.mean(loss) for loss in self.losses] if training else []
         terms = {"ce_loss": cross_entropy(labels, _unrotated_logits(y_pred))}
-        weights = {"ce_loss": sample_weight}
         if training:
-            for name, values in self.view_terms(x, labels, y_pred).items():
-                terms[name] = values
-                if sample_weight is not None:
-                    weights[name] = ops.repeat(sample_weight, NUM_ROTATIONS)
+            terms.update(self.view_terms(x, labels, y_pred))
         total = sum(added)
         for name, values in terms.items():
-            if weights.get(name) is not None:
-                values = values * ops.cast(weights[name], values.dtype)
+            if sample_weight is not None:
+                rows = 1 if name == "ce_loss" else NUM_ROTATIONS
+                values *= ops.cast(ops.repeat(sample_weight, rows), values.dtype)
             if training:
                 self._term_metrics[name].update_state(values)
             total += ops.mean(values)
