@@ -28,13 +28,13 @@ class Settings:
 
     teacher: str = _setting("resnet14", "network of the teacher")
     student: str = _setting("resnet8", "network of the students")
-    examples_per_class: int = _setting(3, "labelled training images of each digit")
-    image_size: int = _setting(16, "height and width of the images")
-    batch_size: int = _setting(15, "images in a batch")
-    teacher_epochs: int = _setting(60, "epochs of the teacher")
-    student_epochs: int = _setting(40, "epochs of each student")
+    examples_per_class: int = _setting(10, "labelled training images of each digit")
+    image_size: int = _setting(12, "height and width of the images")
+    batch_size: int = _setting(25, "images in a batch")
+    teacher_epochs: int = _setting(40, "epochs of the teacher")
+    student_epochs: int = _setting(20, "epochs of each student")
     learning_rate: float = _setting(0.05, "learning rate before its three drops")
-    evaluate_every: int = _setting(5, "epochs between two points of a curve")
+    evaluate_every: int = _setting(4, "epochs between two points of a curve")
 
 
 _RESULTS = "results.json"
