@@ -72,6 +72,20 @@ def build(
     return keras.Model(images, outputs, name=name)
 
 
+def repeat(
+    x: keras.KerasTensor,
+    stride: int,
+    name: str,
+    block: Block,
+    filters: int,
+    blocks: int,
+) -> keras.KerasTensor:
+    """Applies a stage of equal blocks, the first of which has the stride."""
+    for number in range(1, blocks + 1):
+        x = block(x, filters, stride if number == 1 else 1, f"{name}_block{number}")
+    return x
+
+
 def conv(
     x: keras.KerasTensor, filters: int, kernel_size: int, stride: int, name: str
 ) -> keras.KerasTensor:

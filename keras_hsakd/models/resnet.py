@@ -9,7 +9,7 @@ import functools
 import keras
 
 from keras_hsakd.models import builder
-from keras_hsakd.models.builder import batch_norm, conv, relu
+from keras_hsakd.models.builder import batch_norm, conv, relu, repeat
 
 # name: (depth, filters of the stem, filters of each stage)
 VARIANTS = {
@@ -38,21 +38,18 @@ def create(name: str, **arguments) -> keras.Model:
         name,
         stem=stem,
         stages=[
-            (functools.partial(_stage, filters=width, blocks=blocks), stride)
+            (
+                functools.partial(
+                    repeat, block=_basic_block, filters=width, blocks=blocks
+                ),
+                stride,
+            )
             for width, stride in zip(filters, (1, 2, 2), strict=True)
         ],
         neck=lambda x, name: x,
         zero_bias=(False, True),
         **arguments,
     )
-
-
-def _stage(x, stride, name, filters, blocks):
-    for number in range(1, blocks + 1):
-        x = _basic_block(
-            x, filters, stride if number == 1 else 1, f"{name}_block{number}"
-        )
-    return x
 
 
 def _basic_block(x, filters, stride, name):

@@ -8,7 +8,7 @@ import functools
 import keras
 
 from keras_hsakd.models import builder
-from keras_hsakd.models.builder import batch_norm, conv, relu
+from keras_hsakd.models.builder import batch_norm, conv, relu, repeat
 
 # name: (depth, widening factor)
 VARIANTS = {
@@ -28,21 +28,21 @@ def create(name: str, **arguments) -> keras.Model:
         name,
         stem=lambda images: conv(images, 16, 3, 1, "stem_conv"),
         stages=[
-            (functools.partial(_stage, filters=width * widening, blocks=blocks), stride)
+            (
+                functools.partial(
+                    repeat,
+                    block=_pre_activation_block,
+                    filters=width * widening,
+                    blocks=blocks,
+                ),
+                stride,
+            )
             for width, stride in ((16, 1), (32, 2), (64, 2))
         ],
         neck=lambda x, name: relu(batch_norm(x, f"{name}_bn"), f"{name}_relu"),
         zero_bias=(True, True),
         **arguments,
     )
-
-
-def _stage(x, stride, name, filters, blocks):
-    for number in range(1, blocks + 1):
-        x = _pre_activation_block(
-            x, filters, stride if number == 1 else 1, f"{name}_block{number}"
-        )
-    return x
 
 
 def _pre_activation_block(x, filters, stride, name):
