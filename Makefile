@@ -32,5 +32,5 @@ clean:
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[demo,jax,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,cv,jax,dev]'
 	touch $@

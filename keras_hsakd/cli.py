@@ -1,11 +1,15 @@
-"""The command `keras-hsakd`."""
+"""The command `keras-hsakd`: parses, and hands over to `experiments` and `demo`."""
 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+import types
+import typing
+from collections.abc import Callable, Sequence
 
-from keras_hsakd import demo
+from keras_hsakd import demo, experiments, models
+from keras_hsakd.runs import CHECKPOINTS
+from keras_hsakd.settings import DataSettings, TrainingSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,9 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 after an error, or 130 when interrupted.
     """
-    options = _parser().parse_args(arguments)
+    options = vars(_parser().parse_args(arguments))
+    run = options.pop("run_command")
     try:
-        options.run(options)
+        run(options)
     except (ArithmeticError, ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"keras-hsakd: {error}", file=sys.stderr)
         return 1
@@ -35,16 +40,101 @@ def _parser():
         description="Hierarchical self-supervised augmented knowledge distillation.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    command = commands.add_parser(
-        "demo",
-        help="the main job on handwritten digits, in minutes",
-        description="Trains a teacher and a student three ways on few labelled digits, "
-        "prints a table, draws the curves, exports the student and classifies images "
-        "with the exported model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+
+    def add(name: str, run: Callable, help: str, description: str = ""):
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=description or f"{help[0].upper()}{help[1:]}.",
+        )
+        command.set_defaults(run_command=run)
+        return command
+
+    command = add(
+        "teacher",
+        _teacher,
+        "train a network with auxiliary heads on labels",
     )
-    command.add_argument("--output", default="demo", help="folder to write")
-    command.add_argument("--seeds", type=int, default=3, help="number of repetitions")
+    _add_settings(command, DataSettings)
+    _add_settings(command, TrainingSettings)
+    _add_output(command, head_metrics=True)
+
+    command = add(
+        "baseline",
+        _baseline,
+        "train a network without heads on labels alone, to compare with",
+    )
+    _add_settings(command, DataSettings)
+    _add_settings(command, TrainingSettings)
+    _add_output(command)
+
+    command = add(
+        "distill",
+        _distill,
+        "train a student with the help of a teacher",
+        "Trains a student with the help of the teacher in a run folder. Data, classes "
+        "and preprocessing are the teacher's, where no flag says otherwise.",
+    )
+    command.add_argument("--teacher", required=True, help="run folder of the teacher")
+    _add_checkpoint(command, "of the teacher")
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=3.0,
+        help="temperature of the divergences (default: 3)",
+    )
+    _add_settings(command, TrainingSettings)
+    _add_settings(command, DataSettings, inherited="the teacher's", omit=_OF_THE_RUN)
+    _add_output(command, head_metrics=True)
+
+    command = add("evaluate", _evaluate, "measure the network of a run folder")
+    command.add_argument("run", help="run folder")
+    _add_checkpoint(command, "to measure")
+    command.add_argument(
+        "--heads",
+        action="store_true",
+        help="add the accuracies of the heads on rotated images",
+    )
+    of_training = ("examples_per_class", "augment", "flip")
+    _add_settings(
+        command, DataSettings, inherited="the run's", omit=_OF_THE_RUN + of_training
+    )
+    _add_verbose(command)
+
+    command = add(
+        "export", _export, "write the network of a run folder as a SavedModel"
+    )
+    command.add_argument("run", help="run folder")
+    command.add_argument(
+        "output", help="folder to make; TF Serving wants a number as its last part"
+    )
+    _add_checkpoint(command, "to export")
+
+    command = add("models", _models, "list the networks and what they cost")
+    command.add_argument(
+        "--image-size",
+        type=int,
+        default=32,
+        help="height and width of an image (default: 32)",
+    )
+    command.add_argument(
+        "--num-classes", type=int, default=100, help="classes (default: 100)"
+    )
+
+    command = add(
+        "demo",
+        _demo,
+        "the main job on handwritten digits, in minutes",
+        "Trains a teacher and a student three ways on few labelled digits, prints a "
+        "table, draws the curves, exports the student and classifies images with the "
+        "exported model.",
+    )
+    command.add_argument(
+        "--output", default="demo", help="folder to write (default: demo)"
+    )
+    command.add_argument(
+        "--seeds", type=int, default=3, help="number of repetitions (default: 3)"
+    )
     command.add_argument(
         "--validation",
         action="store_true",
@@ -53,21 +143,147 @@ def _parser():
     command.add_argument(
         "--overwrite", action="store_true", help="replace an existing folder"
     )
-    for field in dataclasses.fields(demo.Settings):
-        command.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=field.type,
-            default=field.default,
-            help=field.metadata["help"],
-        )
-    command.set_defaults(run=_demo)
+    _add_settings(command, demo.Settings)
     return parser
 
 
+# What a trained network has fixed.
+_OF_THE_RUN = ("image_size", "mean", "std")
+
+
+def _add_settings(command, settings_class, inherited="", omit=()):
+    """Adds a flag for each field of a dataclass.
+
+    Args:
+        command: The `argparse.ArgumentParser`.
+        settings_class: A dataclass of `keras_hsakd.settings.setting` fields.
+        inherited: Whose settings those are that are not given. Defaults to the
+            dataclass's own.
+        omit: Names of fields without a flag.
+    """
+    group = command.add_argument_group(
+        settings_class.__name__.removesuffix("Settings").lower() or "settings"
+    )
+    types_by_name = typing.get_type_hints(settings_class)
+    for field in dataclasses.fields(settings_class):
+        if field.name in omit:
+            continue
+        help = field.metadata["help"]
+        default = field.default
+        if inherited:
+            help = f"{help.partition(' (default')[0]} (default: {inherited})"
+            default = argparse.SUPPRESS
+        elif default not in (None, dataclasses.MISSING):
+            shown = " ".join(map(str, default)) if type(default) is tuple else default
+            help += f" (default: {shown})"
+        required = default is dataclasses.MISSING
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            required=required,
+            default=None if required else default,
+            help=help,
+            **_parsing(types_by_name[field.name], field.metadata.get("choices")),
+        )
+
+
+def _parsing(hint, choices):
+    """Returns how argparse reads a value of a type."""
+    if isinstance(hint, types.UnionType):  # with None
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(hint) is tuple:
+        first, *others = typing.get_args(hint)
+        many = "+" if others == [...] else 1 + len(others)
+        return {"type": first, "nargs": many}
+    return {"type": hint, "choices": choices}
+
+
+def _add_output(command, head_metrics=False):
+    group = command.add_argument_group("output")
+    group.add_argument("--output", required=True, help="run folder to write")
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace the run in that folder"
+    )
+    if head_metrics:
+        group.add_argument(
+            "--head-metrics",
+            action="store_true",
+            help="log the accuracies of the heads too; validation takes longer",
+        )
+    _add_verbose(group)
+
+
+def _add_verbose(command):
+    command.add_argument(
+        "--verbose",
+        type=int,
+        choices=(0, 1, 2),
+        default=1,
+        help="0 is silent, 1 a progress bar, 2 a line an epoch (default: 1)",
+    )
+
+
+def _add_checkpoint(command, which):
+    command.add_argument(
+        "--checkpoint",
+        choices=CHECKPOINTS,
+        default="last",
+        help=f"network {which}: after the last epoch, or after that of the best "
+        "val_accuracy (default: last)",
+    )
+
+
+def _taken(options, settings_class):
+    """Takes the fields of a dataclass out of the options."""
+    names = {field.name for field in dataclasses.fields(settings_class)}
+    return {name: options.pop(name) for name in names & set(options)}
+
+
+def _grouped(options):
+    return {
+        "data_settings": DataSettings(**_taken(options, DataSettings)),
+        "training": TrainingSettings(**_taken(options, TrainingSettings)),
+        **options,
+    }
+
+
+def _teacher(options):
+    _report(experiments.train_teacher(**_grouped(options)))
+
+
+def _baseline(options):
+    _report(experiments.train_baseline(**_grouped(options)))
+
+
+def _distill(options):
+    training = TrainingSettings(**_taken(options, TrainingSettings))
+    _report(experiments.distill(training=training, **options))
+
+
+def _report(run):
+    last, best = (run.record[checkpoint] for checkpoint in CHECKPOINTS)
+    monitor = run.record["monitor"]
+    print(
+        f"Wrote {run.path}. {monitor}, on {run.record['images']['measured_on']}: "
+        f"last epoch {last[monitor]:.2%}, best epoch {best[monitor]:.2%} "
+        f"({best['epoch']}); {run.record['seconds']:.0f} seconds."
+    )
+
+
+def _evaluate(options):
+    for name, value in experiments.evaluate(**options).items():
+        print(f"{name} {value:.4f}")
+
+
+def _export(options):
+    print(f"Wrote {experiments.export_run(**options)}")
+
+
+def _models(options):
+    print(models.table(**options))
+
+
 def _demo(options):
-    settings = demo.Settings(
-        **{f.name: getattr(options, f.name) for f in dataclasses.fields(demo.Settings)}
-    )
-    demo.run(
-        options.output, options.seeds, options.validation, options.overwrite, settings
-    )
+    settings = demo.Settings(**_taken(options, demo.Settings))
+    demo.run(settings=settings, **options)

@@ -1,7 +1,6 @@
 """The main job on real data in minutes: teacher, students, table, picture, export."""
 
 import dataclasses
-import json
 import os
 import platform
 import shutil
@@ -12,29 +11,27 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd import data, export, models
+from keras_hsakd import data, export, models, plots
+from keras_hsakd.files import write_json
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
+from keras_hsakd.settings import setting
 from keras_hsakd.trainers import Distiller, TeacherTrainer
-
-
-def _setting(default, help):
-    return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What the demo trains; chosen on the validation split, see `docs/demo.md`."""
 
-    teacher: str = _setting("resnet14", "network of the teacher")
-    student: str = _setting("resnet8", "network of the students")
-    examples_per_class: int = _setting(10, "labelled training images of each digit")
-    image_size: int = _setting(12, "height and width of the images")
-    batch_size: int = _setting(25, "images in a batch")
-    teacher_epochs: int = _setting(40, "epochs of the teacher")
-    student_epochs: int = _setting(20, "epochs of each student")
-    learning_rate: float = _setting(0.05, "learning rate before its three drops")
-    evaluate_every: int = _setting(4, "epochs between two points of a curve")
+    teacher: str = setting("resnet14", "network of the teacher")
+    student: str = setting("resnet8", "network of the students")
+    examples_per_class: int = setting(10, "labelled training images of each digit")
+    image_size: int = setting(12, "height and width of the images")
+    batch_size: int = setting(25, "images in a batch")
+    teacher_epochs: int = setting(40, "epochs of the teacher")
+    student_epochs: int = setting(20, "epochs of each student")
+    learning_rate: float = setting(0.05, "learning rate before its three drops")
+    evaluate_every: int = setting(4, "epochs between two points of a curve")
 
 
 _RESULTS = "results.json"
@@ -100,7 +97,7 @@ def run(
                 f"evaluate_every={settings.evaluate_every}. Received: {name}={epochs}"
             )
     # What is missing or misspelt is to be reported before minutes of training.
-    _import_pyplot()
+    plots.pyplot()
     _load(settings, seed=0, validation=validation)
     parameters = {
         role: strip_heads(_create(settings, role)).count_params()
@@ -137,8 +134,7 @@ def run(
     try:
         written = os.path.join(temporary, "demo")
         os.mkdir(written)
-        with open(os.path.join(written, _RESULTS), "w") as file:
-            json.dump(results, file, indent=2)
+        write_json(os.path.join(written, _RESULTS), results)
         _draw(results, os.path.join(written, "curves.png"))
         served = os.path.join(written, "serving", "student", "1")
         export.saved_model(student, served, data.info("digits").preprocessing())
@@ -263,21 +259,8 @@ def _summary(accuracies):
     }
 
 
-def _import_pyplot():
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(
-            "The demo's picture needs matplotlib: pip install 'keras_hsakd[demo]'"
-        ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def _draw(results, path):
-    pyplot = _import_pyplot()
+    pyplot = plots.pyplot()
     settings = results["settings"]
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     for method, row in results["methods"].items():

@@ -64,19 +64,3 @@ def test_only_a_demo_is_overwritten(tmp_path, capsys):
     assert cli.main(["demo", "--output", str(tmp_path), "--overwrite"]) == 1
     assert "that an earlier demo wrote" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").exists()
-
-
-def test_help_shows_defaults(capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["demo", "--help"])
-    assert end.value.code == 0
-    assert "number of repetitions (default: 3)" in capsys.readouterr().out
-
-
-def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(demo, "run", interrupt)
-    assert cli.main(["demo"]) == 130
-    assert "interrupted" in capsys.readouterr().err

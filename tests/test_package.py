@@ -12,12 +12,13 @@ PACKAGE = pathlib.Path(keras_hsakd.__file__).parent
 # Imports go downward only, and never within a group.
 GROUPS = [
     {"cli"},
-    {"demo"},
-    {"checkpoints", "export", "data"},
+    {"demo", "experiments"},
+    {"runs"},
+    {"checkpoints", "export", "data", "callbacks", "plots"},
     {"trainers", "models", "optimizers"},
     {"heads"},
     {"losses", "layers"},
-    {"ops"},
+    {"ops", "files", "settings"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

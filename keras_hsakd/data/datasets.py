@@ -237,7 +237,7 @@ def load(
         train, test = _split(*train, _VALIDATION_FRACTION)
     if examples_per_class is not None:
         train = _few(*train, examples_per_class, seed)
-    return train_and_test(
+    pair = train_and_test(
         ArraySource(*train, image_size),
         ArraySource(*test, image_size),
         batch_size,
@@ -245,6 +245,9 @@ def load(
         row.flip,
         row.preprocessing(),
     )
+    for d in pair:
+        d.class_names = [str(i) for i in range(row.num_classes)]
+    return pair
 
 
 def _row(name: str) -> tuple[DatasetInfo, Callable]:

@@ -113,7 +113,7 @@ def image_folder(
         flip,
         rescaling(mean, std),
     )
-    train.class_names = class_names
+    train.class_names = test.class_names = class_names
     return train, test
 
 

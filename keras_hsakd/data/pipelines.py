@@ -200,4 +200,5 @@ def train_and_test(
         for batches in (train_batches, test_batches)
     )
     train_dataset.epoch_counter = counter
+    train_dataset.num_examples, test_dataset.num_examples = len(train), len(test)
     return train_dataset, test_dataset

@@ -4,10 +4,11 @@ import difflib
 
 import keras
 
+from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.models import resnet, wrn
 from keras_hsakd.models.costs import multiply_adds
 
-__all__ = ["create", "multiply_adds", "names"]
+__all__ = ["create", "multiply_adds", "names", "table"]
 
 _FAMILIES = {name: family for family in (resnet, wrn) for name in family.VARIANTS}
 
@@ -65,3 +66,32 @@ def create(
     return _FAMILIES[name].create(
         name, num_classes=num_classes, input_shape=tuple(input_shape), heads=heads
     )
+
+
+def table(image_size: int = 32, num_classes: int = 100) -> str:
+    """Returns what the networks cost, as a Markdown table.
+
+    Args:
+        image_size: Height and width of an image. Defaults to 32.
+        num_classes: Number of classes. Defaults to 100.
+
+    Returns:
+        A string with a line for each of `names()`: parameters and multiply-adds of the
+        network that is deployed, number of heads, parameters with heads.
+
+    Example:
+    >>> print(table().splitlines()[2])
+    | resnet8 | 84,564 | 12,507,392 | 3 | 367,748 |
+    """
+    lines = [
+        "| network | parameters | multiply-adds | heads | parameters with heads |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in names():
+        network = create(name, num_classes, (image_size, image_size, 3))
+        deployed = strip_heads(network)
+        lines.append(
+            f"| {name} | {deployed.count_params():,} | {multiply_adds(deployed):,} "
+            f"| {len(head_names(network))} | {network.count_params():,} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,97 @@
+"""What `keras.callbacks` lacks."""
+
+import os
+import shutil
+import time
+
+import keras
+
+from keras_hsakd.files import written_whole
+
+
+class Throughput(keras.callbacks.Callback):
+    """Adds `images_per_second` and `learning_rate` to the logs of each epoch.
+
+    The rate of images is that of training, without validation; the learning rate is
+    that of the epoch's first step. Place it before callbacks that write logs.
+
+    Args:
+        images_per_epoch: Number of images in an epoch of training.
+
+    Example:
+    >>> train, _ = keras_hsakd.data.load("digits", image_size=8)
+    >>> network = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
+    >>> trainer = keras_hsakd.TeacherTrainer(network).compile("sgd")
+    >>> callbacks = [Throughput(train.num_examples)]
+    >>> logs = trainer.fit(train, callbacks=callbacks, verbose=0).history
+    >>> logs["learning_rate"], logs["images_per_second"][0] > 0
+    ([0.009999999776482582], True)
+    """
+
+    def __init__(self, images_per_epoch: int):
+        super().__init__()
+        self.images_per_epoch = images_per_epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._learning_rate = float(self.model.optimizer.learning_rate)
+        self._began = time.perf_counter()
+        self._seconds = None
+
+    def on_test_begin(self, logs=None):
+        self._stop()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._stop()
+        logs["learning_rate"] = self._learning_rate
+        logs["images_per_second"] = self.images_per_epoch / self._seconds
+
+    def _stop(self):
+        if self._seconds is None:
+            self._seconds = time.perf_counter() - self._began
+
+
+class SaveNetwork(keras.callbacks.Callback):
+    """Saves a network after each epoch as `last.keras`, and the best as `best.keras`.
+
+    Unlike `keras.callbacks.ModelCheckpoint` it saves the trained network and not the
+    trainer around it, both at once, and a file takes its place only when it is whole.
+
+    Args:
+        network: The network to save.
+        folder: An existing folder.
+        monitor: Name of the quantity among the logs that tells the best; the larger
+            the better.
+
+    Attributes:
+        best: Logs of the best epoch, with `epoch` counted from 1; `None` before one.
+        last: Logs of the last saved epoch, the same way.
+
+    Example:
+    >>> train, test = keras_hsakd.data.load("digits", image_size=8)
+    >>> network = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
+    >>> trainer = keras_hsakd.TeacherTrainer(network)
+    >>> saving = SaveNetwork(network, ".", monitor="val_accuracy")
+    >>> history = trainer.compile("sgd", metrics=["accuracy"]).fit(
+    ...     train, validation_data=test, callbacks=[saving], verbose=0
+    ... )
+    >>> saving.best["epoch"], sorted(os.listdir("."))
+    (1, ['best.keras', 'last.keras'])
+    """
+
+    def __init__(self, network: keras.Model, folder: str | os.PathLike, monitor: str):
+        super().__init__()
+        self.network = network
+        self.folder = folder
+        self.monitor = monitor
+        self.best = None
+        self.last = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        last = os.path.join(self.folder, "last.keras")
+        with written_whole(last) as temporary:
+            self.network.save(temporary)
+        self.last = {"epoch": epoch + 1, **logs}
+        if self.best is None or logs[self.monitor] > self.best[self.monitor]:
+            with written_whole(os.path.join(self.folder, "best.keras")) as temporary:
+                shutil.copyfile(last, temporary)
+            self.best = self.last

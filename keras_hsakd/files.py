@@ -1,0 +1,81 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[str]:
+    """Yields a temporary path whose file takes the place of `path` at the end.
+
+    The file is on disk before it gets its name. After an error or an interruption in
+    the block, what was at `path` is still there.
+
+    Args:
+        path: Path of the file to write, in a folder that exists.
+
+    Yields:
+        A path in the same folder with the same suffix.
+
+    Example:
+    >>> with written_whole("labels.txt") as temporary:
+    ...     with open(temporary, "w") as file:
+    ...         _ = file.write("cat")
+    >>> open("labels.txt").read()
+    'cat'
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f".partial-{os.getpid()}-{name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+def write_json(path: str | os.PathLike, content: dict) -> None:
+    """Writes JSON, whole.
+
+    Args:
+        path: Path of the file.
+        content: What to write.
+
+    Example:
+    >>> write_json("run.json", {"seed": 0})
+    >>> read_json("run.json")
+    {'seed': 0}
+    """
+    with written_whole(path) as temporary, open(temporary, "w") as file:
+        json.dump(content, file, indent=2)
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """Reads an object from a JSON file.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: If it is not a JSON object.
+    """
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except ValueError as error:  # also what is no text
+        raise ValueError(
+            f"Expected '{path}' to be a JSON file. Received: {error}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"Expected '{path}' to hold a JSON object. "
+            f"Received: a {type(content).__name__}"
+        )
+    return content

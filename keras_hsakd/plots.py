@@ -1,0 +1,66 @@
+"""Pictures of a training."""
+
+import csv
+import os
+import types
+
+from keras_hsakd.files import written_whole
+
+
+def pyplot() -> types.ModuleType:
+    """Returns `matplotlib.pyplot`, drawing to files only.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            "Pictures need matplotlib: pip install 'keras_hsakd[demo]'"
+        ) from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def training_curves(
+    log: str | os.PathLike, path: str | os.PathLike, title: str
+) -> None:
+    """Draws what `keras.callbacks.CSVLogger` wrote: losses and accuracies by epoch.
+
+    Args:
+        log: Path of the CSV file.
+        path: Path of the PNG file to write.
+        title: Title of the picture.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    with open(log, newline="") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) + 1 for row in rows]
+    figure, (losses, accuracies) = pyplot().subplots(
+        1, 2, figsize=(11, 4.5), layout="constrained"
+    )
+    for name in rows[0] if rows else ():
+        if name in ("epoch", "learning_rate", "images_per_second"):
+            continue
+        axes, values = losses, [float(row[name]) for row in rows]
+        if name.endswith("accuracy"):
+            axes, values = accuracies, [100 * value for value in values]
+        # A single epoch is a point, which no line shows.
+        style = "--" if name.startswith("val_") else "-"
+        axes.plot(epochs, values, style, marker=".", label=name)
+    losses.set(ylabel="loss", yscale="log")
+    accuracies.set(ylabel="accuracy, %")
+    for axes in (losses, accuracies):
+        axes.set(xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    figure.suptitle(title)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot().close(figure)

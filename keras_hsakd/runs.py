@@ -1,0 +1,188 @@
+"""Run folders: what a training leaves behind, for people and for the next command."""
+
+import dataclasses
+import os
+import shutil
+
+import keras
+
+from keras_hsakd import data
+from keras_hsakd.files import read_json, write_json
+from keras_hsakd.settings import DataSettings, TrainingSettings
+
+_RECORD = "run.json"
+CHECKPOINTS = ("last", "best")
+_FILES = (
+    *(f"{checkpoint}.keras" for checkpoint in CHECKPOINTS),
+    "log.csv",
+    "curves.png",
+    "tensorboard",
+    _RECORD,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder, with the content of its `run.json`.
+
+    | file | |
+    | --- | --- |
+    | `run.json` | settings, data, versions, machine, seconds, last and best results |
+    | `last.keras`, `best.keras` | the network, with heads where it has them |
+    | `log.csv` | all that was measured, a row an epoch |
+    | `curves.png` | the same as a picture, where matplotlib is installed |
+    | `tensorboard/` | the same for TensorBoard |
+
+    Attributes:
+        path: The folder.
+        record: The content of `run.json`.
+
+    Example:
+    >>> run = Run.open("runs/teacher")  # doctest: +SKIP
+    >>> run.describe()  # doctest: +SKIP
+    'teacher run of resnet20, finished after 10 of 10 epochs (val_accuracy 0.6311)'
+    """
+
+    path: str
+    record: dict
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "Run":
+        """Reads a run folder.
+
+        Args:
+            path: The folder.
+
+        Returns:
+            A `Run`.
+
+        Raises:
+            FileNotFoundError: If there is no such folder, or no run in it.
+            ValueError: If its `run.json` is not one.
+        """
+        record = os.path.join(path, _RECORD)
+        if not os.path.isfile(record):
+            raise FileNotFoundError(
+                "Expected a run folder, which `keras-hsakd teacher`, `baseline` or "
+                f"`distill` wrote. Received: '{os.fspath(path)}', which "
+                + ("has no run.json" if os.path.isdir(path) else "is not a folder")
+            )
+        run = cls(os.path.abspath(path), read_json(record))
+        try:
+            run.describe(), run.data_settings(), run.training_settings()
+            run.preprocessing(), run.class_names
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"Expected '{record}' to be the record of a run. "
+                f"Received: {type(error).__name__}: {error}"
+            ) from error
+        return run
+
+    def begin(self) -> None:
+        """Makes the folder, or removes the files of the run that is replaced there."""
+        os.makedirs(self.path, exist_ok=True)
+        for name in _FILES:
+            path = os.path.join(self.path, name)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            elif os.path.exists(path):
+                os.remove(path)
+        self.write()
+
+    def write(self) -> None:
+        """Writes `run.json`, whole."""
+        write_json(os.path.join(self.path, _RECORD), self.record)
+
+    def describe(self) -> str:
+        """Returns in one line what the run is and how far it came."""
+        record = self.record
+        text = (
+            f"{record['kind']} run of {record['training']['model']}, "
+            f"{record['status']} after {record['epochs_done']} of "
+            f"{record['training']['epochs']} epochs"
+        )
+        if record["last"]:
+            monitor = record["monitor"]
+            text += f" ({monitor} {record['last'][monitor]:.4f})"
+        return text
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the logits."""
+        return self.record["images"]["class_names"]
+
+    def data_settings(self) -> DataSettings:
+        """Returns what the run was told of its data."""
+        return DataSettings(**self.record["data"])
+
+    def training_settings(self) -> TrainingSettings:
+        """Returns what the run was told of its training."""
+        return TrainingSettings(**self.record["training"])
+
+    def preprocessing(self) -> keras.layers.Rescaling:
+        """Returns the layer from raw images to what the network was trained on."""
+        images = self.record["images"]
+        return data.rescaling(images["mean"], images["std"])
+
+    def network(self, checkpoint: str = "last") -> keras.Model:
+        """Loads the network that the run trained.
+
+        Args:
+            checkpoint: `"last"`, the network after the last epoch, or `"best"`, that
+                after the best one. Defaults to `"last"`.
+
+        Returns:
+            A functional `keras.Model`, with heads where it was trained with them.
+
+        Raises:
+            FileNotFoundError: If no epoch of the run was finished.
+            ValueError: If the checkpoint is unknown, or its file is damaged.
+        """
+        if checkpoint not in CHECKPOINTS:
+            raise ValueError(
+                f"Expected `checkpoint` to be one of {CHECKPOINTS}. "
+                f"Received: checkpoint={checkpoint!r}"
+            )
+        path = os.path.join(self.path, f"{checkpoint}.keras")
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"Expected a run with a finished epoch. Received: '{self.path}', a "
+                f"{self.describe()}, without {checkpoint}.keras"
+            )
+        try:
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:  # a damaged file shows as whatever its parsers raise
+            raise ValueError(
+                f"Expected '{path}' to be a whole Keras file. "
+                f"Received: {type(error).__name__}: {error}"
+            ) from error
+
+
+def check_output(output: str | os.PathLike, overwrite: bool) -> None:
+    """Raises a FileExistsError unless a run may be written to a folder.
+
+    Args:
+        output: The folder; it may be missing or empty.
+        overwrite: Whether it may hold a run, to be replaced.
+
+    Raises:
+        FileExistsError: If something is there; says what.
+    """
+    if not os.path.lexists(output) or (
+        os.path.isdir(output) and not os.listdir(output)
+    ):
+        return
+    try:
+        there = f"holds a {Run.open(output).describe()}"
+    except FileNotFoundError:
+        there = "is not a run folder"
+    except ValueError as error:
+        there = f"has a damaged run.json ({error})"
+    else:
+        if overwrite:
+            return
+        there += "; `--overwrite` replaces it"
+    raise FileExistsError(
+        f"Expected `output` to be a new or empty folder. Received: '{output}', "
+        f"which {there}"
+    )

@@ -1,0 +1,132 @@
+"""What a run can be told: fields with their defaults and help, for code and flags."""
+
+import dataclasses
+
+
+def setting(default=dataclasses.MISSING, help: str = "", **metadata):
+    """Returns a dataclass field that the command line turns into a flag.
+
+    Args:
+        default: Default value. Without one the field must be given.
+        help: What the flag's help says.
+        **metadata: `choices` of the flag.
+
+    Returns:
+        A `dataclasses.field`.
+
+    Example:
+    >>> @dataclasses.dataclass
+    ... class Settings:
+    ...     epochs: int = setting(240, "epochs of the training")
+    >>> Settings()
+    Settings(epochs=240)
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which images are trained on and measured on, and how they are fed.
+
+    Attributes:
+        data: A name of `keras_hsakd.data.names()`, or the path of a folder as
+            `keras_hsakd.data.image_folder` reads it.
+        data_dir: As in `keras_hsakd.data.load`; for a named data set.
+        image_size: Height and width of the images.
+        examples_per_class: Number of training images kept of each class.
+        validation: Whether to measure on held-out training images.
+        augment: Stronger augmentation, see `keras_hsakd.data.load`.
+        flip: Whether training images are mirrored at random; for a folder.
+        mean: Mean per channel, from 0 to 1; for a folder.
+        std: Standard deviation per channel, from 0 to 1; for a folder.
+        corrupt: What to do about corrupt files; for a folder.
+    """
+
+    data: str = setting(help="named data set (see README), or a folder of images")
+    data_dir: str | None = setting(
+        None,
+        "named data set: folder of tensorflow-datasets "
+        "(default: ~/tensorflow_datasets)",
+    )
+    image_size: int | None = setting(
+        None,
+        "height and width of the images (default: the named data set's; 32 for a "
+        "folder)",
+    )
+    examples_per_class: int | None = setting(
+        None, "training images kept of each class, chosen by the seed (default: all)"
+    )
+    validation: bool = setting(
+        False, "measure on a fixed fifth of the training images, not on the test images"
+    )
+    augment: str | None = setting(
+        None, "stronger augmentation of training images: rand_augment (default: none)"
+    )
+    flip: bool | None = setting(
+        None, "folder: mirror training images at random (default: yes)"
+    )
+    mean: tuple[float, float, float] | None = setting(
+        None, "folder: mean of each channel, from 0 to 1 (default: ImageNet's)"
+    )
+    std: tuple[float, float, float] | None = setting(
+        None, "folder: standard deviation of each channel (default: ImageNet's)"
+    )
+    corrupt: str | None = setting(
+        None,
+        "folder: refuse or skip files that cannot be decoded, or leave them "
+        "unchecked (default: refuse)",
+        choices=("refuse", "skip", "unchecked"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Which network is trained, and how; the defaults are the paper's on CIFAR.
+
+    Attributes:
+        model: A name of `keras_hsakd.models.names()`.
+        epochs: Number of passes over the training images.
+        batch_size: Images in a batch; each is seen under four rotations.
+        learning_rate: Before its drops.
+        milestones: Fractions of the epochs at which it drops to a tenth.
+        momentum: Of SGD.
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: Coupled (L2), on all trained variables.
+        seed: Of the initial weights, the order of the images and the augmentation.
+        precision: Name of a Keras dtype policy.
+    """
+
+    model: str = setting(help="network to train, see `keras-hsakd models`")
+    epochs: int = setting(240, "passes over the training images")
+    batch_size: int = setting(64, "images in a batch, each seen under four rotations")
+    learning_rate: float = setting(0.05, "learning rate before its drops")
+    milestones: tuple[float, ...] = setting(
+        (0.625, 0.75, 0.875),
+        "fractions of the epochs at which the learning rate drops to a tenth",
+    )
+    momentum: float = setting(0.9, "momentum of SGD")
+    nesterov: bool = setting(True, "Nesterov momentum")
+    weight_decay: float = setting(5e-4, "coupled weight decay (L2)")
+    seed: int = setting(0, "seed of weights, order of images and augmentation")
+    precision: str = setting(
+        "float32",
+        "dtype policy of the network",
+        choices=("float32", "mixed_float16", "mixed_bfloat16"),
+    )
+
+    def __post_init__(self):
+        """Checks the numbers that nothing else checks before training."""
+        for name, minimum, strict in (
+            ("epochs", 1, False),
+            ("batch_size", 1, False),
+            ("learning_rate", 0, True),
+            ("momentum", 0, False),
+            ("weight_decay", 0, False),
+            ("seed", 0, False),
+        ):
+            value = getattr(self, name)
+            if not (value > minimum if strict else value >= minimum):
+                raise ValueError(
+                    f"Expected `{name}` to be {'above' if strict else 'at least'} "
+                    f"{minimum}. Received: {name}={value}"
+                )

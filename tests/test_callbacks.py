@@ -1,0 +1,53 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_hsakd import callbacks
+
+pytestmark = pytest.mark.core
+
+
+def train(callbacks):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.5, 0.25])
+    model.compile(keras.optimizers.SGD(schedule), loss="mse")
+    x, y = np.ones((8, 2)), np.ones((8, 1))
+    data = {"validation_data": (x, y), "batch_size": 4, "verbose": 0}
+    return model.fit(x, y, epochs=3, callbacks=callbacks, **data).history
+
+
+def test_throughput_is_that_of_training_alone(monkeypatch):
+    class Clock(keras.callbacks.Callback):
+        """Time passes here alone: a second a batch, an hour a validation."""
+
+        now = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            Clock.now += 1
+
+        def on_test_end(self, logs=None):
+            Clock.now += 3600
+
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: Clock.now)
+    history = train([Clock(), callbacks.Throughput(8)])
+    assert history["images_per_second"] == [4, 4, 4]
+
+
+def test_the_learning_rate_is_that_of_the_epoch():
+    # Two steps an epoch; the schedule changes with the fourth step's end.
+    history = train([callbacks.Throughput(8)])
+    np.testing.assert_allclose(history["learning_rate"], [0.5, 0.5, 0.25])
+
+
+def test_the_best_network_is_kept(tmp_path):
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    saving = callbacks.SaveNetwork(network, tmp_path, monitor="val_accuracy")
+    for epoch, accuracy in enumerate((0.5, 0.7, 0.7, 0.6)):
+        network.set_weights([np.full((2, 1), epoch), np.zeros(1)])
+        saving.on_epoch_end(epoch, {"val_accuracy": accuracy})
+    assert saving.last == {"epoch": 4, "val_accuracy": 0.6}
+    assert saving.best == {"epoch": 2, "val_accuracy": 0.7}
+    for name, epoch in (("last", 3), ("best", 1)):
+        kept = keras.saving.load_model(tmp_path / f"{name}.keras")
+        assert kept.get_weights()[0][0, 0] == epoch
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,81 @@
+"""Runs the examples as a user does: as scripts, small."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def run(name, *arguments, cwd):
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def make_photographs(folder, size):
+    """Writes two classes that differ, and a file that is no image."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 8), ("test", 2)):
+        for value, name in ((60, "dark"), (200, "light")):
+            for number in range(count):
+                noise = generator.integers(-50, 50, (size, size, 3))
+                content = tf.io.encode_jpeg((value + noise).astype("uint8"))
+                tf.io.write_file(f"{folder}/{part}/{name}/{number}.jpg", content)
+    (folder / "train" / "dark" / "broken.jpg").write_text("no image")
+
+
+def test_cifar100_from_teacher_to_served_student(cifar100_data_dir, tmp_path):
+    small = ["--data-dir", cifar100_data_dir, "--epochs", "1"]
+    run("cifar100_teacher.py", "--model", "resnet8", *small, cwd=tmp_path)
+    assert (tmp_path / "logs" / "teacher" / "train").is_dir()
+    printed = run("cifar100_distill.py", "--model", "wrn_10_1", *small, cwd=tmp_path)
+    assert "aux_3_joint_accuracy: " in printed
+    make_photographs(tmp_path / "photos", size=40)
+    image = "photos/test/light/0.jpg"
+    printed = run(
+        "export_student.py", "student.keras", "serving/student/1", image, cwd=tmp_path
+    )
+    assert re.search(rf"{image}  class \d+: 0\.\d+", printed)
+    assert (tmp_path / "serving" / "student" / "1" / "saved_model.pb").exists()
+
+
+def test_image_folder(tmp_path):
+    make_photographs(tmp_path / "photos", size=16)
+    small = ["--teacher", "resnet8", "--student", "wrn_10_1", "--epochs", "1"]
+    printed = run("image_folder.py", "photos", *small, "--image-size", 16, cwd=tmp_path)
+    assert "16 images to train, 4 to test" in printed
+    assert "2 classes: dark, light" in printed
+    serve = tf.saved_model.load(str(tmp_path / "serving" / "student" / "1"))
+    images = tf.zeros((1, 16, 16, 3), tf.uint8)
+    outputs = serve.signatures["serving_default"](images=images)
+    assert outputs["probabilities"].shape == (1, 2)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("keras_cv"), reason="needs keras-cv")
+def test_keras_cv_backbone(tmp_path):
+    make_photographs(tmp_path / "photos", size=32)
+    (tmp_path / "photos" / "train" / "dark" / "broken.jpg").unlink()
+    small = ["--teacher", "resnet8", "--epochs", "1", "--image-size", "32"]
+    run("keras_cv_backbone.py", "photos", *small, cwd=tmp_path)
+    assert (tmp_path / "student.keras").exists()
+
+
+def test_examples_are_short():
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 80, path
