@@ -42,24 +42,28 @@ def training_curves(
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) + 1 for row in rows]
     figure, (losses, accuracies) = pyplot().subplots(
-        1, 2, figsize=(11, 4.5), layout="constrained"
+        1, 2, figsize=(13, 4.5), layout="constrained"
     )
+    colors = {}
     for name in rows[0] if rows else ():
         if name in ("epoch", "learning_rate", "images_per_second"):
             continue
         axes, values = losses, [float(row[name]) for row in rows]
         if name.endswith("accuracy"):
             axes, values = accuracies, [100 * value for value in values]
+        # What is measured in validation is dashed, in the color of training.
+        measured = name.removeprefix("val_")
+        color = colors.setdefault(measured, f"C{len(colors)}")
+        style = "-" if measured == name else "--"
         # A single epoch is a point, which no line shows.
-        style = "--" if name.startswith("val_") else "-"
-        axes.plot(epochs, values, style, marker=".", label=name)
+        axes.plot(epochs, values, style, marker=".", color=color, label=name)
     losses.set(ylabel="loss", yscale="log")
     accuracies.set(ylabel="accuracy, %")
     for axes in (losses, accuracies):
         axes.set(xlabel="epoch")
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(title)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -1,4 +1,8 @@
+import hashlib
+import io
 import os
+import tarfile
+import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -69,3 +73,55 @@ def batch():
     labels = np.arange(12, dtype="int32") % 3
     images = rng.normal(size=(12, 8, 8, 3)) + labels[:, None, None, None]
     return images.astype("float32"), labels
+
+
+@pytest.fixture(scope="session")
+def cifar100():
+    """Returns random images and labels of the shape of CIFAR-100, two a class."""
+    rng = np.random.default_rng(0)
+
+    def examples(count):
+        images = rng.integers(0, 256, (count, 32, 32, 3), "uint8")
+        return images, np.arange(count, dtype="uint8") % 100
+
+    return types.SimpleNamespace(train=examples(200), test=examples(100))
+
+
+@pytest.fixture(scope="session")
+def cifar100_data_dir(cifar100, tmp_path_factory):
+    """Returns a folder in which TFDS' own builder prepared `cifar100`, offline."""
+    builders = pytest.importorskip("tensorflow_datasets")
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+
+    folder = tmp_path_factory.mktemp("tensorflow_datasets")
+    archive = folder / "downloads" / "manual" / "cifar-100-binary.tar.gz"
+    archive.parent.mkdir(parents=True)
+    files = {
+        "coarse_label_names.txt": "\n".join(f"coarse {i}" for i in range(20)).encode(),
+        "fine_label_names.txt": "\n".join(f"fine {i}" for i in range(100)).encode(),
+    }
+    for name in ("train", "test"):
+        images, labels = getattr(cifar100, name)
+        # A row is coarse label, fine label, and the channels one after the other.
+        rows = [labels // 5, labels, *images.transpose(0, 3, 1, 2).reshape(-1, 3072).T]
+        files[f"{name}.bin"] = np.stack(rows, axis=1).astype("uint8").tobytes()
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-100-binary/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+    builder = builders.builder("cifar100", data_dir=str(folder))
+    url = builder._cifar_info.url
+    content = archive.read_bytes()
+    checksum = hashlib.sha256(content).hexdigest()
+    info = UrlInfo(size=len(content), checksum=checksum, filename=archive.name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(builder), "url_infos", {url: info})
+        builder.download_and_prepare(
+            download_dir=str(folder / "downloads"),
+            download_config=builders.download.DownloadConfig(
+                manual_dir=str(archive.parent)
+            ),
+        )
+    return str(folder)

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import types
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_hsakd import data
-from keras_hsakd.data import datasets, pipelines
+from keras_hsakd.data import datasets, pipelines, subsets
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.5, 0.2)
 
@@ -51,7 +52,7 @@ def normalised(images, mean, std):
 @pytest.fixture(scope="module")
 def digits():
     """The digits as `((images, labels), (images, labels))`, 8 x 8, uint8."""
-    return datasets._read_digits("digits", None)
+    return datasets._read_digits("digits", None)[:2]
 
 
 @pytest.fixture
@@ -65,9 +66,12 @@ def fake_tfds(monkeypatch):
 
     def fake_load(name, **kwargs):
         calls.append((name, kwargs))
-        return [split(100), split(30)]
+        label = types.SimpleNamespace(names=[f"class {i}" for i in range(10)])
+        dataset_info = types.SimpleNamespace(features={"label": label})
+        return [split(100), split(30)], dataset_info
 
     monkeypatch.setattr("tensorflow_datasets.load", fake_load)
+    monkeypatch.setattr(datasets, "_check_obtainable", lambda *arguments: None)
     return calls
 
 
@@ -131,7 +135,7 @@ def test_augmentation_is_a_function_of_the_seed(augment):
 
 
 def augmentation(images, seed):
-    return pipelines.crop_and_flip(images, seed, padding=1, flip=True)
+    return pipelines.augmented(images, seed, padding=1, flip=True)
 
 
 def test_epoch_has_each_image_once_with_its_label():
@@ -269,7 +273,7 @@ def test_fit_sees_a_new_epoch_in_each_pass_and_knows_the_steps():
 def test_crop_pads_with_black_and_flip_can_be_off(flip):
     source = data.ArraySource(slope_images(64), np.zeros(64), 32)
     layer = pipelines.rescaling(MEAN, STD)
-    train, test = pipelines.train_and_test(source, source, 64, 0, flip, layer)
+    train, test = pipelines.train_and_test(source, source, 64, 0, flip, layer, ["a"])
     images, _ = arrays(train)
     raw = np.round((images * STD + MEAN) * 255)
     assert raw.min() == 0 and set(np.unique(raw)) == {0, *np.unique(slope_images(1))}
@@ -289,7 +293,9 @@ def test_padding_scales_with_the_image(size, padding):
     source = data.ArraySource(
         np.full((256, size, size, 3), 255, "uint8"), [0] * 256, size
     )
-    train, _ = pipelines.train_and_test(source, source, 256, 0, True, lambda x: x)
+    train, _ = pipelines.train_and_test(
+        source, source, 256, 0, True, lambda x: x, ["a"]
+    )
     black_rows = (arrays(train)[0] == 0).all(axis=(2, 3)).sum(axis=1)
     assert black_rows.max() == padding
 
@@ -414,7 +420,7 @@ def test_examples_per_class():
 
 def test_examples_per_class_are_chosen_by_the_seed():
     source = np.arange(200), np.arange(200) % 10
-    first, again, other = (datasets._few(*source, 5, seed)[0] for seed in (0, 0, 1))
+    first, again, other = (subsets.few(*source, 5, seed)[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert set(first) != set(other) and len(set(first)) == 50
 
@@ -427,7 +433,7 @@ def test_examples_per_class_above_the_smallest_class():
 
 def test_validation_holds_out_a_fixed_fifth_of_the_training_images(digits):
     (images, labels), _ = digits
-    (kept, kept_labels), (held_out, held_out_labels) = datasets._split(
+    (kept, kept_labels), (held_out, held_out_labels) = subsets.hold_out(
         images, labels, 0.2
     )
     np.testing.assert_allclose(
@@ -458,9 +464,12 @@ def test_cifar_is_read_through_tfds(fake_tfds, name):
                 "batch_size": -1,
                 "as_supervised": True,
                 "data_dir": "/somewhere",
+                "with_info": True,
             },
         )
     ]
+    assert train.class_names == test.class_names == [f"class {i}" for i in range(10)]
+    assert (train.num_examples, test.num_examples) == (100, 30)
     images, labels = arrays(test)
     row = data.info(name)
     np.testing.assert_allclose(
@@ -479,6 +488,7 @@ def test_cifar_that_cannot_be_had(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("tensorflow_datasets.load", fail)
+    monkeypatch.setattr(datasets, "_check_obtainable", lambda *arguments: None)
     with pytest.raises(FileNotFoundError) as caught:
         data.load("cifar100", data_dir="/somewhere")
     message = str(caught.value)
@@ -520,7 +530,8 @@ def folder(tmp_path):
 
 def test_image_folder(folder):
     train, test = data.image_folder(folder, batch_size=4, image_size=16)
-    assert train.class_names == ["cat", "dog"]
+    assert train.class_names == test.class_names == ["cat", "dog"]
+    assert (train.num_examples, test.num_examples) == (10, 6)
     assert train.cardinality() == 3 and test.cardinality() == 2
     assert train.element_spec == (
         tf.TensorSpec((None, 16, 16, 3), tf.float32),
@@ -611,3 +622,155 @@ def test_image_folder_with_an_unknown_test_class(folder):
     (folder / "test" / "dog").rename(folder / "test" / "fox")
     with pytest.raises(ValueError, match=r"\['cat', 'dog'\]. Received: \['fox'\]"):
         data.image_folder(folder)
+
+
+# What is wrong with files
+
+
+def write_files(folder, **contents):
+    for name, content in contents.items():
+        (folder / "train" / "cat" / name.replace("__", ".")).write_bytes(content)
+
+
+def test_grey_and_transparent_images_are_read(folder):
+    rgba = np.full((20, 30, 4), 40, "uint8")
+    rgba[..., 3] = 7
+    files = {
+        "grey__png": tf.io.encode_png(rgba[..., :1]),
+        "grey__jpg": tf.io.encode_jpeg(rgba[..., :1]),
+        "grey_alpha__png": tf.io.encode_png(rgba[..., 2:]),
+        "rgba__png": tf.io.encode_png(rgba),
+        "deep__png": tf.io.encode_png(rgba[..., :3].astype("uint16") * 256),
+    }
+    write_files(folder, **{name: file.numpy() for name, file in files.items()})
+    train, _ = data.image_folder(folder, image_size=20, mean=(0, 0, 0), std=(1, 1, 1))
+    assert train.num_examples == 15
+    images, _ = arrays(train)
+    values = np.round(255 * images[:, 10, 10]).astype(int)
+    assert (values == 40).all(axis=1).sum() == 5
+
+
+@pytest.fixture
+def corrupt_folder(folder):
+    content = tf.io.encode_jpeg(np.full((20, 30, 3), 50, "uint8")).numpy()
+    whole = (folder / "train" / "dog" / "0.png").read_bytes()
+    write_files(
+        folder,
+        empty__png=b"",
+        half__jpg=content[: len(content) // 2],
+        half__png=whole[: len(whole) // 2],
+        text__jpg=b"no image",
+    )
+    return folder
+
+
+def test_corrupt_files_are_named(corrupt_folder):
+    with pytest.raises(ValueError, match="Received: 4 of 20") as caught:
+        data.image_folder(corrupt_folder)
+    for name in ("empty.png", "half.jpg", "half.png", "text.jpg"):
+        assert f"{corrupt_folder}/train/cat/{name}' (" in str(caught.value)
+    assert "Input is empty" in str(caught.value)
+
+
+def test_corrupt_files_are_skipped_with_a_warning(corrupt_folder):
+    with pytest.warns(UserWarning, match="Skipped 4 of 20 files .*half.jpg"):
+        train, test = data.image_folder(corrupt_folder, corrupt="skip")
+    assert (train.num_examples, test.num_examples) == (10, 6)
+    assert sorted(labels_of(train)) == [0] * 5 + [1] * 5
+
+
+def test_a_class_of_corrupt_files_alone(folder):
+    for file in (folder / "test" / "dog").iterdir():
+        file.write_text("no image")
+    with (
+        pytest.warns(UserWarning, match="Skipped 3"),
+        pytest.raises(ValueError, match="Received: none in class 'dog'"),
+    ):
+        data.image_folder(folder, corrupt="skip")
+
+
+def test_unchecked_files_fail_when_they_are_read(corrupt_folder):
+    train, _ = data.image_folder(corrupt_folder, corrupt="unchecked")
+    assert train.num_examples == 14
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        list(train)
+
+
+def test_image_folder_validation_and_few_examples(folder):
+    for part in ("test", "train"):
+        for file in (folder / part).rglob("*.txt"):
+            file.unlink()
+    shutil.rmtree(folder / "test")
+    train, validation = data.image_folder(folder, validation=True)
+    assert (train.num_examples, validation.num_examples) == (8, 2)
+    gray = 255 * (arrays(validation)[0][:, 0, 0, 0] * 0.229 + 0.485)
+    # The last of five by file name.
+    np.testing.assert_allclose(gray, [14, 64], atol=1.5)
+    chosen = []
+    for seed in (0, 0, 1, 2):
+        train, _ = data.image_folder(
+            folder, validation=True, examples_per_class=2, seed=seed, flip=False
+        )
+        assert sorted(labels_of(train)) == [0, 0, 1, 1]
+        train.epoch_counter.value = 0
+        chosen.append(sorted(arrays(train)[0].max(axis=(1, 2, 3))))
+    np.testing.assert_allclose(chosen[0], chosen[1])
+    assert not np.allclose(chosen[0], chosen[2]) or not np.allclose(*chosen[2:])
+    with pytest.raises(ValueError, match="`examples_per_class` to be at most 4"):
+        data.image_folder(folder, validation=True, examples_per_class=5)
+
+
+@pytest.mark.parametrize("classes", [[], ["train"], ["cat", "dog"]])
+def test_a_folder_of_another_layout_is_told_the_right_one(tmp_path, classes):
+    for name in classes:
+        (tmp_path / name).mkdir()
+    message = (
+        r"at least two class folders .* \[\]"
+        if "train" in classes
+        else ("path/train/<class>/")
+    )
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        data.image_folder(tmp_path)
+
+
+# Stronger augmentation
+
+
+def test_rand_augment_is_a_function_of_the_seed():
+    images = np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3)).astype("uint8")
+    first = data.rand_augment(images, (0, 1)).numpy()
+    np.testing.assert_array_equal(first, data.rand_augment(images, (0, 1)))
+    assert (first != data.rand_augment(images, (0, 2)).numpy()).any()
+    assert first.shape == images.shape and first.dtype == "float32"
+    assert first.min() >= 0
+    assert first.max() <= 255
+    # Each image has its own transformations.
+    same = data.rand_augment(np.repeat(images[:1], 16, axis=0), (0, 1)).numpy()
+    assert len({image.tobytes() for image in same}) > 8
+
+
+def test_a_pipeline_with_rand_augment_can_be_replayed():
+    def train():
+        return data.load(
+            "digits",
+            image_size=8,
+            examples_per_class=2,
+            batch_size=8,
+            augment="rand_augment",
+        )[0]
+
+    whole = list(train().as_numpy_iterator())
+    tail = list(train().skip(1).as_numpy_iterator())
+    assert len(whole) == len(tail) + 1
+    for (images, labels), (others, other_labels) in zip(whole[1:], tail, strict=True):
+        np.testing.assert_array_equal(images, others)
+        np.testing.assert_array_equal(labels, other_labels)
+    plain, _ = data.load("digits", image_size=8, examples_per_class=2, batch_size=8)
+    assert np.abs(next(plain.as_numpy_iterator())[0] - whole[0][0]).max() > 0.1
+
+
+def test_unknown_augmentation(folder, fake_tfds):
+    for read, name in ((data.load, "cifar10"), (data.image_folder, folder)):
+        with pytest.raises(ValueError, match="Expected `augment` .*'mixup'"):
+            read(name, augment="mixup")
+    assert not fake_tfds

@@ -1,5 +1,9 @@
-"""Random crop and flip of whole batches, as pure functions of a stateless seed."""
+"""Random augmentation of batches, as pure functions of a stateless seed."""
 
+import functools
+from collections.abc import Callable
+
+import keras
 import tensorflow as tf
 
 
@@ -51,3 +55,120 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """
     coins = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed)
     return tf.where(coins < 0.5, tf.reverse(images, axis=[2]), images)
+
+
+def rand_augment(
+    images: tf.Tensor, seed: tf.Tensor, num_transformations: int = 2
+) -> tf.Tensor:
+    """Applies random transformations to each image, in the way of RandAugment.
+
+    Each image goes through `num_transformations` of these, each chosen and scaled at
+    random: shear and translation along an axis, rotation by at most 20 degrees,
+    brightness, contrast, color, sharpness, posterization, solarization, automatic
+    contrast, equalization. They are the layers of Keras, driven by stateless seeds:
+    `keras.layers.RandAugment` itself, and that of keras-cv, keep a random state, so
+    that an interrupted training could not go on with the same images.
+
+    No rotation comes near the 90 degrees that the auxiliary heads tell apart. MixUp and
+    CutMix are not offered: a blend of two views of different rotations has no joint
+    label of class and rotation, and a blend made before the rotations is an image
+    unlike those that the teacher was trained on. The trainers take class probabilities
+    `(B, N)` as labels, for who wants to blend before them.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, 3)`, values from 0 to 255.
+        seed: Integer tensor of shape `(2,)`; the result is a function of it alone.
+        num_transformations: Int, the number applied to each image. Defaults to 2.
+
+    Returns:
+        A float32 tensor of the shape of `images`, values from 0 to 255.
+
+    Example:
+    >>> images = tf.random.uniform((8, 32, 32, 3), maxval=255)
+    >>> rand_augment(images, seed=(0, 1)).shape
+    TensorShape([8, 32, 32, 3])
+
+    Reference: [Cubuk et al., 2019](https://arxiv.org/abs/1909.13719).
+    """
+    transformations = _transformations()
+
+    def augment_one(arguments):
+        image, seed = arguments
+        for _ in range(num_transformations):
+            seed, choice_seed, own_seed = tf.unstack(tf.random.split(seed, 3))
+            choice = tf.random.stateless_uniform(
+                (), choice_seed, 0, len(transformations), tf.int32
+            )
+            image = tf.switch_case(
+                choice,
+                [
+                    functools.partial(_transformed, layer, image, own_seed)
+                    for layer in transformations
+                ],
+            )
+        return image
+
+    images = tf.cast(images, tf.float32)
+    return tf.map_fn(
+        augment_one,
+        (images, tf.random.split(seed, tf.shape(images)[0])),
+        fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32),
+    )
+
+
+AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "rand_augment": rand_augment,
+}
+
+
+def check_augmentation(augment: str | None) -> None:
+    """Raises a ValueError unless `augment` is `None` or one of `AUGMENTATIONS`."""
+    if augment is not None and augment not in AUGMENTATIONS:
+        raise ValueError(
+            f"Expected `augment` to be None or one of {list(AUGMENTATIONS)}. "
+            f"Received: augment={augment!r}"
+        )
+
+
+@functools.cache
+def _transformations():
+    layers = keras.layers
+    spatial = {"fill_mode": "constant", "dtype": "float32"}
+    made = [
+        layers.RandomShear(x_factor=0.3, **spatial),
+        layers.RandomShear(y_factor=0.3, **spatial),
+        layers.RandomTranslation(0.0, 0.2, **spatial),
+        layers.RandomTranslation(0.2, 0.0, **spatial),
+        layers.RandomRotation(20 / 360, **spatial),
+        layers.RandomBrightness(0.3, dtype="float32"),
+        layers.RandomContrast(0.5, dtype="float32"),
+        layers.RandomColorDegeneration(0.5, dtype="float32"),
+        layers.RandomSharpness(1.0, dtype="float32"),
+        layers.RandomPosterization((4, 8), dtype="float32"),
+        layers.Solarization(threshold_factor=1.0, dtype="float32"),
+        layers.AutoContrast(dtype="float32"),
+        layers.Equalization(dtype="float32"),
+    ]
+    for layer in made:
+        layer.backend.set_backend("tensorflow")  # `tf.data` runs it, on any backend
+    return made
+
+
+class _StatelessSeeds(keras.random.SeedGenerator):
+    """Draws seeds from a stateless one, where layers expect a generator of them."""
+
+    def __init__(self, seed):
+        self._seed = seed
+
+    def next(self, ordered=True):
+        self._seed, drawn = tf.unstack(tf.random.split(self._seed))
+        return drawn
+
+
+def _transformed(layer, image, seed):
+    images = image[tf.newaxis]
+    drawn = layer.get_random_transformation(
+        images, training=True, seed=_StatelessSeeds(seed)
+    )
+    images = layer.transform_images(images, drawn, training=True)
+    return tf.ensure_shape(images[0], image.shape)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import glob
 import importlib
 import os
 from collections.abc import Callable
@@ -10,16 +11,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd.data.augment import check_augmentation
 from keras_hsakd.data.checks import check_integer
 from keras_hsakd.data.pipelines import rescaling, train_and_test
 from keras_hsakd.data.sources import ArraySource
+from keras_hsakd.data.subsets import VALIDATION_FRACTION, Examples, few, hold_out
 
-Examples = tuple[np.ndarray, np.ndarray]
+_CIFAR_HOST = "https://www.cs.toronto.edu"
 
 # The digits are stored writer after writer: of each class the last 4 / 9 are tested,
 # so that train and test hardly share a hand.
 _DIGITS_TEST_FRACTION = 4 / 9
-_VALIDATION_FRACTION = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,29 +71,34 @@ def _optional_module(module: str, requirement: str, name: str):
         ) from error
 
 
-def _read_digits(name: str, data_dir: str | None) -> tuple[Examples, Examples]:
+def _read_digits(
+    name: str, data_dir: str | None
+) -> tuple[Examples, Examples, list[str]]:
     datasets = _optional_module("sklearn.datasets", "'keras_hsakd[demo]'", name)
     digits = datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype("uint8")
     images = np.repeat(images[..., np.newaxis], 3, axis=-1)
-    return _split(images, digits.target, _DIGITS_TEST_FRACTION)
+    train, test = hold_out(images, digits.target, _DIGITS_TEST_FRACTION)
+    return train, test, [str(digit) for digit in range(10)]
 
 
-def _read_tfds(name: str, data_dir: str | None) -> tuple[Examples, Examples]:
+def _read_tfds(name: str, data_dir: str | None) -> tuple[Examples, Examples, list[str]]:
     tfds = _optional_module("tensorflow_datasets", "tensorflow-datasets", name)
+    folder = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
+    archive = f"{name.replace('cifar', 'cifar-')}-binary"
     try:
-        splits = tfds.load(
+        _check_obtainable(folder, name, archive)
+        splits, dataset_info = tfds.load(
             name,
             split=["train", "test"],
             batch_size=-1,
             as_supervised=True,
             data_dir=data_dir,
+            with_info=True,
         )
     # A failed preparation shows as anything from `OSError` to `AssertionError`.
     except Exception as error:
-        folder = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
-        archive = f"{name.replace('cifar', 'cifar-')}-binary.tar.gz"
-        manual = os.path.join(folder, "downloads", "manual", archive)
+        manual = os.path.join(folder, "downloads", "manual", f"{archive}.tar.gz")
         raise FileNotFoundError(
             f"Expected the data set {name!r}, prepared by tensorflow-datasets, in "
             f"{os.path.join(folder, name)!r} (argument `data_dir`), or a network to "
@@ -99,7 +106,18 @@ def _read_tfds(name: str, data_dir: str | None) -> tuple[Examples, Examples]:
             f"{name} --data_dir {folder}` on a machine with a network and copy "
             f"that folder here, or put the original archive at {manual!r}."
         ) from error
-    return tuple(tuple(np.asarray(array) for array in split) for split in splits)
+    train, test = (tuple(np.asarray(array) for array in split) for split in splits)
+    return train, test, list(dataset_info.features["label"].names)
+
+
+def _check_obtainable(folder: str, name: str, archive: str) -> None:
+    """Raises an OSError where tensorflow-datasets would retry for minutes in vain."""
+    downloads = os.path.join(glob.escape(folder), "downloads", "**", f"*{archive}*")
+    there = os.path.isdir(os.path.join(folder, name))
+    if not there and not glob.glob(downloads, recursive=True):
+        # It respects the proxies of the environment, as tensorflow-datasets does.
+        requests = importlib.import_module("requests")
+        requests.head(_CIFAR_HOST, timeout=10)
 
 
 _DATASETS: dict[str, tuple[DatasetInfo, Callable]] = {
@@ -182,6 +200,7 @@ def load(
     examples_per_class: int | None = None,
     validation: bool = False,
     data_dir: str | None = None,
+    augment: str | None = None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Loads a named data set as a training and a test pipeline.
 
@@ -208,10 +227,14 @@ def load(
             `examples_per_class` are kept. Defaults to `False`.
         data_dir: String, the folder of `tensorflow-datasets`. Defaults to its own
             default, `~/tensorflow_datasets`. Not used for the digits.
+        augment: `"rand_augment"` for stronger augmentation of the training images, see
+            `rand_augment`. Defaults to `None`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
-        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`.
+        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
+        the attributes `class_names`, a list of strings, and `num_examples`, the number
+        of images in a pass.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -232,22 +255,22 @@ def load(
     if examples_per_class is not None:
         check_integer("examples_per_class", examples_per_class, 1)
 
-    train, test = read(name, data_dir)
+    check_augmentation(augment)
+    train, test, class_names = read(name, data_dir)
     if validation:
-        train, test = _split(*train, _VALIDATION_FRACTION)
+        train, test = hold_out(*train, VALIDATION_FRACTION)
     if examples_per_class is not None:
-        train = _few(*train, examples_per_class, seed)
-    pair = train_and_test(
+        train = few(*train, examples_per_class, seed)
+    return train_and_test(
         ArraySource(*train, image_size),
         ArraySource(*test, image_size),
         batch_size,
         seed,
         row.flip,
         row.preprocessing(),
+        class_names,
+        augment,
     )
-    for d in pair:
-        d.class_names = [str(i) for i in range(row.num_classes)]
-    return pair
 
 
 def _row(name: str) -> tuple[DatasetInfo, Callable]:
@@ -258,37 +281,3 @@ def _row(name: str) -> tuple[DatasetInfo, Callable]:
             f"Expected `name` to be one of {names()}. Received: {name!r}{hint}"
         )
     return _DATASETS[name]
-
-
-def _ranks(labels: np.ndarray) -> np.ndarray:
-    """Returns the place of each example among those of its class."""
-    counts = np.bincount(labels)
-    ranks = np.empty_like(labels)
-    ranks[np.argsort(labels, kind="stable")] = np.concatenate(
-        [np.arange(count) for count in counts]
-    )
-    return ranks
-
-
-def _split(
-    images: np.ndarray, labels: np.ndarray, fraction: float
-) -> tuple[Examples, Examples]:
-    """Holds out the last `fraction` of each class, in the order of storage."""
-    kept = np.round(np.bincount(labels) * (1 - fraction))
-    held_out = _ranks(labels) >= kept[labels]
-    return (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out])
-
-
-def _few(
-    images: np.ndarray, labels: np.ndarray, examples_per_class: int, seed: int
-) -> Examples:
-    """Keeps `examples_per_class` random examples of each class."""
-    fewest = np.bincount(labels).min()
-    if examples_per_class > fewest:
-        raise ValueError(
-            f"Expected `examples_per_class` to be at most {fewest}, the size of the "
-            f"smallest class. Received: examples_per_class={examples_per_class}"
-        )
-    order = np.random.default_rng(seed).permutation(len(labels))
-    chosen = np.sort(order[_ranks(labels[order]) < examples_per_class])
-    return images[chosen], labels[chosen]

@@ -1,16 +1,24 @@
 """Folders of image files as pipelines."""
 
+import concurrent.futures
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
+from keras_hsakd.data.augment import check_augmentation
 from keras_hsakd.data.checks import check_integer
 from keras_hsakd.data.pipelines import rescaling, train_and_test
-from keras_hsakd.data.sources import FileSource
+from keras_hsakd.data.sources import FileSource, decode
+from keras_hsakd.data.subsets import VALIDATION_FRACTION, few, hold_out
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_CORRUPT = ("refuse", "skip", "unchecked")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 _TEST_FOLDERS = ("test", "val", "validation")
 
 
@@ -20,16 +28,21 @@ def image_folder(
     image_size: int = 32,
     seed: int = 0,
     flip: bool = True,
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    examples_per_class: int | None = None,
+    validation: bool = False,
+    corrupt: str = "refuse",
+    augment: str | None = None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Reads a folder of images as a training and a test pipeline.
 
     The layout is `path/train/<class>/<image>` and `path/test/<class>/<image>`; the
-    latter may also be called `val` or `validation`. Images are JPEG, PNG, BMP or GIF
-    files (of an animation, the first frame), decoded as they are needed. The classes
-    are the folders of `path/train`, numbered in sorted order; `train.class_names` is
-    the list of them. Names that begin with a dot are passed over.
+    latter may also be called `val` or `validation`. Images are JPEG, PNG, BMP, GIF or
+    WebP files (of an animation, the first frame), decoded as they are needed; grey ones
+    get three equal channels, and transparency is dropped. The classes are the folders
+    of `path/train`, numbered in sorted order. Names that begin with a dot are passed
+    over.
 
     The pipelines are as those of `load`, with the same shuffling and augmentation.
 
@@ -44,15 +57,29 @@ def image_folder(
             to the mean of ImageNet.
         std: Three floats, divided by, on the same scale. Defaults to the standard
             deviation of ImageNet.
+        examples_per_class: Int, the number of training images kept of each class,
+            chosen by `seed`. Defaults to `None`, which keeps all.
+        validation: Bool, whether the second pipeline has, in place of the test images,
+            the last 20 % of the training images of each class by file name, whatever
+            the `seed`; no test folder is needed. The first pipeline then has the other
+            80 %, of which `examples_per_class` are kept. Defaults to `False`.
+        corrupt: `"refuse"` decodes every file once and raises an error that names those
+            that cannot be; `"skip"` leaves them out with a warning that names them;
+            `"unchecked"` does not look, for data too large to decode twice. Defaults to
+            `"refuse"`.
+        augment: `"rand_augment"` for stronger augmentation of the training images, see
+            `rand_augment`. Defaults to `None`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
-        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`.
+        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
+        the attributes `class_names`, a list of strings, and `num_examples`, the number
+        of images in a pass.
 
     Raises:
         ValueError: If an argument is outside its range, there are fewer than two
-            classes, a class has no images, or the test classes are not all among the
-            training ones.
+            classes, a class has no images, the test classes are not all among the
+            training ones, or a file cannot be decoded.
         FileNotFoundError: If `path`, its training or its test folder is missing.
 
     Example:
@@ -77,44 +104,107 @@ def image_folder(
     if min(std) <= 0:
         raise ValueError(f"Expected `std` to be > 0. Received: std={std!r}")
 
+    if examples_per_class is not None:
+        check_integer("examples_per_class", examples_per_class, 1)
+    if corrupt not in _CORRUPT:
+        raise ValueError(
+            f"Expected `corrupt` to be one of {_CORRUPT}. Received: corrupt={corrupt!r}"
+        )
+    check_augmentation(augment)
+
     path = pathlib.Path(path)
     if not path.is_dir():
         raise FileNotFoundError(
             f"Expected `path` to be an existing folder. Received: path={str(path)!r}"
         )
     train_files = _files_by_class(_subfolder(path, ("train",)))
-    test_files = _files_by_class(_subfolder(path, _TEST_FOLDERS))
     class_names = list(train_files)
     if len(class_names) < 2:
         raise ValueError(
             f"Expected at least two class folders in {str(path / 'train')!r}. "
             f"Received: {class_names}"
         )
+    test_files = {}
+    if not validation:
+        test_files = _files_by_class(_subfolder(path, _TEST_FOLDERS))
     unknown = [name for name in test_files if name not in train_files]
     if unknown:
         raise ValueError(
             f"Expected the test classes of `path` to be among the training classes "
             f"{class_names}. Received: {unknown}"
         )
+    if corrupt != "unchecked":
+        train_files, test_files = _decodable(train_files, test_files, corrupt)
 
-    def source(files_by_class):
-        examples = [
+    def examples(files_by_class):
+        pairs = [
             (file, class_names.index(name))
             for name, files in files_by_class.items()
             for file in files
         ]
-        return FileSource(*zip(*examples, strict=True), image_size)
+        files, labels = zip(*pairs, strict=True)
+        return np.array(files), np.array(labels)
 
-    train, test = train_and_test(
-        source(train_files),
-        source(test_files),
+    train = examples(train_files)
+    if validation:
+        train, test = hold_out(*train, VALIDATION_FRACTION)
+    else:
+        test = examples(test_files)
+    if examples_per_class is not None:
+        train = few(*train, examples_per_class, seed)
+    return train_and_test(
+        FileSource(*train, image_size),
+        FileSource(*test, image_size),
         batch_size,
         seed,
         flip,
         rescaling(mean, std),
+        class_names,
+        augment,
     )
-    train.class_names = test.class_names = class_names
-    return train, test
+
+
+def _decodable(train_files, test_files, corrupt):
+    """Returns the files of each class that can be decoded; names the others."""
+    parts = (train_files, test_files)
+    files = [file for part in parts for group in part.values() for file in group]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        reasons = dict(zip(files, pool.map(_why_corrupt, files), strict=True))
+    bad = [f"'{file}' ({reason})" for file, reason in reasons.items() if reason]
+    if not bad:
+        return parts
+    shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+    if corrupt == "refuse":
+        raise ValueError(
+            "Expected each file to be a whole image; corrupt='skip' leaves others out. "
+            f"Received: {len(bad)} of {len(files)} that cannot be decoded: {shown}"
+        )
+    warnings.warn(
+        f"Skipped {len(bad)} of {len(files)} files that cannot be decoded: {shown}",
+        stacklevel=3,
+    )
+    parts = tuple(
+        {name: [f for f in group if not reasons[f]] for name, group in part.items()}
+        for part in parts
+    )
+    for part in parts:
+        for name, group in part.items():
+            if not group:
+                raise ValueError(
+                    "Expected each class folder to have an image that can be decoded. "
+                    f"Received: none in class '{name}'"
+                )
+    return parts
+
+
+def _why_corrupt(file):
+    """Returns why a file cannot be decoded, or an empty string."""
+    try:
+        decode(tf.io.read_file(file))
+    except (tf.errors.OpError, ValueError) as error:
+        message = str(getattr(error, "message", error))
+        return message.partition("}} ")[2].partition(" [Op:")[0] or message
+    return ""
 
 
 def _subfolder(path: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
@@ -123,8 +213,9 @@ def _subfolder(path: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
         if (path / name).is_dir():
             return path / name
     raise FileNotFoundError(
-        f"Expected `path` to have a folder {' or '.join(map(repr, names))}. "
-        f"Received: path={str(path)!r}, which has {_visible_names(path)}"
+        f"Expected `path` to have a folder {' or '.join(map(repr, names))}, with a "
+        "folder of images for each class: path/train/<class>/ and path/test/<class>/. "
+        f"Received: path={str(path)!r}, which has {_visible_names(path)[:10]}"
     )
 
 

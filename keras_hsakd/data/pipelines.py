@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from keras_hsakd.data.augment import random_crop, random_flip
+from keras_hsakd.data.augment import AUGMENTATIONS, random_crop, random_flip
 from keras_hsakd.data.sources import Source, ordered_map
 
 
@@ -98,28 +98,37 @@ def epoch_batches(
     return ordered_map(tf.data.Dataset.zip(steps, batches), augment)
 
 
-def crop_and_flip(
-    images: tf.Tensor, seed: tf.Tensor, padding: int, flip: bool
+def augmented(
+    images: tf.Tensor,
+    seed: tf.Tensor,
+    padding: int,
+    flip: bool,
+    augment: str | None = None,
 ) -> tf.Tensor:
-    """Applies `random_crop`, then `random_flip` where `flip` is true.
+    """Applies `random_crop`, `random_flip`, and stronger augmentation as told.
 
     Args:
         images: Tensor of shape `(batch, height, width, channels)`, not normalised: the
             zeros of the padding are to be black.
-        seed: Integer tensor of shape `(2,)`.
+        seed: Integer tensor of shape `(2,)`; the result is a function of it alone.
         padding: Int, as in `random_crop`.
-        flip: Bool.
+        flip: Bool, whether to apply `random_flip`.
+        augment: A name of `AUGMENTATIONS`, or `None`.
 
     Returns:
-        A tensor of the shape and dtype of `images`.
+        A tensor of the shape of `images`.
 
     Example:
-    >>> crop_and_flip(tf.zeros((8, 32, 32, 3)), (0, 1), padding=4, flip=True).shape
+    >>> augmented(tf.zeros((8, 32, 32, 3)), (0, 1), padding=4, flip=True).shape
     TensorShape([8, 32, 32, 3])
     """
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
     images = random_crop(images, padding, crop_seed)
-    return random_flip(images, flip_seed) if flip else images
+    if flip:
+        images = random_flip(images, flip_seed)
+    if augment is not None:
+        images = AUGMENTATIONS[augment](images, tf.random.fold_in(seed, 2))
+    return images
 
 
 def rescaling(mean: Sequence[float], std: Sequence[float]) -> keras.layers.Rescaling:
@@ -151,6 +160,8 @@ def train_and_test(
     seed: int,
     flip: bool,
     preprocessing: Callable[[tf.Tensor], tf.Tensor],
+    class_names: list[str],
+    augment: str | None = None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Returns the pipelines to train and to evaluate with.
 
@@ -162,22 +173,26 @@ def train_and_test(
         seed: Int, not negative.
         flip: Bool, whether training images are flipped at random.
         preprocessing: Callable from images with values from 0 to 255 to those to feed.
+        class_names: Names of the classes.
+        augment: Stronger augmentation after crop and flip, a name of `AUGMENTATIONS`.
+            Defaults to `None`.
 
     Returns:
         Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
-        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. The first
-        has its `EpochCounter` as the attribute `epoch_counter`.
+        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
+        the attributes `class_names` and `num_examples`; the first has its
+        `EpochCounter` as `epoch_counter`.
 
     Example:
     >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
     >>> layer = rescaling(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    >>> train, test = train_and_test(source, source, 2, 0, True, layer)
+    >>> train, test = train_and_test(source, source, 2, 0, True, layer, ["a", "b"])
     >>> int(train.cardinality())
     3
     """
     counter = EpochCounter()
     augmentation = functools.partial(
-        crop_and_flip, padding=train.image_size // 8, flip=flip
+        augmented, padding=train.image_size // 8, flip=flip, augment=augment
     )
     epochs = tf.data.Dataset.from_generator(
         counter.begin_pass, output_signature=tf.TensorSpec((), tf.int64)
@@ -200,5 +215,7 @@ def train_and_test(
         for batches in (train_batches, test_batches)
     )
     train_dataset.epoch_counter = counter
-    train_dataset.num_examples, test_dataset.num_examples = len(train), len(test)
+    for dataset, source in ((train_dataset, train), (test_dataset, test)):
+        dataset.class_names = class_names
+        dataset.num_examples = len(source)
     return train_dataset, test_dataset

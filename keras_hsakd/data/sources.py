@@ -94,11 +94,26 @@ class FileSource(Source):
         """Implements `Source.batches`."""
 
         def read(index):
-            content = tf.io.read_file(tf.gather(self._inputs, index))
-            image = tf.io.decode_image(content, channels=3, expand_animations=False)
+            image = decode(tf.io.read_file(tf.gather(self._inputs, index)))
             return resize(image, self.image_size), tf.gather(self._labels, index)
 
         return ordered_map(indices, read).batch(batch_size)
+
+
+def decode(content: tf.Tensor) -> tf.Tensor:
+    """Decodes an image file: three channels, of an animation the first frame.
+
+    Args:
+        content: Scalar string tensor.
+
+    Returns:
+        A uint8 tensor of shape `(height, width, 3)`.
+
+    Example:
+    >>> decode(tf.io.encode_png(tf.zeros((9, 7, 1), tf.uint8))).shape
+    TensorShape([9, 7, 3])
+    """
+    return tf.io.decode_image(content, channels=3, expand_animations=False)
 
 
 def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:

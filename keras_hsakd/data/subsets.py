@@ -1,0 +1,72 @@
+"""Parts of labelled examples, in even shares of the classes."""
+
+import numpy as np
+
+Examples = tuple[np.ndarray, np.ndarray]
+
+VALIDATION_FRACTION = 0.2
+
+
+def hold_out(
+    inputs: np.ndarray, labels: np.ndarray, fraction: float
+) -> tuple[Examples, Examples]:
+    """Holds out the last part of each class, in the order of the examples.
+
+    Args:
+        inputs: Array, one entry per example.
+        labels: Integer array, one per example.
+        fraction: Float between 0 and 1, the part of each class to hold out.
+
+    Returns:
+        Two pairs `(inputs, labels)`: what is kept, and what is held out.
+
+    Example:
+    >>> kept, held_out = hold_out(np.arange(10), np.zeros(10, int), 0.2)
+    >>> held_out[0].tolist()
+    [8, 9]
+    """
+    kept = np.round(np.bincount(labels) * (1 - fraction))
+    out = _ranks(labels) >= kept[labels]
+    return (inputs[~out], labels[~out]), (inputs[out], labels[out])
+
+
+def few(
+    inputs: np.ndarray, labels: np.ndarray, examples_per_class: int, seed: int
+) -> Examples:
+    """Keeps a number of random examples of each class, in their order.
+
+    Args:
+        inputs: Array, one entry per example.
+        labels: Integer array, one per example.
+        examples_per_class: Int, the number to keep of each class.
+        seed: Int; the choice is a function of it alone.
+
+    Returns:
+        The pair `(inputs, labels)` of what is kept.
+
+    Raises:
+        ValueError: If a class has fewer examples.
+
+    Example:
+    >>> sorted(few(np.arange(4), np.array([0, 1, 0, 1]), 1, seed=0)[1].tolist())
+    [0, 1]
+    """
+    fewest = np.bincount(labels).min()
+    if examples_per_class > fewest:
+        raise ValueError(
+            f"Expected `examples_per_class` to be at most {fewest}, the size of the "
+            f"smallest class. Received: examples_per_class={examples_per_class}"
+        )
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = np.sort(order[_ranks(labels[order]) < examples_per_class])
+    return inputs[chosen], labels[chosen]
+
+
+def _ranks(labels: np.ndarray) -> np.ndarray:
+    """Returns the place of each example among those of its class."""
+    counts = np.bincount(labels)
+    ranks = np.empty_like(labels)
+    ranks[np.argsort(labels, kind="stable")] = np.concatenate(
+        [np.arange(count) for count in counts]
+    )
+    return ranks
