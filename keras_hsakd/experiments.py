@@ -249,7 +249,9 @@ def evaluate(
             "Expected the run of a network with auxiliary heads for `heads`. "
             f"Received: '{run}', a {opened.describe()}"
         )
-    settings = _changed_data(opened, data_changes)
+    # No training image is read but for `validation`.
+    chosen = {"examples_per_class": None, "augment": None, **data_changes}
+    settings = _changed_data(opened, chosen)
     images = _load(settings, opened.training_settings())
     _check_same_images(opened, images, "run")
     if with_heads:

@@ -103,9 +103,7 @@ def test_evaluate_gives_the_logged_result(runs, name):
 
 def test_evaluate_the_best_on_validation_images_with_heads(runs):
     run = runs / "student"
-    results = experiments.evaluate(
-        run, "best", heads=True, verbose=0, validation=True, examples_per_class=None
-    )
+    results = experiments.evaluate(run, "best", heads=True, verbose=0, validation=True)
     # A fifth of each class of the training digits is 199 images; there are 798 to test.
     right = 199 * results["accuracy"]
     assert right == pytest.approx(round(right), abs=1e-4)
@@ -185,7 +183,12 @@ def test_a_teacher_of_another_class_count(runs, tmp_path):
     data = make_folder(tmp_path / "data", ["cat", "dog"])
     with pytest.raises(ValueError, match="10 classes of `teacher`.* 2 classes"):
         experiments.distill(
-            tmp_path / "x", runs / "teacher", TRAINING, data=data, verbose=0
+            tmp_path / "x",
+            runs / "teacher",
+            TRAINING,
+            data=data,
+            examples_per_class=None,
+            verbose=0,
         )
     assert not (tmp_path / "x").exists()
 
