@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import threading
 import time
 
 import keras
@@ -48,6 +50,50 @@ class Throughput(keras.callbacks.Callback):
     def _stop(self):
         if self._seconds is None:
             self._seconds = time.perf_counter() - self._began
+
+
+class KeepInterrupt(keras.callbacks.Callback):
+    """Sees to it that Ctrl-C ends a training, whatever it interrupts.
+
+    A `KeyboardInterrupt` that is raised while a library traces a function or cleans up
+    can be lost there. Within the context of this callback it is raised again at the
+    next batch.
+
+    Example:
+    >>> x, y = np.ones((8, 2)), np.ones((8, 1))
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", loss="mse")
+    >>> with KeepInterrupt() as callback:
+    ...     history = model.fit(x, y, callbacks=[callback], verbose=0)
+    """
+
+    async_safe = True  # keeps Keras from waiting for each step
+
+    def __init__(self):
+        super().__init__()
+        self._received = False
+
+    def __enter__(self) -> "KeepInterrupt":
+        """Begins to listen; only the main thread receives signals."""
+        self._previous = None
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._receive)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """Gives the signal back."""
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _receive(self, number, frame):
+        self._received = True
+        raise KeyboardInterrupt
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._received:
+            raise KeyboardInterrupt
+
+    on_test_batch_begin = on_train_batch_begin
 
 
 class SaveNetwork(keras.callbacks.Callback):

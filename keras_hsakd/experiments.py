@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_hsakd import data, export, models, plots
-from keras_hsakd.callbacks import SaveNetwork, Throughput
+from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, Throughput
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.runs import Run, check_output
@@ -452,24 +452,26 @@ def _train(run, model, network, images, data_settings, training, verbose, **comp
     recorder = _Recorder(run, saving)
     log = os.path.join(run.path, "log.csv")
     try:
-        run.begin()
-        model.fit(
-            images.train,
-            validation_data=images.test,
-            epochs=training.epochs,
-            callbacks=[
-                StopOnNonFiniteLoss(("loss",)),
-                Throughput(images.train.num_examples),
-                keras.callbacks.CSVLogger(log),
-                keras.callbacks.TensorBoard(
-                    os.path.join(run.path, "tensorboard"), write_graph=False
-                ),
-                saving,
-                recorder,
-            ],
-            verbose=verbose,
-            shuffle=False,
-        )
+        with KeepInterrupt() as keep_interrupt:
+            run.begin()
+            model.fit(
+                images.train,
+                validation_data=images.test,
+                epochs=training.epochs,
+                callbacks=[
+                    keep_interrupt,
+                    StopOnNonFiniteLoss(("loss",)),
+                    Throughput(images.train.num_examples),
+                    keras.callbacks.CSVLogger(log),
+                    keras.callbacks.TensorBoard(
+                        os.path.join(run.path, "tensorboard"), write_graph=False
+                    ),
+                    saving,
+                    recorder,
+                ],
+                verbose=verbose,
+                shuffle=False,
+            )
         run.record["status"] = "finished"
     except KeyboardInterrupt:
         run.record["status"] = "interrupted"

@@ -1,3 +1,8 @@
+import contextlib
+import os
+import signal
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -37,6 +42,21 @@ def test_the_learning_rate_is_that_of_the_epoch():
     # Two steps an epoch; the schedule changes with the fourth step's end.
     history = train([callbacks.Throughput(8)])
     np.testing.assert_allclose(history["learning_rate"], [0.5, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("moment", ["on_train_begin", "on_test_begin"])
+def test_an_interrupt_that_is_swallowed_is_raised_again(moment):
+    def swallow(logs=None):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)  # the handler runs here
+
+    before = signal.getsignal(signal.SIGINT)
+    swallowing = keras.callbacks.Callback()
+    setattr(swallowing, moment, swallow)
+    with pytest.raises(KeyboardInterrupt), callbacks.KeepInterrupt() as keep:
+        train([keep, swallowing])
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_best_network_is_kept(tmp_path):
