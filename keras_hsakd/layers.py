@@ -85,3 +85,32 @@ class BatchNormalization(keras.layers.BatchNormalization):
             ):
                 running.assign(self.momentum * running + (1 - self.momentum) * batch)
         return ops.cast(outputs, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
+class Logits(keras.layers.Wrapper):
+    """What a `Dense` classifier outputs before its activation, from its own weights.
+
+    Args:
+        layer: A built `keras.layers.Dense`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Example:
+    >>> classifier = keras.layers.Dense(10, activation="softmax")
+    >>> features = np.ones((2, 4), "float32")
+    >>> probabilities = classifier(features)
+    >>> logits = Logits(classifier)(features)
+    >>> bool(np.allclose(keras.ops.softmax(logits), probabilities))
+    True
+    """
+
+    def __init__(self, layer, **kwargs):
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        super().__init__(layer, **kwargs)
+
+    def call(self, inputs):
+        logits = ops.matmul(inputs, self.layer.kernel)
+        return logits if self.layer.bias is None else logits + self.layer.bias
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)

@@ -1,10 +1,8 @@
 """What a network costs."""
 
-import math
-
 import keras
 
-from keras_hsakd.heads import ancestors
+from keras_hsakd import graph
 
 
 def multiply_adds(model: keras.Model) -> int:
@@ -22,10 +20,4 @@ def multiply_adds(model: keras.Model) -> int:
     >>> multiply_adds(keras_hsakd.models.create("wrn_16_2", 100, heads=False))
     101118464
     """
-    total = 0
-    for tensor in ancestors(model.outputs):
-        layer = tensor._keras_history.operation
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-            # Each weight is used once at each position of the output.
-            total += math.prod(tensor.shape[1:-1]) * math.prod(layer.kernel.shape)
-    return total
+    return graph.multiply_adds(model.outputs)

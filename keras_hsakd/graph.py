@@ -1,0 +1,242 @@
+"""The graph of a functional model: walking it, flattening it, computing it anew."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+
+import keras
+from keras import tree
+
+
+def ancestors(
+    tensors: Iterable[keras.KerasTensor], stop_at: frozenset[int] = frozenset()
+) -> list[keras.KerasTensor]:
+    """Returns tensors and all that they are computed from in a functional model.
+
+    Args:
+        tensors: Symbolic tensors, such as `model.outputs`.
+        stop_at: Set of `id(tensor)` whose own ancestors are left out.
+
+    Returns:
+        List of `keras.KerasTensor`, each once and before all that is computed from it.
+
+    Example:
+    >>> model = keras_hsakd.models.create("resnet8", num_classes=10)
+    >>> ancestors(model.outputs)[0] is model.input
+    True
+    """
+    found, ordered = set(), []
+    pending = [(tensor, False) for tensor in reversed(list(tensors))]
+    while pending:
+        tensor, is_done = pending.pop()
+        if is_done:
+            ordered.append(tensor)
+        elif id(tensor) not in found:
+            found.add(id(tensor))
+            pending.append((tensor, True))
+            if id(tensor) not in stop_at:
+                inputs = node_of(tensor).input_tensors
+                pending.extend((x, False) for x in reversed(inputs))
+    return ordered
+
+
+def node_of(tensor: keras.KerasTensor):
+    """Returns the node that computes a tensor: `operation`, `input_tensors`, ..."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def operation_of(tensor: keras.KerasTensor) -> keras.Operation:
+    """Returns the layer or other operation that computes a tensor."""
+    return tensor._keras_history.operation
+
+
+def replay(
+    outputs: list[keras.KerasTensor],
+    values: dict[int, keras.KerasTensor],
+    apply: Callable,
+) -> list[keras.KerasTensor]:
+    """Computes tensors of a functional model anew, from other values than before.
+
+    Args:
+        outputs: Symbolic tensors to compute.
+        values: Dict from `id(tensor)` to its new value, for tensors on each path to
+            `outputs`; it is extended on the way.
+        apply: Function `apply(operation, args, kwargs)` that stands in for
+            `operation(*args, **kwargs)`.
+
+    Returns:
+        The new values of `outputs`.
+
+    Example:
+    >>> model = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
+    >>> images = keras.Input((16, 16, 3))
+    >>> replay(
+    ...     model.outputs,
+    ...     {id(model.input): images},
+    ...     lambda operation, args, kwargs: operation(*args, **kwargs),
+    ... )[0].shape
+    (None, 10)
+    """
+    for tensor in ancestors(outputs, frozenset(values)):
+        if id(tensor) in values:
+            continue
+        node = node_of(tensor)
+        args, kwargs = node.arguments.convert(
+            lambda x: values[id(x)] if isinstance(x, keras.KerasTensor) else x
+        )
+        results = tree.flatten(apply(node.operation, args, kwargs))
+        values.update(zip(map(id, node.outputs), results, strict=True))
+    return [values[id(tensor)] for tensor in outputs]
+
+
+def flatten(model: keras.Model) -> keras.Model:
+    """Returns a functional model without models in it, sharing all layers.
+
+    A model that is called as a layer of another, such as a backbone or a `Sequential`,
+    is replaced by its own layers.
+
+    Args:
+        model: A functional or built `Sequential` model.
+
+    Returns:
+        A functional `keras.Model` that computes the same from the same weights.
+
+    Raises:
+        ValueError: If the model, or one in it, is subclassed, or if two layers have
+            the same name.
+
+    Example:
+    >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    >>> model = keras.Sequential([backbone, keras.layers.GlobalMaxPooling2D()])
+    >>> [type(layer).__name__ for layer in flatten(model).layers]
+    ['InputLayer', 'Conv2D', 'GlobalMaxPooling2D']
+    """
+    model = _functional(model)
+    inputs = tree.map_structure(
+        lambda x: keras.Input(
+            batch_shape=x.shape, dtype=x.dtype, name=operation_of(x).name
+        ),
+        model.input,
+    )
+    values = dict(zip(map(id, model.inputs), tree.flatten(inputs), strict=True))
+    outputs = replay(model.outputs, values, _apply_flat)
+    _check_names(model, outputs)
+    structure = tree.pack_sequence_as(model.output, outputs)
+    return keras.Model(inputs, structure, name=model.name)
+
+
+def _apply_flat(operation, args, kwargs):
+    if not isinstance(operation, keras.Model):
+        return operation(*args, **kwargs)
+    model = _functional(operation)
+    training = kwargs.get("training")
+
+    def apply(inner, inner_args, inner_kwargs):
+        if training is not None and _takes_training(inner):
+            inner_kwargs = {**inner_kwargs, "training": training}
+        return _apply_flat(inner, inner_args, inner_kwargs)
+
+    given = tree.flatten(args[0] if args else kwargs["inputs"])
+    values = dict(zip(map(id, model.inputs), given, strict=True))
+    outputs = replay(model.outputs, values, apply)
+    return tree.pack_sequence_as(model.output, outputs)
+
+
+def _functional(model):
+    """Returns a model whose graph can be walked."""
+    if isinstance(model, keras.Sequential) and model.built:
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    graph = getattr(model, "inputs", None) and getattr(model, "outputs", None)
+    plain_call = type(keras.Model(x := keras.Input((1,)), x)).call
+    if not graph or getattr(type(model), "call", None) is not plain_call:
+        raise ValueError(
+            "Expected a functional keras.Model, also inside of it: a model with a call "
+            "of its own cannot be taken apart. Build it as keras.Model(inputs, outputs)"
+            ", or give it its heads by hand (docs/your-own-model.md). "
+            f"Received: `{getattr(model, 'name', model)}` of type "
+            f"{type(model).__name__}"
+        )
+    return model
+
+
+def _takes_training(operation):
+    return "training" in inspect.signature(operation.call).parameters
+
+
+def _check_names(model, outputs):
+    operations = {}
+    for tensor in ancestors(outputs):
+        operation = operation_of(tensor)
+        other = operations.setdefault(operation.name, operation)
+        if other is not operation:
+            raise ValueError(
+                f"Expected the layers of `{model.name}` and of the models in it to "
+                "have different names (`layer.name = ...` renames one). "
+                f"Received: two named '{operation.name}'"
+            )
+
+
+def bottlenecks(
+    image: keras.KerasTensor, output: keras.KerasTensor
+) -> list[keras.KerasTensor]:
+    """Returns the tensors that every path from an image to an output goes through.
+
+    Args:
+        image: Symbolic tensor.
+        output: Symbolic tensor computed from it.
+
+    Returns:
+        List of symbolic tensors from `image` to `output`. No skip connection crosses
+        one of them: all that follows depends on it alone.
+
+    Example:
+    >>> model = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
+    >>> tensors = bottlenecks(model.input, model.output)
+    >>> [operation_of(tensor).name for tensor in tensors][-4:]
+    ['stage3_block1_add', 'stage3_block1_relu2', 'logits_pool', 'logits']
+    """
+    ordered = ancestors([output])
+    last_use = {}
+    for tensor in ordered:
+        for source in node_of(tensor).input_tensors:
+            last_use[id(source)] = id(tensor)
+    found = []
+    open_tensors = set()
+    for tensor in ordered:
+        open_tensors -= {x for x in open_tensors if last_use[x] == id(tensor)}
+        if not open_tensors:
+            found.append(tensor)
+        open_tensors.add(id(tensor))
+    start = next(i for i, tensor in enumerate(found) if tensor is image)
+    return found[start:]
+
+
+def multiply_adds(
+    outputs: Iterable[keras.KerasTensor], stop_at: frozenset[int] = frozenset()
+) -> int:
+    """Returns the multiply-adds of one image through a part of a graph.
+
+    Counts convolutions and linear layers, without biases and batch normalization.
+
+    Args:
+        outputs: Symbolic tensors that are computed, of known sizes.
+        stop_at: Set of `id(tensor)` that are given.
+
+    Returns:
+        The number of multiply-adds.
+
+    Example:
+    >>> model = keras_hsakd.models.create("wrn_16_2", 100, heads=False)
+    >>> multiply_adds(model.outputs)
+    101118464
+    """
+    total = 0
+    for tensor in ancestors(outputs, stop_at):
+        layer = operation_of(tensor)
+        if id(tensor) not in stop_at and isinstance(layer, keras.layers.Layer):
+            # Each weight of a kernel is used once at each position of the output.
+            kernels = [w for w in layer.weights if len(w.shape) > 1]
+            positions = math.prod(tensor.shape[1:-1])
+            total += positions * sum(math.prod(kernel.shape) for kernel in kernels)
+    return total
