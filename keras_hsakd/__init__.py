@@ -15,7 +15,7 @@
 import importlib
 
 from keras_hsakd import checkpoints, layers, losses, models, ops, optimizers
-from keras_hsakd.heads import strip_heads
+from keras_hsakd.heads import attach_heads, find_taps, strip_heads
 from keras_hsakd.trainers import Distiller, TeacherTrainer
 
 __version__ = "0.1.0"
@@ -23,9 +23,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Distiller",
     "TeacherTrainer",
+    "attach_heads",
     "checkpoints",
     "data",
     "export",
+    "find_taps",
     "layers",
     "losses",
     "models",

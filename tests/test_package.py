@@ -17,7 +17,7 @@ GROUPS = [
     {"checkpoints", "export", "data", "callbacks", "plots"},
     {"trainers", "models", "optimizers"},
     {"heads"},
-    {"losses", "layers"},
+    {"losses", "layers", "graph"},
     {"ops", "files", "settings"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
