@@ -153,7 +153,7 @@ def _functional(model):
         raise ValueError(
             "Expected a functional keras.Model, also inside of it: a model with a call "
             "of its own cannot be taken apart. Build it as keras.Model(inputs, outputs)"
-            ", or give it its heads by hand (docs/your-own-model.md). "
+            ", or give it its heads by hand, as examples/keras_cv_backbone.py does. "
             f"Received: `{getattr(model, 'name', model)}` of type "
             f"{type(model).__name__}"
         )
