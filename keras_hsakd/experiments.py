@@ -70,7 +70,6 @@ def train_teacher(
         trainer,
         network,
         images,
-        data_settings,
         training,
         verbose,
         head_metrics=head_metrics,
@@ -118,9 +117,9 @@ def train_baseline(
         network,
         network,
         images,
-        data_settings,
         training,
         verbose,
+        callbacks=[StopOnNonFiniteLoss(["loss"])],  # the trainers have their own
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
 
@@ -182,8 +181,7 @@ def distill(
             "`keras-hsakd teacher` or `distill`. "
             f"Received: '{teacher}', a {teacher_run.describe()}"
         ) from None
-    data_settings = _changed_data(teacher_run, data_changes)
-    images = _load(data_settings, training)
+    images = _load(_changed_data(teacher_run, data_changes), training)
     _check_same_images(teacher_run, images, "teacher")
     with _precision(training):
         student = _create(training, images)
@@ -203,7 +201,6 @@ def distill(
         distiller,
         student,
         images,
-        data_settings,
         training,
         verbose,
         head_metrics=head_metrics,
@@ -249,10 +246,9 @@ def evaluate(
             "Expected the run of a network with auxiliary heads for `heads`. "
             f"Received: '{run}', a {opened.describe()}"
         )
-    # No training image is read but for `validation`.
-    chosen = {"examples_per_class": None, "augment": None, **data_changes}
-    settings = _changed_data(opened, chosen)
-    images = _load(settings, opened.training_settings())
+    # How training images were chosen and altered does not matter here.
+    changes = {"examples_per_class": None, "augment": None, **data_changes}
+    images = _load(_changed_data(opened, changes), opened.training_settings())
     _check_same_images(opened, images, "run")
     if with_heads:
         model = TeacherTrainer(network).compile(metrics=["accuracy"])
@@ -294,16 +290,17 @@ def export_run(
 
 
 class _Images(NamedTuple):
-    """The two pipelines, and the normalisation that they share."""
+    """The two pipelines, what they were told, and the normalisation they share."""
 
+    settings: DataSettings
     train: tf.data.Dataset
     test: tf.data.Dataset
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def record(self, settings):
-        part = "validation" if settings.validation else "test"
+    def record(self):
+        part = "validation" if self.settings.validation else "test"
         return {
             "class_names": self.train.class_names,
             "image_size": self.image_size,
@@ -339,7 +336,11 @@ def _load(settings, training):
         settings.data, batch_size=training.batch_size, seed=training.seed, **given
     )
     source = data.info(settings.data) if named else settings
+    if not named:
+        # The next command may be started elsewhere.
+        settings = dataclasses.replace(settings, data=os.path.abspath(settings.data))
     return _Images(
+        settings,
         train,
         test,
         train.element_spec[0].shape[1],
@@ -351,22 +352,16 @@ def _load(settings, training):
 def _changed_data(run, changes):
     """Returns a run's data settings with some of them changed."""
     settings = run.data_settings()
-    changed = dataclasses.replace(settings, **changes)
-    if changed.data != settings.data:
-        # How files are found and read belongs to the old place.
-        forgotten = {
-            name: None for name in (*_ONLY_FOLDER, *_ONLY_NAMED) if name not in changes
-        }
-        changed = dataclasses.replace(changed, **forgotten)
     images = run.record["images"]
-    changed = dataclasses.replace(changed, image_size=images["image_size"])
-    if changed.data not in data.names():
-        changed = dataclasses.replace(
-            changed,
-            mean=changes.get("mean", images["mean"]),
-            std=changes.get("std", images["std"]),
-        )
-    return changed
+    source = changes.get("data", settings.data)
+    kept = {}
+    if source != settings.data:
+        # How files are found and read belongs to the old place.
+        kept |= dict.fromkeys((*_ONLY_FOLDER, *_ONLY_NAMED))
+    if source not in data.names():
+        kept |= {"mean": images["mean"], "std": images["std"]}
+    fixed = {"image_size": images["image_size"]}
+    return dataclasses.replace(settings, **(kept | changes | fixed))
 
 
 def _check_same_images(run, images, argument):
@@ -409,8 +404,9 @@ def _create(training, images):
     )
 
 
-def _train(run, model, network, images, data_settings, training, verbose, **compiling):
-    """Trains a compiled model, and keeps the run folder up to date."""
+def _train(run, model, network, images, training, verbose, callbacks=(), **compiling):
+    """Compiles and trains a model, and keeps the run folder up to date."""
+    deployed = strip_heads(network)
     optimizer = SGD(
         step_decay(
             training.learning_rate,
@@ -423,21 +419,17 @@ def _train(run, model, network, images, data_settings, training, verbose, **comp
         weight_decay=training.weight_decay,
     )
     model.compile(optimizer=optimizer, metrics=["accuracy"], **compiling)
-    if data_settings.data not in data.names():
-        # The next command may be started elsewhere.
-        path = os.path.abspath(data_settings.data)
-        data_settings = dataclasses.replace(data_settings, data=path)
     run.record.update(
         status="running",
         epochs_done=0,
         monitor=_MONITOR,
         last=None,
         best=None,
-        data=dataclasses.asdict(data_settings),
+        data=dataclasses.asdict(images.settings),
         training=dataclasses.asdict(training),
-        images=images.record(data_settings),
-        parameters=strip_heads(network).count_params(),
-        multiply_adds=models.multiply_adds(strip_heads(network)),
+        images=images.record(),
+        parameters=deployed.count_params(),
+        multiply_adds=models.multiply_adds(deployed),
         versions=_versions(),
         machine=_machine(),
         began=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -460,7 +452,7 @@ def _train(run, model, network, images, data_settings, training, verbose, **comp
                 epochs=training.epochs,
                 callbacks=[
                     keep_interrupt,
-                    StopOnNonFiniteLoss(("loss",)),
+                    *callbacks,
                     Throughput(images.train.num_examples),
                     keras.callbacks.CSVLogger(log),
                     keras.callbacks.TensorBoard(
@@ -522,11 +514,10 @@ def _versions():
 
 
 def _machine():
-    devices = keras.distribution.list_devices()
     return {
         "system": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "backend": keras.backend.backend(),
-        "devices": devices,
+        "devices": keras.distribution.list_devices(),
     }

@@ -5,7 +5,6 @@ A network with heads is a functional `keras.Model` whose output is the dict
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from keras_hsakd.graph import (
 )
 from keras_hsakd.layers import BatchNormalization, Logits
 from keras_hsakd.ops import NUM_ROTATIONS
+from keras_hsakd.suggestions import did_you_mean
 
 
 def head_names(model: keras.Model) -> list[str]:
@@ -367,8 +367,7 @@ def _named(classifier, names):
         tensors[operation_of(tensor).name] = tensor
     unknown = [name for name in wanted if name not in tensors]
     if unknown or not wanted:
-        near = difflib.get_close_matches(str(unknown[0]), tensors) if unknown else []
-        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+        hint = did_you_mean(unknown[0], tensors) if unknown else ""
         raise ValueError(
             f"Expected `taps` to name layers of `{classifier.name}` before its "
             f"classifier. Received: {unknown or wanted}{hint}"
@@ -388,42 +387,25 @@ def _copied_head(classifier, tap, before, name):
     x = tap
     if before is not None:
         x = _repeated_stage(tap, before, name)
-    copies = {}
-
-    def apply(operation, args, kwargs):
-        # A frozen backbone's layers may be called in inference mode: the copies train.
-        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
-        return _copy(operation, copies, name)(*args, **kwargs)
-
-    (features,) = replay([classifier.features], {id(tap): x}, apply)
+    (features,) = replay([classifier.features], {id(tap): x}, _copying(name))
     return _joint_logits(classifier, features, name)
 
 
 def _repeated_stage(tap, before, name):
     """Applies a copy of the stage between two taps to the latter, at stride 1."""
-    copies = {}
     strided = _strided(tap, before)
 
-    def apply(operation, args, kwargs):
-        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
-        if id(operation) in strided and isinstance(
-            operation, keras.layers.ZeroPadding2D
-        ):
-            return args[0]
-        changes = {}
-        if id(operation) in strided:
-            changes = {"strides": 1, "padding": "same"}
-        return _copy(operation, copies, f"{name}_repeated", **changes)(*args, **kwargs)
+    def repeat(x):
+        return replay([tap], {id(before): x}, _copying(f"{name}_repeated", strided))[0]
 
     try:
-        return replay([tap], {id(before): tap}, apply)[0]
+        return repeat(tap)
     except ValueError:
         # A skip connection or a squeeze-and-excitation wants its own channels.
-        x = keras.layers.Conv2D(
+        channels = keras.layers.Conv2D(
             before.shape[-1], 1, use_bias=False, name=f"{name}_channels"
-        )(tap)
-        copies.clear()
-        return replay([tap], {id(before): x}, apply)[0]
+        )
+        return repeat(channels(tap))
 
 
 def _strided(tap, before):
@@ -442,15 +424,39 @@ def _strided(tap, before):
     return found
 
 
-def _copy(operation, copies, prefix, **changes):
-    """Returns an operation with variables of its own, the same one when asked again."""
-    if not getattr(operation, "variables", ()) and not changes:
-        return operation
-    if id(operation) not in copies:
-        config = operation.get_config()
-        config |= {"name": f"{prefix}_{operation.name}", "trainable": True, **changes}
-        copies[id(operation)] = type(operation).from_config(config)
-    return copies[id(operation)]
+def _copying(prefix, strided=frozenset()):
+    """Returns a function for `replay` that applies copies of operations.
+
+    Args:
+        prefix: Put before the names of layers.
+        strided: Ids of operations, as of `_strided`, to apply at stride 1.
+
+    Returns:
+        A function `apply(operation, args, kwargs)`. An operation with variables has one
+        copy, which has its own; one without is applied itself.
+    """
+    copies = {}
+
+    def copy(operation, changes):
+        if not getattr(operation, "variables", ()) and not changes:
+            return operation
+        if id(operation) not in copies:
+            config = operation.get_config()
+            config |= {"name": f"{prefix}_{operation.name}", "trainable": True}
+            copies[id(operation)] = type(operation).from_config(config | changes)
+        return copies[id(operation)]
+
+    def apply(operation, args, kwargs):
+        # A frozen backbone's layers may be called in inference mode: the copies train.
+        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+        changes = {}
+        if id(operation) in strided:
+            if isinstance(operation, keras.layers.ZeroPadding2D):
+                return args[0]
+            changes = {"strides": 1, "padding": "same"}
+        return copy(operation, changes)(*args, **kwargs)
+
+    return apply
 
 
 def _joint_logits(classifier, features, name):

@@ -41,7 +41,8 @@ def training_curves(
     with open(log, newline="") as file:
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) + 1 for row in rows]
-    figure, (losses, accuracies) = pyplot().subplots(
+    plotting = pyplot()
+    figure, (losses, accuracies) = plotting.subplots(
         1, 2, figsize=(13, 4.5), layout="constrained"
     )
     colors = {}
@@ -67,4 +68,4 @@ def training_curves(
     figure.suptitle(title)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    pyplot().close(figure)
+    plotting.close(figure)

@@ -54,12 +54,6 @@ def nested():
     return keras.Model(images, layers.Dense(5)(x), name="nested")
 
 
-def mobilenet():
-    return keras.applications.MobileNetV3Small(
-        (32, 32, 3), alpha=0.35, weights=None, classes=5, minimalistic=False
-    )
-
-
 MODELS = [
     (small_cnn, [(16, 16, 8), (8, 8, 12), (4, 4, 16)]),
     (lambda: small_cnn("softmax"), [(16, 16, 8), (8, 8, 12), (4, 4, 16)]),

@@ -18,7 +18,7 @@ GROUPS = [
     {"trainers", "models", "optimizers"},
     {"heads"},
     {"losses", "layers", "graph"},
-    {"ops", "files", "settings"},
+    {"ops", "files", "settings", "suggestions"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

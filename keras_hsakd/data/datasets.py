@@ -1,7 +1,6 @@
 """The named data sets: one row each in a table, and `load`."""
 
 import dataclasses
-import difflib
 import glob
 import importlib
 import os
@@ -15,7 +14,8 @@ from keras_hsakd.data.augment import check_augmentation
 from keras_hsakd.data.checks import check_integer
 from keras_hsakd.data.pipelines import rescaling, train_and_test
 from keras_hsakd.data.sources import ArraySource
-from keras_hsakd.data.subsets import VALIDATION_FRACTION, Examples, few, hold_out
+from keras_hsakd.data.subsets import Examples, choose, hold_out
+from keras_hsakd.suggestions import did_you_mean
 
 _CIFAR_HOST = "https://www.cs.toronto.edu"
 
@@ -116,7 +116,8 @@ def _check_obtainable(folder: str, name: str, archive: str) -> None:
     there = os.path.isdir(os.path.join(folder, name))
     if not there and not glob.glob(downloads, recursive=True):
         # It respects the proxies of the environment, as tensorflow-datasets does.
-        requests = importlib.import_module("requests")
+        import requests
+
         requests.head(_CIFAR_HOST, timeout=10)
 
 
@@ -254,13 +255,10 @@ def load(
     check_integer("seed", seed, 0)
     if examples_per_class is not None:
         check_integer("examples_per_class", examples_per_class, 1)
-
     check_augmentation(augment)
+
     train, test, class_names = read(name, data_dir)
-    if validation:
-        train, test = hold_out(*train, VALIDATION_FRACTION)
-    if examples_per_class is not None:
-        train = few(*train, examples_per_class, seed)
+    train, test = choose(train, test, validation, examples_per_class, seed)
     return train_and_test(
         ArraySource(*train, image_size),
         ArraySource(*test, image_size),
@@ -275,8 +273,7 @@ def load(
 
 def _row(name: str) -> tuple[DatasetInfo, Callable]:
     if name not in _DATASETS:
-        near = difflib.get_close_matches(str(name).lower(), names(), n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(str(name).lower(), names(), most=1)
         raise ValueError(
             f"Expected `name` to be one of {names()}. Received: {name!r}{hint}"
         )

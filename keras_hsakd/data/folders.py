@@ -13,7 +13,7 @@ from keras_hsakd.data.augment import check_augmentation
 from keras_hsakd.data.checks import check_integer
 from keras_hsakd.data.pipelines import rescaling, train_and_test
 from keras_hsakd.data.sources import FileSource, decode
-from keras_hsakd.data.subsets import VALIDATION_FRACTION, few, hold_out
+from keras_hsakd.data.subsets import choose
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -103,7 +103,6 @@ def image_folder(
             )
     if min(std) <= 0:
         raise ValueError(f"Expected `std` to be > 0. Received: std={std!r}")
-
     if examples_per_class is not None:
         check_integer("examples_per_class", examples_per_class, 1)
     if corrupt not in _CORRUPT:
@@ -145,13 +144,10 @@ def image_folder(
         files, labels = zip(*pairs, strict=True)
         return np.array(files), np.array(labels)
 
-    train = examples(train_files)
-    if validation:
-        train, test = hold_out(*train, VALIDATION_FRACTION)
-    else:
-        test = examples(test_files)
-    if examples_per_class is not None:
-        train = few(*train, examples_per_class, seed)
+    test = None if validation else examples(test_files)
+    train, test = choose(
+        examples(train_files), test, validation, examples_per_class, seed
+    )
     return train_and_test(
         FileSource(*train, image_size),
         FileSource(*test, image_size),

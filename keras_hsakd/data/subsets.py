@@ -4,7 +4,41 @@ import numpy as np
 
 Examples = tuple[np.ndarray, np.ndarray]
 
-VALIDATION_FRACTION = 0.2
+_VALIDATION_FRACTION = 0.2
+
+
+def choose(
+    train: Examples,
+    test: Examples | None,
+    validation: bool,
+    examples_per_class: int | None,
+    seed: int,
+) -> tuple[Examples, Examples]:
+    """Returns the examples to train on and those to measure on.
+
+    Args:
+        train: Pair `(inputs, labels)` of all the training examples.
+        test: The same of the test examples; not used with `validation`.
+        validation: Bool, whether to measure on the last 20 % of each class of the
+            training examples, which are then not trained on.
+        examples_per_class: Int, the number of training examples to keep of each class,
+            or `None`.
+        seed: Int, as in `few`.
+
+    Returns:
+        Two pairs `(inputs, labels)`.
+
+    Example:
+    >>> train = np.arange(10), np.zeros(10, int)
+    >>> kept, measured = choose(train, None, True, examples_per_class=3, seed=0)
+    >>> len(kept[0]), measured[0].tolist()
+    (3, [8, 9])
+    """
+    if validation:
+        train, test = hold_out(*train, _VALIDATION_FRACTION)
+    if examples_per_class is not None:
+        train = few(*train, examples_per_class, seed)
+    return train, test
 
 
 def hold_out(

@@ -1,12 +1,11 @@
 """The zoo: the paper's networks, with auxiliary heads."""
 
-import difflib
-
 import keras
 
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.models import resnet, wrn
 from keras_hsakd.models.costs import multiply_adds
+from keras_hsakd.suggestions import did_you_mean
 
 __all__ = ["create", "multiply_adds", "names", "table"]
 
@@ -48,10 +47,9 @@ def create(
     (None, 400)
     """
     if name not in _FAMILIES:
-        near = difflib.get_close_matches(str(name), _FAMILIES)
-        hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
         raise ValueError(
-            f"Expected `name` to be one of {names()}. Received: name={name!r}{hint}"
+            f"Expected `name` to be one of {names()}. "
+            f"Received: name={name!r}{did_you_mean(name, _FAMILIES)}"
         )
     if num_classes < 2:
         raise ValueError(
