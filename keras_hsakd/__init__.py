@@ -16,12 +16,13 @@ import importlib
 
 from keras_hsakd import checkpoints, layers, losses, models, ops, optimizers
 from keras_hsakd.heads import attach_heads, find_taps, strip_heads
-from keras_hsakd.trainers import Distiller, TeacherTrainer
+from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Distiller",
+    "MutualDistiller",
     "TeacherTrainer",
     "attach_heads",
     "checkpoints",

@@ -1,61 +1,145 @@
-"""The authors' PyTorch checkpoints into our models."""
+"""The authors' PyTorch checkpoints to and from our models."""
 
+import argparse
+import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from keras_hsakd.models import resnet, wrn
+from keras_hsakd.files import written_whole
+from keras_hsakd.models import mobilenet_v2, resnet, shufflenet, vgg, wrn
+
+# The authors' two parts of a network with heads.
+_BACKBONE = "backbone."
+_HEADS = "auxiliary_classifier."
+# Where training scripts put the state dict in a checkpoint.
+_WRAPPERS = ("net", "state_dict", "model")
+# Counts the updates of a batch normalization, in PyTorch alone; nothing reads it.
+_COUNTER = "num_batches_tracked"
 
 
 class _Naming(NamedTuple):
     """How the authors name the layers of a family in a state dict.
 
+    The templates may hold the fields of `_fields`.
+
     Attributes:
-        block: A block of the backbone.
-        head_block: A block of a head, below `block_extractor{head}.{stage}.`.
-        leaves: The layers that they call other than we do.
+        block: Path of a block of the backbone.
+        head_block: Path of a block of a head.
+        leaves: Names of layers that they call other than we do.
+        head_leaves: The same, for layers of heads that have another name there.
+        classifier: Name of the backbone's classifier.
+        groups: Number of groups of blocks in each stage, where it isn't one.
     """
 
     block: str
-    head_block: str
-    leaves: dict[str, str]
+    head_block: str = "block_extractor{head}.{position}.{block}"
+    leaves: dict[str, str] = {}
+    head_leaves: dict[str, str] = {}
+    classifier: str = "fc"
+    groups: tuple[int, ...] = ()
 
 
-_FAMILIES = {
-    resnet: _Naming(
-        block="layer{stage}.{block}",
-        head_block="{block}",
-        leaves={
-            "stem_conv": "conv1",
-            "stem_bn": "bn1",
-            "shortcut_conv": "downsample.0",
-            "shortcut_bn": "downsample.1",
-        },
+_RESNET_LEAVES = {"stem_conv": "conv1", "stem_bn": "bn1"}
+_DOWNSAMPLE = _Naming(
+    block="layer{stage}.{block}",
+    leaves={
+        **_RESNET_LEAVES,
+        "shortcut_conv": "downsample.0",
+        "shortcut_bn": "downsample.1",
+    },
+)
+_SHORTCUT = _Naming(
+    block="layer{stage}.{block}",
+    leaves={
+        **_RESNET_LEAVES,
+        "shortcut_conv": "shortcut.0",
+        "shortcut_bn": "shortcut.1",
+    },
+    classifier="linear",
+)
+_NAMINGS = {
+    **dict.fromkeys(resnet.VARIANTS, _DOWNSAMPLE),
+    **dict.fromkeys(("resnet50", "resnet101", "resnet152"), _SHORTCUT),
+    **dict.fromkeys(
+        wrn.VARIANTS,
+        _Naming(
+            block="block{stage}.layer.{block}",
+            head_block="block_extractor{head}.{position}.layer.{block}",
+            leaves={
+                "stem_conv": "conv1",
+                "shortcut_conv": "convShortcut",
+                "neck_bn": "bn1",
+            },
+            head_leaves={"neck_bn": "bn{head}"},
+        ),
     ),
-    wrn: _Naming(
-        block="block{stage}.layer.{block}",
-        head_block="layer.{block}",
-        leaves={
-            "stem_conv": "conv1",
-            "shortcut_conv": "convShortcut",
-            "neck_bn": "bn{number}",
-        },
+    **dict.fromkeys(
+        vgg.VARIANTS,
+        _Naming(
+            block="block{index}",
+            head_block="block_extractor{head}.{after_pooling}",
+            leaves={"conv": "{conv}", "bn": "{bn}"},
+            classifier="classifier",
+            groups=(1, 1, 1, 2),
+        ),
+    ),
+    **dict.fromkeys(
+        mobilenet_v2.VARIANTS,
+        _Naming(
+            block="blocks.{index}.{block}",
+            leaves={
+                "stem_conv": "conv1.0",
+                "stem_bn": "conv1.1",
+                "conv1": "conv.0",
+                "bn1": "conv.1",
+                "conv2": "conv.3",
+                "bn2": "conv.4",
+                "conv3": "conv.6",
+                "bn3": "conv.7",
+                "neck_conv": "conv2.0",
+                "neck_bn": "conv2.1",
+            },
+            head_leaves={
+                "neck_conv": "conv2_{head}.0",
+                "neck_bn": "conv2_{head}.1",
+            },
+            classifier="classifier",
+            groups=(2, 1, 2, 2),
+        ),
+    ),
+    **dict.fromkeys(
+        shufflenet.VARIANTS,
+        _Naming(
+            block="layer{stage}.{block}",
+            leaves={**_RESNET_LEAVES, "neck_conv": "conv2", "neck_bn": "bn2"},
+            head_leaves={
+                "neck_conv": "block_extractor{head}.{neck_conv}",
+                "neck_bn": "block_extractor{head}.{neck_bn}",
+            },
+            classifier="linear",
+        ),
     ),
 }
-_NAMINGS = {name: row for family, row in _FAMILIES.items() for name in family.VARIANTS}
 
-# Our layer name: head, stage and block where there are any, then the layer's own.
+# Our layer name: head, stage, group and block where there are any, then its own.
 _LAYER_NAME = re.compile(
-    r"(?:aux_(?P<head>\d+)_)?(?:stage(?P<stage>\d+)_block(?P<block>\d+)_)?(?P<leaf>\w+)"
+    r"(?:aux_(?P<head>\d+)_)?"
+    r"(?:stage(?P<stage>\d+)_(?:group(?P<group>\d+)_)?block(?P<block>\d+)_)?"
+    r"(?P<leaf>\w+)"
 )
 
-# By layer class: our variable, the name in a state dict, and our axes in PyTorch's.
+# By layer class: our variable, the name in a state dict, and PyTorch's axes in ours.
 _VARIABLES = {
-    keras.layers.Conv2D: (("kernel", "weight", (2, 3, 1, 0)),),
+    keras.layers.DepthwiseConv2D: (("kernel", "weight", (2, 3, 0, 1)),),
+    keras.layers.Conv2D: (
+        ("kernel", "weight", (2, 3, 1, 0)),
+        ("bias", "bias", (0,)),
+    ),
     keras.layers.Dense: (("kernel", "weight", (1, 0)), ("bias", "bias", (0,))),
     keras.layers.BatchNormalization: (
         ("gamma", "weight", (0,)),
@@ -65,29 +149,58 @@ _VARIABLES = {
     ),
 }
 
-# Where training scripts put the state dict in a checkpoint.
-_WRAPPERS = ("net", "state_dict", "model")
+
+class _Entry(NamedTuple):
+    """An entry of a state dict.
+
+    Attributes:
+        variable: Our variable.
+        axes: PyTorch's axes in the variable's order.
+        classifier: Whether it depends on the number of classes.
+    """
+
+    variable: keras.Variable
+    axes: tuple[int, ...]
+    classifier: bool
+
+    @property
+    def shape(self):
+        """Shape in PyTorch."""
+        return tuple(
+            self.variable.shape[self.axes.index(i)] for i in range(len(self.axes))
+        )
 
 
 def load_torch(
-    model: keras.Model, path_or_state_dict: str | os.PathLike | Mapping
+    model: keras.Model,
+    path_or_state_dict: str | os.PathLike | Mapping,
+    classifiers: bool = True,
+    prefix: str = "",
 ) -> keras.Model:
-    """Loads one of the authors' PyTorch checkpoints into a network of the zoo.
+    """Loads a PyTorch checkpoint of the authors' kind into a network of the zoo.
 
-    Either every weight is loaded or, on an error, none.
+    It may hold a network with heads, or a backbone alone, as CRD, SSKD and torchvision
+    publish them (`wrn_40_2.pth`, `resnet34-333f7ec4.pth`). A backbone goes into a
+    network without heads, or into that part of one with heads, which keep their
+    weights. Either every weight is loaded or, on an error, none.
 
     Args:
-        model: A network of `keras_hsakd.models.create`, with its auxiliary heads.
-        path_or_state_dict: Path of a `.pth` or `.pth.tar` file, which is read with
-            `torch.load(weights_only=True)` and so never executes code, or a state dict
-            of tensors or arrays; the state dict may stand under `net`, `state_dict` or
-            `model`, its keys may start with `module.`.
+        model: A network of `keras_hsakd.models.create`.
+        path_or_state_dict: Path of a `.pth`, `.pth.tar` or `.safetensors` file, which
+            is read without executing code (`torch.load(weights_only=True)`), or a
+            state dict of tensors or arrays. The state dict may stand under `net`,
+            `state_dict` or `model`, its keys may start with `module.`.
+        classifiers: Whether to load the layers that depend on the number of classes.
+            Defaults to `True`; with `False` they are passed over, and may have another
+            number of classes or be missing.
+        prefix: Part of the state dict to load, for example `"net1."` of the authors'
+            online checkpoints. Defaults to all of it.
 
     Returns:
         The model.
 
     Raises:
-        ImportError: If a file is given and PyTorch is not installed.
+        ImportError: If a file is given and the package that reads it is not installed.
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, or if a key is missing, left over or of
             another shape; all of them are named.
@@ -99,76 +212,182 @@ def load_torch(
     state = path_or_state_dict
     if not isinstance(state, Mapping):
         state = _read(state)
+    state = _unwrapped(state, prefix)
+    entries = _entries(model)
+    if not any(key.startswith((_BACKBONE, _HEADS)) for key in state):
+        # CRD's MobileNetV2 has its classifier in a Sequential of one.
+        state = {
+            _BACKBONE + key.replace("classifier.0.", "classifier."): value
+            for key, value in state.items()
+        }
+        entries = {k: v for k, v in entries.items() if k.startswith(_BACKBONE)}
+    if not classifiers:
+        passed_over = {key for key, entry in entries.items() if entry.classifier}
+        entries = {k: v for k, v in entries.items() if k not in passed_over}
+        state = {k: v for k, v in state.items() if k not in passed_over}
+    values = _fitting(model, entries, state)
+    for key, value in values.items():
+        entries[key].variable.assign(value)
+    return model
+
+
+def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
+    """Returns the weights of a network of the zoo as the authors' state dict.
+
+    Args:
+        model: A network of `keras_hsakd.models.create`; one without heads gives the
+            state dict of a backbone alone.
+
+    Returns:
+        A dict from the authors' keys to arrays in PyTorch's axes.
+
+    Raises:
+        ValueError: If the model is not of the zoo.
+
+    Example:
+    >>> model = keras_hsakd.models.create("resnet8", num_classes=10)
+    >>> torch_state_dict(model)["backbone.conv1.weight"].shape
+    (16, 3, 3, 3)
+    """
+    state = {}
+    for key, (variable, axes, _) in _entries(model).items():
+        value = keras.ops.convert_to_numpy(variable)
+        state[key] = np.ascontiguousarray(value.transpose(np.argsort(axes)))
+        if key.endswith("running_var"):
+            state[key.replace("running_var", _COUNTER)] = np.zeros((), "int64")
+    if not any(key.startswith(_HEADS) for key in state):
+        state = {key.removeprefix(_BACKBONE): value for key, value in state.items()}
+    return state
+
+
+def save_torch(model: keras.Model, path: str | os.PathLike) -> None:
+    """Saves a network of the zoo as the authors' scripts save and load theirs.
+
+    Args:
+        model: A network of `keras_hsakd.models.create`, with or without heads.
+        path: File to write: `.pth` or `.pth.tar`, with the state dict under `net`, or
+            `.safetensors`. An existing file is replaced.
+
+    Raises:
+        ImportError: If the package that writes the file is not installed.
+        ValueError: If the model is not of the zoo.
+
+    Example:
+    >>> save_torch(student, "wrn_16_2_aux.pth.tar")  # doctest: +SKIP
+    """
+    state = torch_state_dict(model)
+    if os.fspath(path).endswith(".safetensors"):
+        numpy = _optional("safetensors.numpy")
+        with written_whole(path) as temporary:
+            numpy.save_file(state, temporary)
+        return
+    torch = _optional("torch")
+    tensors = {key: torch.from_numpy(value) for key, value in state.items()}
+    with written_whole(path) as temporary:
+        torch.save({"net": tensors}, temporary)
+
+
+def _unwrapped(state, prefix):
     for wrapper in _WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    state = {
-        key.removeprefix("module."): value
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
+    return {
+        key.removeprefix(prefix): value
         for key, value in state.items()
-        if not key.endswith("num_batches_tracked")
+        if key.startswith(prefix) and not key.endswith(_COUNTER)
     }
-    targets = {key: (variable, axes) for key, variable, axes in _entries(model)}
-    missing = [key for key in targets if key not in state]
-    extra = [key for key in state if key not in targets]
+
+
+def _fitting(model, entries, state):
+    """Returns the values of all entries in our axes, or raises a ValueError."""
+    missing = [key for key in entries if key not in state]
+    extra = [key for key in state if key not in entries]
     if missing or extra:
         raise ValueError(
-            f"Expected a state dict with the {len(targets)} keys of `{model.name}`. "
+            f"Expected a state dict with the {len(entries)} keys of `{model.name}`. "
             f"Received: {len(missing)} missing, {_some(missing)}; {len(extra)} left "
             f"over, {_some(extra)}"
         )
     values = {}
-    wrong = []
-    for key, (variable, axes) in targets.items():
+    wrong = {}
+    for key, entry in entries.items():
         value = np.asarray(state[key])
-        expected = tuple(variable.shape[axes.index(i)] for i in range(len(axes)))
-        if value.shape != expected:
-            wrong.append(f"{key}: {value.shape} instead of {expected}")
+        if value.shape != entry.shape:
+            wrong[key] = f"{key}: {value.shape} instead of {entry.shape}"
         else:
-            values[key] = value.transpose(axes)
+            values[key] = value.transpose(entry.axes)
     if wrong:
+        hint = ""
+        if all(entries[key].classifier for key in wrong):
+            hint = ". `classifiers=False` loads all but the classifiers"
         raise ValueError(
             f"Expected a state dict with the shapes of `{model.name}`. Received: "
-            f"{len(wrong)} others, {_some(wrong)}"
+            f"{len(wrong)} others, {_some(list(wrong.values()))}{hint}"
         )
-    for key, value in values.items():
-        targets[key][0].assign(value)
-    return model
+    return values
 
 
-def _entries(model) -> Iterator[tuple[str, keras.Variable, tuple[int, ...]]]:
-    """Yields state-dict key, variable, and PyTorch's axes in the variable's order."""
-    for layer in model.layers:
-        for layer_class, rows in _VARIABLES.items():
-            if isinstance(layer, layer_class):
-                prefix = _torch_name(model, layer.name)
-                for attribute, name, axes in rows:
-                    yield f"{prefix}.{name}", getattr(layer, attribute), axes
-
-
-def _torch_name(model, layer_name):
+def _entries(model) -> dict[str, _Entry]:
+    """Returns the entries of a state dict of the whole model by the authors' keys."""
     if model.name not in _NAMINGS:
         raise ValueError(
             "Expected a network of `keras_hsakd.models.create`, known by its name. "
             f"Received: a model named '{model.name}'"
         )
-    if layer_name == "logits":
-        return "backbone.fc"
-    if layer_name.startswith("aux_") and layer_name[4:].isdigit():
-        return f"auxiliary_classifier.fc{layer_name[4:]}"
-    match = _LAYER_NAME.fullmatch(layer_name)
-    head, stage, block = (
-        group and int(group) for group in match.group("head", "stage", "block")
-    )
     naming = _NAMINGS[model.name]
-    leaf = naming.leaves.get(match["leaf"], match["leaf"]).format(number=head or 1)
-    path = ["auxiliary_classifier" if head else "backbone"]
-    if head and stage:
-        # The last head repeats the last stage.
-        path.append(f"block_extractor{head}.{max(stage - head - 1, 0)}")
+    entries = {}
+    for layer in model.layers:
+        rows = next((r for c, r in _VARIABLES.items() if isinstance(layer, c)), ())
+        for attribute, name, axes in rows:
+            variable = getattr(layer, attribute)
+            if variable is not None:
+                classifier = isinstance(layer, keras.layers.Dense)
+                key = f"{_torch_name(naming, layer.name)}.{name}"
+                entries[key] = _Entry(variable, axes, classifier)
+    return entries
+
+
+def _torch_name(naming, layer_name):
+    if layer_name == "logits":
+        return _BACKBONE + naming.classifier
+    if layer_name.startswith("aux_") and layer_name[4:].isdigit():
+        return f"{_HEADS}fc{layer_name[4:]}"
+    match = _LAYER_NAME.fullmatch(layer_name)
+    head, stage, group, block = (
+        int(match[name] or 0) for name in ("head", "stage", "group", "block")
+    )
+    leaves = naming.leaves | (naming.head_leaves if head else {})
+    path = [leaves.get(match["leaf"], match["leaf"])]
     if stage:
-        name = naming.head_block if head else naming.block
-        path.append(name.format(stage=stage, block=block - 1))
-    return ".".join([*path, leaf])
+        path.insert(0, naming.head_block if head else naming.block)
+    fields = _fields(naming, head, stage, group or 1, block)
+    return (_HEADS if head else _BACKBONE) + ".".join(path).format(**fields)
+
+
+def _fields(naming, head, stage, group, block):
+    """Returns what a template may hold; the authors count from 0, we from 1."""
+    groups = naming.groups or (1,) * max(stage, 1)
+    index = sum(groups[: stage - 1]) + group - 1
+    # A head begins with the stage after its tap; the last one repeats the last stage.
+    first_stage = stage if stage == head else head + 1
+    position = index - sum(groups[: first_stage - 1])
+    return {
+        "head": head,
+        "stage": stage,
+        "block": block - 1,
+        # Of its group in the backbone, and in the head.
+        "index": index,
+        "position": position,
+        # VGG: a head is a flat list of pooling, convolutions and activation; the second
+        # group of a stage, and the head that repeats a stage, have no pooling.
+        "after_pooling": 3 * position + 1 - (group > 1) - (stage == head),
+        "conv": 3 * (block - 1),
+        "bn": 3 * (block - 1) + 1,
+        # ShuffleNetV2: the neck comes after the head's stages, of three in all.
+        "neck_conv": max(3 - head, 1),
+        "neck_bn": max(3 - head, 1) + 1,
+    }
 
 
 def _read(path):
@@ -178,15 +397,19 @@ def _read(path):
             f"Expected `path_or_state_dict` to be a PyTorch checkpoint. Received: "
             f"'{path}', which is not a file"
         )
+    if path.endswith(".safetensors"):
+        load = _optional("safetensors.numpy").load_file
+    else:
+        torch = _optional("torch")
+
+        def load(path):
+            # CRD's checkpoints hold their arguments, which are data alone.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+
     try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "Reading a PyTorch file needs PyTorch: pip install 'keras_hsakd[torch]'"
-        ) from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its parsers do
+        state = load(path)
+    except Exception as error:  # the libraries raise whatever their parsers do
         raise ValueError(
             "Expected `path_or_state_dict` to be a PyTorch checkpoint that can be "
             f"loaded without executing code. Received: '{path}', which is corrupt or "
@@ -199,6 +422,17 @@ def _read(path):
             f"Received: '{path}', which holds a {type(state).__name__}"
         )
     return state
+
+
+def _optional(module):
+    """Returns a module of the extra `torch`."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"PyTorch's files need {module.partition('.')[0]}: "
+            "pip install 'keras_hsakd[torch]'"
+        ) from error
 
 
 def _some(names, most=5):

@@ -114,3 +114,67 @@ class Logits(keras.layers.Wrapper):
 
     def compute_output_shape(self, input_shape):
         return self.layer.compute_output_shape(input_shape)
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
+class ChannelShuffle(keras.layers.Layer):
+    """Mixes the channels of groups: the first of each group, the second of each, ...
+
+    ```
+    y[..., i * groups + g] = x[..., g * (channels / groups) + i]
+    ```
+
+    Args:
+        groups: Number of groups, which divides the channels.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If the groups do not divide the channels.
+
+    Example:
+    >>> np.asarray(ChannelShuffle(2)(np.array([[1.0, 2.0, 3.0, 4.0]])))
+    array([[1., 3., 2., 4.]], dtype=float32)
+
+    Reference: [Zhang et al., 2018](https://arxiv.org/abs/1707.01083), section 3.1.
+    """
+
+    def __init__(self, groups: int, **kwargs):
+        super().__init__(**kwargs)
+        self.groups = groups
+
+    def build(self, input_shape):
+        if input_shape[-1] % self.groups:
+            raise ValueError(
+                "Expected `groups` to divide the channels. "
+                f"Received: groups={self.groups}, {input_shape[-1]} channels"
+            )
+
+    def call(self, inputs):
+        *sizes, channels = ops.shape(inputs)
+        x = ops.reshape(inputs, (*sizes, self.groups, channels // self.groups))
+        return ops.reshape(ops.swapaxes(x, -1, -2), (*sizes, channels))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "groups": self.groups}
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
+class ChannelSplit(keras.layers.Layer):
+    """Splits the channels into two halves.
+
+    Args:
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Example:
+    >>> first, second = ChannelSplit()(np.array([[1.0, 2.0, 3.0, 4.0]]))
+    >>> np.asarray(second)
+    array([[3., 4.]], dtype=float32)
+
+    Reference: [Ma et al., 2018](https://arxiv.org/abs/1807.11164), section 3.2.
+    """
+
+    def call(self, inputs):
+        return ops.split(inputs, 2, axis=-1)

@@ -15,19 +15,27 @@ import numpy as np
 import pytest
 from reference.fill import fill
 
-from keras_hsakd import Distiller, TeacherTrainer, checkpoints, models
+from keras_hsakd import (
+    Distiller,
+    MutualDistiller,
+    TeacherTrainer,
+    checkpoints,
+    models,
+)
 from keras_hsakd.optimizers import SGD
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 
 
-def network(name):
+def network(name, prefix=""):
     official = json.loads((REFERENCE / "official_models.json").read_text())
+    entries = official[f"{name}_aux"]["state_dict"]
+    state = fill([(prefix + key, shape) for key, shape in entries])
     model = models.create(name, num_classes=100)
-    return checkpoints.load_torch(model, fill(official[f"{name}_aux"]["state_dict"]))
+    return checkpoints.load_torch(model, state, prefix=prefix)
 
 
-# file: how to make the trainer, the terms in the order of the file's columns
+# file: how to make the trainer, the beginnings of the terms in each column's sum
 STUDENT = ("ce_loss", "kl_main", "kl_aux_1", "kl_aux_2", "kl_aux_3")
 TEACHER = ("ce_loss", "ce_aux_1", "ce_aux_2", "ce_aux_3")
 FILES = {
@@ -43,6 +51,10 @@ FILES = {
     "teacher_frozen_resnet20": (
         lambda: TeacherTrainer(network("resnet20"), freeze_backbone=True),
         TEACHER,
+    ),
+    "mutual_resnet20": (
+        lambda: MutualDistiller([network("resnet20"), network("resnet20", "net2.")]),
+        (("net_1_ce_", "net_2_ce_"), ("net_1_kl_", "net_2_kl_")),
     ),
 }
 
@@ -64,7 +76,9 @@ def relative_errors(trainer, terms, arrays, steps):
         logs = trainer.train_on_batch(
             arrays["x"][step], arrays["y"][step].astype("int32"), return_dict=True
         )
-        losses = np.array([logs[term] for term in terms])
+        losses = np.array(
+            [sum(logs[k] for k in logs if k.startswith(column)) for column in terms]
+        )
         errors.append(np.abs(losses / arrays["losses"][step] - 1).max())
     return errors
 
@@ -76,14 +90,17 @@ def test_float64(file, float64):
     trainer = make()
     errors = relative_errors(trainer, terms, arrays, steps=5)
     assert max(errors) < 1e-7, errors
-    outputs = trainer.network.predict(arrays["probe_x"], verbose=0)
-    expected = {"logits": arrays["probe_logits"]}
-    for i in range(3):
-        expected[f"aux_{i + 1}"] = arrays[f"probe_aux_logits_{i}"]
-    for name, value in expected.items():
-        np.testing.assert_allclose(
-            outputs[name], value, rtol=0, atol=1e-6 * np.abs(value).max()
-        )
+    networks = getattr(trainer, "networks", [trainer.network])
+    for number, trained in enumerate(networks, start=1):
+        prefix = f"net{number}_" if len(networks) > 1 else ""
+        outputs = trained.predict(arrays["probe_x"], verbose=0)
+        expected = {"logits": arrays[f"{prefix}probe_logits"]}
+        for i in range(3):
+            expected[f"aux_{i + 1}"] = arrays[f"{prefix}probe_aux_logits_{i}"]
+        for name, value in expected.items():
+            np.testing.assert_allclose(
+                outputs[name], value, rtol=0, atol=1e-6 * np.abs(value).max()
+            )
 
 
 @pytest.mark.core
@@ -97,6 +114,7 @@ def test_float64(file, float64):
         ("student_wrn_40_1_wrn_16_2", (1e-6, 1e-4, 1e-4)),
         ("teacher_joint_resnet20", (1e-6, 1e-3, 3e-2)),
         ("teacher_frozen_resnet20", (1e-6, 1e-4, 1e-4)),
+        ("mutual_resnet20", (1e-6, 1e-4, 1e-4)),
     ],
 )
 def test_float32(file, tolerances):

@@ -132,6 +132,22 @@ def test_one_hot_and_column_labels_give_the_same_losses(make_trainer, batch):
             np.testing.assert_allclose(other[name], value, rtol=1e-5)
 
 
+def test_loss_weights(make_trainer, batch):
+    trainer = make_trainer()
+    term = "kl_aux_1" if isinstance(trainer, Distiller) else "ce_aux_1"
+    trainer.compile(sgd(), loss_weights={term: 0, "ce_loss": 0.5})
+    logs = trainer.train_on_batch(*batch, return_dict=True)
+    total = logs.pop("loss")
+    expected = sum(logs.values()) - logs[term] - 0.5 * logs["ce_loss"]
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [{"kl": 1}, {"ce_loss": -1}])
+def test_loss_weights_that_are_none(make_trainer, weights):
+    with pytest.raises(ValueError, match="`loss_weights`.*'ce_loss'.*Received: "):
+        make_trainer().compile(sgd(), loss_weights=weights)
+
+
 def test_the_loss_is_logged_over_the_epoch(make_trainer, batch):
     trainer = make_trainer().compile(keras.optimizers.SGD(0.0))
     history = trainer.fit(*batch, batch_size=4, verbose=0).history

@@ -3,13 +3,17 @@
 import keras
 
 from keras_hsakd.heads import head_names, strip_heads
-from keras_hsakd.models import resnet, wrn
+from keras_hsakd.models import mobilenet_v2, resnet, shufflenet, vgg, wrn
 from keras_hsakd.models.costs import multiply_adds
 from keras_hsakd.suggestions import did_you_mean
 
-__all__ = ["create", "multiply_adds", "names", "table"]
+__all__ = ["create", "default_image_size", "multiply_adds", "names", "table"]
 
-_FAMILIES = {name: family for family in (resnet, wrn) for name in family.VARIANTS}
+_FAMILIES = {
+    name: family
+    for family in (wrn, resnet, vgg, mobilenet_v2, shufflenet)
+    for name in family.VARIANTS
+}
 
 
 def names() -> list[str]:
@@ -20,7 +24,7 @@ def names() -> list[str]:
 def create(
     name: str,
     num_classes: int,
-    input_shape: tuple[int, int, int] = (32, 32, 3),
+    input_shape: tuple[int, int, int] | None = None,
     heads: bool = True,
 ) -> keras.Model:
     """Returns a network of the paper, initialised as the authors'.
@@ -29,7 +33,7 @@ def create(
         name: One of `names()`, for example `"wrn_16_2"`.
         num_classes: Number of classes `N >= 2`.
         input_shape: Shape `(size, size, channels)` of an image. Defaults to
-            `(32, 32, 3)`.
+            `(32, 32, 3)`, and to `(224, 224, 3)` for ImageNet's networks.
         heads: Whether to add the auxiliary heads. Defaults to `True`.
 
     Returns:
@@ -56,6 +60,8 @@ def create(
             "Expected `num_classes` to be at least 2. "
             f"Received: num_classes={num_classes}"
         )
+    if input_shape is None:
+        input_shape = (default_image_size(name),) * 2 + (3,)
     if len(input_shape) != 3 or input_shape[0] != input_shape[1]:
         raise ValueError(
             "Expected `input_shape` to be (size, size, channels): images must be "
@@ -66,11 +72,27 @@ def create(
     )
 
 
-def table(image_size: int = 32, num_classes: int = 100) -> str:
+def default_image_size(name: str) -> int:
+    """Returns the height and width of the images that a network is made for.
+
+    Args:
+        name: One of `names()`.
+
+    Returns:
+        The size in pixels.
+
+    Example:
+    >>> default_image_size("resnet34_imagenet")
+    224
+    """
+    return getattr(_FAMILIES[name].VARIANTS[name], "image_size", 32)
+
+
+def table(image_size: int | None = None, num_classes: int = 100) -> str:
     """Returns what the networks cost, as a Markdown table.
 
     Args:
-        image_size: Height and width of an image. Defaults to 32.
+        image_size: Height and width of an image. Defaults to what each is made for.
         num_classes: Number of classes. Defaults to 100.
 
     Returns:
@@ -78,15 +100,18 @@ def table(image_size: int = 32, num_classes: int = 100) -> str:
         network that is deployed, number of heads, parameters with heads.
 
     Example:
-    >>> print(table().splitlines()[2])
-    | resnet8 | 84,564 | 12,507,392 | 3 | 367,748 |
+    >>> print(table().splitlines()[4])
+    | wrn_16_2 | 703,284 | 101,118,464 | 3 | 2,631,588 |
     """
     lines = [
         "| network | parameters | multiply-adds | heads | parameters with heads |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name in names():
-        network = create(name, num_classes, (image_size, image_size, 3))
+        side = image_size or default_image_size(name)
+        # Shapes are enough: the weights of the largest would take gigabytes.
+        with keras.StatelessScope(initialize_variables=False):
+            network = create(name, num_classes, (side, side, 3))
         deployed = strip_heads(network)
         lines.append(
             f"| {name} | {deployed.count_params():,} | {multiply_adds(deployed):,} "

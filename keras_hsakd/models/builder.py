@@ -1,24 +1,165 @@
 """The one builder of the zoo: a backbone and its auxiliary heads from stages."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 
 from keras_hsakd.layers import BatchNormalization
 from keras_hsakd.ops import NUM_ROTATIONS
 
-Block = Callable[..., keras.KerasTensor]
+
+class Initialization(NamedTuple):
+    """How the weights of a backbone, or of the heads, start.
+
+    Attributes:
+        conv: `"normal"`, N(0, sqrt(2 / (k * k * filters))), whatever the groups; or
+            `"uniform"`, PyTorch's default U(+-1 / sqrt(fan_in)).
+        dense: `"normal"`, N(0, 0.01), or `"uniform"` as above.
+        zero_bias: Whether biases start at zero instead of PyTorch's default
+            U(+-1 / sqrt(fan_in)).
+    """
+
+    conv: str = "normal"
+    dense: str = "uniform"
+    zero_bias: bool = False
+
+
+class Scope(NamedTuple):
+    """A place in a network: makes layers that are named and initialised for it.
+
+    Attributes:
+        name: Prefix of the names of its layers; empty for the whole backbone.
+        initialization: How its weights start.
+    """
+
+    name: str
+    initialization: Initialization
+
+    def within(self, name: str) -> "Scope":
+        """Returns the place `name` in this one."""
+        return self._replace(name=self.path(name))
+
+    def path(self, name: str) -> str:
+        """Returns the name of a layer."""
+        return f"{self.name}_{name}" if self.name else name
+
+    def conv(
+        self,
+        x: keras.KerasTensor,
+        filters: int,
+        kernel_size: int,
+        stride: int,
+        name: str,
+        groups: int = 1,
+        use_bias: bool = False,
+    ) -> keras.KerasTensor:
+        """Applies a convolution that pads as PyTorch's `padding=k // 2`.
+
+        At stride 1 that is Keras' "same"; at stride 2 Keras would pad right and bottom
+        only.
+        """
+        fan_in = kernel_size**2 * x.shape[-1] // groups
+        x, padding = self._pad(x, kernel_size, stride, name)
+        return keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            strides=stride,
+            padding=padding,
+            groups=groups,
+            use_bias=use_bias,
+            kernel_initializer=self._conv_initializer(kernel_size, filters, fan_in),
+            bias_initializer=self._bias_initializer(fan_in),
+            name=self.path(name),
+        )(x)
+
+    def depthwise_conv(
+        self, x: keras.KerasTensor, kernel_size: int, stride: int, name: str
+    ) -> keras.KerasTensor:
+        """Applies a convolution of each channel by itself, padding as `conv`."""
+        x, padding = self._pad(x, kernel_size, stride, name)
+        return keras.layers.DepthwiseConv2D(
+            kernel_size,
+            strides=stride,
+            padding=padding,
+            use_bias=False,
+            depthwise_initializer=self._conv_initializer(
+                kernel_size, x.shape[-1], fan_in=kernel_size**2
+            ),
+            name=self.path(name),
+        )(x)
+
+    def batch_norm(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """Applies batch normalization with PyTorch's settings."""
+        return BatchNormalization(name=self.path(name))(x)
+
+    def relu(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        """Applies a rectified linear unit."""
+        return keras.layers.ReLU(name=self.path(name))(x)
+
+    def dense(self, x: keras.KerasTensor, units: int, name: str) -> keras.KerasTensor:
+        """Applies a linear layer.
+
+        Its output is float32 or wider also under mixed precision, as logits must be.
+        """
+        fan_in = x.shape[-1]
+        normal = self.initialization.dense == "normal"
+        return keras.layers.Dense(
+            units,
+            kernel_initializer=(
+                keras.initializers.RandomNormal(stddev=0.01)
+                if normal
+                else _uniform(fan_in)
+            ),
+            bias_initializer=self._bias_initializer(fan_in),
+            dtype=keras.backend.result_type(
+                keras.config.dtype_policy().variable_dtype, "float32"
+            ),
+            name=self.path(name),
+        )(x)
+
+    def _pad(self, x, kernel_size, stride, name):
+        """Returns the padded input, and Keras' padding for the convolution."""
+        if stride == 1:
+            return x, "same"
+        if kernel_size > 1:
+            pad = keras.layers.ZeroPadding2D(
+                kernel_size // 2, name=self.path(f"{name}_pad")
+            )
+            x = pad(x)
+        return x, "valid"
+
+    def _conv_initializer(self, kernel_size, filters, fan_in):
+        if self.initialization.conv == "uniform":
+            return _uniform(fan_in)
+        deviation = (2 / (kernel_size**2 * filters)) ** 0.5
+        return keras.initializers.RandomNormal(stddev=deviation)
+
+    def _bias_initializer(self, fan_in):
+        return "zeros" if self.initialization.zero_bias else _uniform(fan_in)
+
+
+def _uniform(fan_in):
+    """Returns PyTorch's default, `kaiming_uniform_(a=sqrt(5))`."""
+    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
+
+
+_DEFAULT = Initialization()
+Stem = Callable[[Scope, keras.KerasTensor], keras.KerasTensor]
+Stage = Callable[[Scope, keras.KerasTensor, int], keras.KerasTensor]
+Block = Callable[[Scope, keras.KerasTensor, int, int], keras.KerasTensor]
 
 
 def build(
     name: str,
-    stem: Block,
-    stages: list[tuple[Block, int]],
-    neck: Block,
+    stem: Stem,
+    stages: list[tuple[Stage, int]],
     num_classes: int,
     input_shape: tuple[int, int, int],
     heads: bool,
-    zero_bias: tuple[bool, bool],
+    neck: Stem = lambda scope, x: x,
+    backbone_initialization: Initialization = _DEFAULT,
+    head_initialization: Initialization = _DEFAULT,
 ) -> keras.Model:
     """Returns a backbone, with a copy of all that follows each stage as its head.
 
@@ -28,14 +169,15 @@ def build(
 
     Args:
         name: Name of the model.
-        stem: Function `stem(images)`.
-        stages: Pairs of a function `stage(x, stride, name)` and its stride.
-        neck: Function `neck(x, name)` from feature maps to what is pooled.
+        stem: Function `stem(scope, images)`.
+        stages: Pairs of a function `stage(scope, x, stride)` and its stride.
         num_classes: Number of classes `N`.
         input_shape: Shape `(height, width, channels)` of an image.
         heads: Whether to add the auxiliary heads.
-        zero_bias: Whether the biases of the backbone's classifier, and of the heads',
-            start at zero instead of PyTorch's uniform values.
+        neck: Function `neck(scope, x)` from feature maps to what is pooled. Defaults
+            to the identity.
+        backbone_initialization: How the backbone's weights start.
+        head_initialization: How the heads' weights start.
 
     Returns:
         A functional model from images to `{"logits": (B, N), "aux_1": (B, 4N), ...}`,
@@ -45,98 +187,49 @@ def build(
     the authors' implementation.
     """
 
-    def classify(x, units, zero, name):
-        x = keras.layers.GlobalAveragePooling2D(name=f"{name}_pool")(x)
-        return dense(x, units, zero, name)
+    def classify(scope, x, units, name):
+        pool = keras.layers.GlobalAveragePooling2D(name=scope.path(f"{name}_pool"))
+        return scope.dense(pool(x), units, name)
 
+    backbone = Scope("", backbone_initialization)
     images = keras.Input(input_shape, name="images")
-    x = stem(images)
+    x = stem(backbone.within("stem"), images)
     taps = []
     for number, (stage, stride) in enumerate(stages, start=1):
-        x = stage(x, stride, f"stage{number}")
+        x = stage(backbone.within(f"stage{number}"), x, stride)
         taps.append(x)
-    logits = classify(neck(x, "neck"), num_classes, zero_bias[0], "logits")
+    x = neck(backbone.within("neck"), x)
+    logits = classify(backbone, x, num_classes, "logits")
     if not heads:
         return keras.Model(images, logits, name=name)
 
     outputs = {"logits": logits}
+    everywhere = Scope("", head_initialization)
     numbered = [(number, *stage) for number, stage in enumerate(stages, start=1)]
     last_number, last_stage, _ = numbered[-1]
     for index, x in enumerate(taps, start=1):
-        head = f"aux_{index}"
+        name_of_head = f"aux_{index}"
+        head = everywhere.within(name_of_head)
         for number, stage, stride in numbered[index:] or [(last_number, last_stage, 1)]:
-            x = stage(x, stride, f"{head}_stage{number}")
-        outputs[head] = classify(
-            neck(x, f"{head}_neck"), NUM_ROTATIONS * num_classes, zero_bias[1], head
+            x = stage(head.within(f"stage{number}"), x, stride)
+        x = neck(head.within("neck"), x)
+        outputs[name_of_head] = classify(
+            everywhere, x, NUM_ROTATIONS * num_classes, name_of_head
         )
     return keras.Model(images, outputs, name=name)
 
 
 def repeat(
+    scope: Scope,
     x: keras.KerasTensor,
     stride: int,
-    name: str,
     block: Block,
     filters: int,
     blocks: int,
 ) -> keras.KerasTensor:
     """Applies a stage of equal blocks, the first of which has the stride."""
     for number in range(1, blocks + 1):
-        x = block(x, filters, stride if number == 1 else 1, f"{name}_block{number}")
+        x = block(
+            scope.within(f"block{number}"), x, filters, stride if number == 1 else 1
+        )
     return x
-
-
-def conv(
-    x: keras.KerasTensor, filters: int, kernel_size: int, stride: int, name: str
-) -> keras.KerasTensor:
-    """Applies a convolution without bias that pads as PyTorch's `padding=k // 2`.
-
-    At stride 1 that is Keras' "same"; at stride 2 Keras would pad right and bottom
-    only. The weights start at N(0, sqrt(2 / (k * k * filters))).
-    """
-    padding = "same"
-    if stride > 1:
-        padding = "valid"
-        if kernel_size > 1:
-            x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-    return keras.layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=stride,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(
-            2.0, mode="fan_out", distribution="untruncated_normal"
-        ),
-        name=name,
-    )(x)
-
-
-def batch_norm(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """Applies batch normalization with PyTorch's settings."""
-    return BatchNormalization(name=name)(x)
-
-
-def relu(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """Applies a rectified linear unit."""
-    return keras.layers.ReLU(name=name)(x)
-
-
-def dense(
-    x: keras.KerasTensor, units: int, zero_bias: bool, name: str
-) -> keras.KerasTensor:
-    """Applies a linear layer that starts as PyTorch's, U(+-1 / sqrt(fan_in)).
-
-    Its output is float32 or wider also under mixed precision, as logits must be.
-    """
-    limit = x.shape[-1] ** -0.5
-    uniform = keras.initializers.RandomUniform
-    return keras.layers.Dense(
-        units,
-        kernel_initializer=uniform(-limit, limit),
-        bias_initializer="zeros" if zero_bias else uniform(-limit, limit),
-        dtype=keras.backend.result_type(
-            keras.config.dtype_policy().variable_dtype, "float32"
-        ),
-        name=name,
-    )(x)

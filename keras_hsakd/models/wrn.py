@@ -8,7 +8,7 @@ import functools
 import keras
 
 from keras_hsakd.models import builder
-from keras_hsakd.models.builder import batch_norm, conv, relu, repeat
+from keras_hsakd.models.builder import Initialization, repeat
 
 # name: (depth, widening factor)
 VARIANTS = {
@@ -23,34 +23,35 @@ VARIANTS = {
 def create(name: str, **arguments) -> keras.Model:
     """Returns the variant `name`; see `keras_hsakd.models.create`."""
     depth, widening = VARIANTS[name]
-    blocks = (depth - 4) // 6
+    stages = [
+        (
+            functools.partial(
+                repeat,
+                block=_pre_activation_block,
+                filters=width * widening,
+                blocks=(depth - 4) // 6,
+            ),
+            stride,
+        )
+        for width, stride in ((16, 1), (32, 2), (64, 2))
+    ]
     return builder.build(
         name,
-        stem=lambda images: conv(images, 16, 3, 1, "stem_conv"),
-        stages=[
-            (
-                functools.partial(
-                    repeat,
-                    block=_pre_activation_block,
-                    filters=width * widening,
-                    blocks=blocks,
-                ),
-                stride,
-            )
-            for width, stride in ((16, 1), (32, 2), (64, 2))
-        ],
-        neck=lambda x, name: relu(batch_norm(x, f"{name}_bn"), f"{name}_relu"),
-        zero_bias=(True, True),
+        stem=lambda scope, images: scope.conv(images, 16, 3, 1, "conv"),
+        stages=stages,
+        neck=lambda scope, x: scope.relu(scope.batch_norm(x, "bn"), "relu"),
+        backbone_initialization=Initialization(zero_bias=True),
+        head_initialization=Initialization(zero_bias=True),
         **arguments,
     )
 
 
-def _pre_activation_block(x, filters, stride, name):
-    activated = relu(batch_norm(x, f"{name}_bn1"), f"{name}_relu1")
+def _pre_activation_block(scope, x, filters, stride):
+    activated = scope.relu(scope.batch_norm(x, "bn1"), "relu1")
     shortcut = x
     if x.shape[-1] != filters:
-        shortcut = conv(activated, filters, 1, stride, f"{name}_shortcut_conv")
-    x = conv(activated, filters, 3, stride, f"{name}_conv1")
-    x = relu(batch_norm(x, f"{name}_bn2"), f"{name}_relu2")
-    x = conv(x, filters, 3, 1, f"{name}_conv2")
-    return keras.layers.Add(name=f"{name}_add")([shortcut, x])
+        shortcut = scope.conv(activated, filters, 1, stride, "shortcut_conv")
+    x = scope.conv(activated, filters, 3, stride, "conv1")
+    x = scope.relu(scope.batch_norm(x, "bn2"), "relu2")
+    x = scope.conv(x, filters, 3, 1, "conv2")
+    return keras.layers.Add(name=scope.path("add"))([shortcut, x])

@@ -27,34 +27,39 @@ class HeadsTrainer(keras.Model):
     - `network`: the network with heads that is trained, evaluated and exported;
     - `forward(images, training)`: its dict of outputs;
     - `view_terms(views, labels, outputs)`: the terms of the loss on the rotated views,
-      beside the cross-entropy of the classes (`ce_loss`) on the unrotated images.
+      beside the cross-entropy of the classes (`ce_loss`) on the unrotated images;
+    - `each` and `by_network`, where several networks are trained.
 
-    The loss is the sum of the terms, and each term is a metric of its own.
+    The loss is the weighted sum of the terms, and each term is a metric of its own.
 
     Args:
-        network: The network that is trained.
+        networks: Dict from the prefix of its metrics to each network that is trained.
         view_terms: Names of the terms of the loss on the rotated views.
         frozen: Variables that are not trained, whatever their own flags say.
         **kwargs: `name`, `dtype` and `trainable` of the `keras.Model`. The dtype policy
             defaults to the network's, which decides on loss scaling.
     """
 
-    def __init__(self, network, view_terms, frozen=(), **kwargs):
-        checks.check_square(network)
-        kwargs.setdefault("dtype", _dtype_policy(network))
+    def __init__(self, networks, view_terms, frozen=(), **kwargs):
+        for network in networks.values():
+            checks.check_square(network)
+        kwargs.setdefault("dtype", _dtype_policy(next(iter(networks.values()))))
         # The networks cast their own inputs, each by its own policy.
         super().__init__(autocast=False, **kwargs)
         self._frozen_ids = frozenset(id(variable) for variable in frozen)
         self._evaluating = False
         self._evaluates_heads = False
         self.head_metrics = False
+        self.loss_weights = {}
+        image_terms = [f"{prefix}ce_loss" for prefix in networks]
         self._term_metrics = {
-            name: keras.metrics.Mean(name) for name in ("ce_loss", *view_terms)
+            name: keras.metrics.Mean(name) for name in (*image_terms, *view_terms)
         }
         self._head_metrics = {
-            f"{head}_{kind}_accuracy": keras.metrics.Mean(f"{head}_{kind}_accuracy")
+            name: keras.metrics.Mean(name)
+            for prefix, network in networks.items()
             for head in head_names(network)
-            for kind in ("joint", "class")
+            for name in _head_metric_names(prefix, head).values()
         }
         self.built = True
 
@@ -70,6 +75,14 @@ class HeadsTrainer(keras.Model):
     def view_terms(self, views, labels, outputs):
         """Returns the terms of the loss on the views, each with one value a row."""
         raise NotImplementedError
+
+    def each(self, function, outputs):
+        """Returns what a function makes of the outputs of each network."""
+        return function(outputs)
+
+    def by_network(self, outputs):
+        """Returns outputs by the prefix of each network's metrics."""
+        return {"": outputs}
 
     # Variables. A frozen network keeps its own `trainable` flags, so that it leaves
     # the trainer as it came.
@@ -101,6 +114,7 @@ class HeadsTrainer(keras.Model):
         metrics=None,
         weighted_metrics=None,
         head_metrics: bool = False,
+        loss_weights: dict[str, float] | None = None,
         **kwargs,
     ):
         """Configures training; the losses are the method's own.
@@ -114,6 +128,9 @@ class HeadsTrainer(keras.Model):
                 rotated images, joint (`aux_1_joint_accuracy`) and of the class
                 (`aux_1_class_accuracy`), in training and validation. Validation then
                 takes four times as long. Defaults to `False`.
+            loss_weights: Weights of terms of the loss by their names, for example
+                `{"kl_main": 0.5, "kl_aux_1": 0}`; a term is reported without its
+                weight. Defaults to 1 for each, which is the method.
             **kwargs: Other arguments of `keras.Model.compile`: `jit_compile`,
                 `run_eagerly`, `steps_per_execution`, `auto_scale_loss`.
 
@@ -121,13 +138,20 @@ class HeadsTrainer(keras.Model):
             The model, so that `.fit(...)` can follow.
 
         Raises:
-            ValueError: If a loss is given.
+            ValueError: If a loss is given, or a weight of a term that there isn't.
         """
-        for name in ("loss", "loss_weights"):
-            if kwargs.pop(name, None) is not None:
+        if kwargs.pop("loss", None) is not None:
+            raise ValueError(
+                f"Expected no `loss`: {type(self).__name__} has the losses of the "
+                "method. Received: a value for `loss`"
+            )
+        loss_weights = dict(loss_weights or {})
+        for name, weight in loss_weights.items():
+            if name not in self._term_metrics or not 0 <= weight < float("inf"):
                 raise ValueError(
-                    f"Expected no `{name}`: {type(self).__name__} has the losses of "
-                    f"the method. Received: a value for `{name}`"
+                    "Expected `loss_weights` to give terms of the loss weights of 0 or "
+                    f"more; the terms are {list(self._term_metrics)}. "
+                    f"Received: {name!r}: {weight}"
                 )
         super().compile(
             optimizer=optimizer,
@@ -136,6 +160,7 @@ class HeadsTrainer(keras.Model):
             **kwargs,
         )
         self.head_metrics = bool(head_metrics)
+        self.loss_weights = loss_weights
         return self
 
     def fit(
@@ -215,7 +240,7 @@ class HeadsTrainer(keras.Model):
             return self.forward(images, training=True)
         if self._evaluates_heads:
             return self.forward(rotated_views(images))
-        return self.forward(images)["logits"]
+        return self.each(lambda outputs: outputs["logits"], self.forward(images))
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -223,36 +248,51 @@ class HeadsTrainer(keras.Model):
         labels = _standardize_labels(y)
         # Before another network runs: what its layers add is not to be trained on.
         added = [ops.mean(loss) for loss in self.losses] if training else []
-        terms = {"ce_loss": cross_entropy(labels, _unrotated_logits(y_pred))}
-        if training:
-            terms.update(self.view_terms(x, labels, y_pred))
+        image_terms = {
+            f"{prefix}ce_loss": cross_entropy(labels, _unrotated_logits(outputs))
+            for prefix, outputs in self.by_network(y_pred).items()
+        }
+        view_terms = self.view_terms(x, labels, y_pred) if training else {}
         total = sum(added)
-        for name, values in terms.items():
-            if sample_weight is not None:
-                rows = 1 if name == "ce_loss" else NUM_ROTATIONS
-                values *= ops.cast(ops.repeat(sample_weight, rows), values.dtype)
-            if training:
-                self._term_metrics[name].update_state(values)
-            total += ops.mean(values)
+        for rows, terms in ((1, image_terms), (NUM_ROTATIONS, view_terms)):
+            for name, values in terms.items():
+                if sample_weight is not None:
+                    values *= ops.cast(ops.repeat(sample_weight, rows), values.dtype)
+                if training:
+                    self._term_metrics[name].update_state(values)
+                    values *= self.loss_weights.get(name, 1.0)
+                total += ops.mean(values)
         return total / _num_replicas()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        if isinstance(y_pred, dict) and self._reports_heads():
+        if self._reports_heads():
             labels = _standardize_labels(y)
             if len(labels.shape) == 2:
                 labels = ops.argmax(labels, axis=-1)
-            joint = joint_labels(labels)
-            for head in head_names(self.network):
-                joint_logits = y_pred[head]
-                for kind, logits, expected in (
-                    ("joint", joint_logits, joint),
-                    ("class", class_logits(joint_logits), joint // NUM_ROTATIONS),
-                ):
-                    predicted = ops.cast(ops.argmax(logits, axis=-1), expected.dtype)
-                    self._head_metrics[f"{head}_{kind}_accuracy"].update_state(
-                        ops.equal(predicted, expected)
-                    )
-        return super().compute_metrics(x, y, _unrotated_logits(y_pred), sample_weight)
+            for prefix, outputs in self.by_network(y_pred).items():
+                if isinstance(outputs, dict):
+                    self._update_head_metrics(prefix, labels, outputs)
+        return super().compute_metrics(
+            x,
+            self.each(lambda outputs: y, y_pred),
+            self.each(_unrotated_logits, y_pred),
+            sample_weight
+            if sample_weight is None
+            else self.each(lambda outputs: sample_weight, y_pred),
+        )
+
+    def _update_head_metrics(self, prefix, labels, outputs):
+        joint = joint_labels(labels)
+        for head in outputs.keys() - {"logits"}:
+            names = _head_metric_names(prefix, head)
+            for kind, logits, expected in (
+                ("joint", outputs[head], joint),
+                ("class", class_logits(outputs[head]), joint // NUM_ROTATIONS),
+            ):
+                predicted = ops.cast(ops.argmax(logits, axis=-1), expected.dtype)
+                self._head_metrics[names[kind]].update_state(
+                    ops.equal(predicted, expected)
+                )
 
     def get_metrics_result(self):
         results = super().get_metrics_result()
@@ -323,7 +363,11 @@ class HeadsTrainer(keras.Model):
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        return config and {**config, "head_metrics": self.head_metrics}
+        return config and {
+            **config,
+            "head_metrics": self.head_metrics,
+            "loss_weights": dict(self.loss_weights),
+        }
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -340,6 +384,10 @@ def _standardize_labels(labels):
     if len(labels.shape) == 2 and labels.shape[1] == 1:
         labels = ops.squeeze(labels, axis=1)
     return ops.cast(labels, "int32") if len(labels.shape) == 1 else labels
+
+
+def _head_metric_names(prefix, head):
+    return {kind: f"{prefix}{head}_{kind}_accuracy" for kind in ("joint", "class")}
 
 
 def _unrotated_logits(outputs):

@@ -61,10 +61,10 @@ class Distiller(HeadsTrainer):
         temperature: float = 3.0,
         **kwargs,
     ):
-        _check_pair(teacher, student)
+        check_pair(teacher, student)
         divergence = TemperatureKLDivergence(temperature, reduction=None)
         super().__init__(
-            student,
+            {"": student},
             ["kl_main", *(f"kl_{head}" for head in head_names(student))],
             frozen=teacher.variables,
             **kwargs,
@@ -104,23 +104,31 @@ class Distiller(HeadsTrainer):
         }
 
 
-def _check_pair(teacher, student):
+def check_pair(
+    teacher: keras.Model,
+    student: keras.Model,
+    roles: tuple[str, str] = ("teacher", "student"),
+) -> None:
+    """Raises a ValueError unless one network can learn from another."""
+    networks = dict(zip(roles, (teacher, student), strict=True))
+    both = " and ".join(f"`{role}`" for role in roles)
     heads = {}
-    for role, network in (("teacher", teacher), ("student", student)):
+    for role, network in networks.items():
         try:
             heads[role] = head_names(network)
         except ValueError as error:
             raise ValueError(f"`{role}`: {error}") from None
-    if len(heads["teacher"]) != len(heads["student"]):
+    counts = [len(names) for names in heads.values()]
+    if counts[0] != counts[1]:
         raise ValueError(
-            "Expected `teacher` and `student` to have the same number of auxiliary "
-            f"heads. Received: {len(heads['teacher'])} in `{teacher.name}` and "
-            f"{len(heads['student'])} in `{student.name}`"
+            f"Expected {both} to have the same number of auxiliary heads. "
+            f"Received: {counts[0]} in `{teacher.name}` and {counts[1]} in "
+            f"`{student.name}`"
         )
     classes = [network.output["logits"].shape[-1] for network in (teacher, student)]
     if classes[0] != classes[1]:
         raise ValueError(
-            "Expected `teacher` and `student` to have the same number of classes. "
+            f"Expected {both} to have the same number of classes. "
             f"Received: {classes[0]} in `{teacher.name}` and {classes[1]} in "
             f"`{student.name}`"
         )
@@ -130,7 +138,7 @@ def _check_pair(teacher, student):
         for edge, other in zip(*shapes, strict=True)
     ):
         raise ValueError(
-            "Expected `teacher` and `student` to take images of the same shape. "
+            f"Expected {both} to take images of the same shape. "
             f"Received: {shapes[0]} in `{teacher.name}` and {shapes[1]} in "
             f"`{student.name}`"
         )
@@ -140,6 +148,6 @@ def _check_pair(teacher, student):
     ]
     if shared:
         raise ValueError(
-            "Expected `teacher` and `student` to share no layers, or training the one "
-            f"would change the other. Received: shared layers {shared[:5]}"
+            f"Expected {both} to share no layers, or training the one would change the "
+            f"other. Received: shared layers {shared[:5]}"
         )

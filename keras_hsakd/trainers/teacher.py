@@ -46,7 +46,7 @@ class TeacherTrainer(HeadsTrainer):
 
     def __init__(self, teacher: keras.Model, freeze_backbone: bool = False, **kwargs):
         super().__init__(
-            teacher,
+            {"": teacher},
             [f"ce_{head}" for head in head_names(teacher)],
             frozen=strip_heads(teacher).variables if freeze_backbone else (),
             **kwargs,

@@ -1,0 +1,182 @@
+"""Mutual distillation of networks that learn together."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_hsakd.heads import head_names
+from keras_hsakd.losses import TemperatureKLDivergence
+from keras_hsakd.ops import cross_entropy, joint_labels
+from keras_hsakd.trainers.base import HeadsTrainer
+from keras_hsakd.trainers.distiller import check_pair
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
+class MutualDistiller(HeadsTrainer):
+    """Trains networks that learn from labels and from each other (online HSSAKD).
+
+    ```
+    loss = sum_i CE(p_i(x), y) + sum_l mean_r CE(q_il(t_r(x)), 4 * y + r)
+         + mean_{j != i} mean_r tau^2 KL(p_j(t_r(x)) || p_i(t_r(x)))
+         + mean_{j != i} sum_l mean_r tau^2 KL(q_jl(t_r(x)) || q_il(t_r(x)))
+    ```
+
+    with `t_r(x)` the image under each of four rotations, `p_i` the class predictions of
+    network `i`, and `q_il` the joint predictions of its auxiliary head `l`. No gradient
+    flows into the network that teaches in a divergence. With two networks this is the
+    paper's loss; with more, the divergences are averaged over the others, as in deep
+    mutual learning.
+
+    The terms and metrics are reported by network, counted from 1: `net_1_ce_loss`,
+    `net_1_ce_aux_1`, `net_1_kl_main`, `net_1_kl_aux_1`, `net_1_accuracy` and so on.
+    `evaluate` and `predict` see plain images and give the class logits of each network,
+    `{"net_1": (B, N), ...}`; the validation loss is the sum of the networks'
+    cross-entropies. `export` writes the first network without its heads; for another
+    one, `keras_hsakd.strip_heads(distiller.networks[1]).export(...)`.
+
+    Args:
+        networks: Two or more functional models with auxiliary heads, of the same or
+            different architecture, with as many heads and classes each. They must not
+            share layers.
+        temperature: The temperature `tau > 0` of the divergences. Defaults to 3.
+        **kwargs: `name` and `dtype` of the `keras.Model`.
+
+    Raises:
+        ValueError: If there are fewer than two networks, heads are missing or differ in
+            number, classes or image shapes differ, layers are shared, images are not
+            square, or the temperature is not positive.
+
+    Example:
+    >>> train, test = keras_hsakd.data.load(
+    ...     "digits", image_size=8, examples_per_class=2
+    ... )
+    >>> networks = [
+    ...     keras_hsakd.models.create(name, 10, input_shape=(8, 8, 3))
+    ...     for name in ("resnet8", "wrn_10_1")
+    ... ]
+    >>> distiller = keras_hsakd.MutualDistiller(networks)
+    >>> distiller = distiller.compile("adam", metrics=["accuracy"])
+    >>> history = distiller.fit(train, validation_data=test, epochs=1, verbose=0)
+    >>> [name for name in sorted(history.history) if "accuracy" in name]
+    ['net_1_accuracy', 'net_2_accuracy', 'val_net_1_accuracy', 'val_net_2_accuracy']
+
+    References: [Yang et al., 2022](https://doi.org/10.1109/TNNLS.2022.3186807) and the
+    authors' implementation; [Zhang et al., 2018](https://arxiv.org/abs/1706.00384) for
+    more than two networks.
+    """
+
+    def __init__(
+        self, networks: Sequence[keras.Model], temperature: float = 3.0, **kwargs
+    ):
+        networks = list(networks)
+        if len(networks) < 2:
+            raise ValueError(
+                "Expected `networks` to be two or more networks that teach each other. "
+                f"Received: {len(networks)}"
+            )
+        names = [f"net_{number}" for number in range(1, len(networks) + 1)]
+        for i, network in enumerate(networks):
+            for j in range(i):
+                check_pair(networks[j], network, roles=(names[j], names[i]))
+        divergence = TemperatureKLDivergence(temperature, reduction=None)
+        heads = head_names(networks[0])
+        super().__init__(
+            {
+                f"{name}_": network
+                for name, network in zip(names, networks, strict=True)
+            },
+            [
+                f"{name}_{term}"
+                for name in names
+                for term in (
+                    *(f"ce_{head}" for head in heads),
+                    *("kl_main", *(f"kl_{head}" for head in heads)),
+                )
+            ],
+            **kwargs,
+        )
+        self.networks = networks
+        self.divergence = divergence
+
+    @property
+    def temperature(self) -> float:
+        """The temperature of the divergences."""
+        return self.divergence.temperature
+
+    @property
+    def network(self) -> keras.Model:
+        """The first network."""
+        return self.networks[0]
+
+    def forward(self, images, training=False):
+        return {
+            f"net_{number}": network(images, training=training)
+            for number, network in enumerate(self.networks, start=1)
+        }
+
+    def each(self, function, outputs):
+        return {name: function(output) for name, output in outputs.items()}
+
+    def by_network(self, outputs):
+        return {f"{name}_": output for name, output in outputs.items()}
+
+    def view_terms(self, views, labels, outputs):
+        joint = joint_labels(labels)
+        terms = {}
+        for name, own in outputs.items():
+            others = [other for key, other in outputs.items() if key != name]
+            for key, logits in own.items():
+                if key != "logits":
+                    terms[f"{name}_ce_{key}"] = cross_entropy(joint, logits)
+                divergences = [
+                    self.divergence(ops.stop_gradient(other[key]), logits)
+                    for other in others
+                ]
+                term = "kl_main" if key == "logits" else f"kl_{key}"
+                terms[f"{name}_{term}"] = sum(divergences) / len(divergences)
+        return terms
+
+    def compile(self, *args, metrics=None, weighted_metrics=None, **kwargs):
+        """Configures training, as the other trainers; metrics are of each network."""
+        return super().compile(
+            *args,
+            metrics=self._of_each(metrics),
+            weighted_metrics=self._of_each(weighted_metrics),
+            **kwargs,
+        )
+
+    def _of_each(self, metrics):
+        """Returns metrics by network, each a copy with a state of its own."""
+        if metrics is None or isinstance(metrics, dict):
+            return metrics
+        metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+        serialize = keras.saving.serialize_keras_object
+        deserialize = keras.saving.deserialize_keras_object
+        return {
+            f"net_{number}": [
+                deserialize(serialize(metric))
+                if isinstance(metric, keras.metrics.Metric)
+                else metric
+                for metric in metrics
+            ]
+            for number in range(1, len(self.networks) + 1)
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "networks": [
+                keras.saving.serialize_keras_object(network)
+                for network in self.networks
+            ],
+            "temperature": self.temperature,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        networks = [
+            keras.saving.deserialize_keras_object(network, custom_objects)
+            for network in config["networks"]
+        ]
+        return super().from_config({**config, "networks": networks}, custom_objects)
