@@ -1,5 +1,5 @@
-import json
-import pathlib
+import argparse
+import contextlib
 import pickle
 import sys
 import types
@@ -8,18 +8,18 @@ import keras
 import numpy as np
 import pytest
 from reference.fill import fill
+from test_models import OFFICIAL
 
 from keras_hsakd import checkpoints, models
 
-OFFICIAL = json.loads(
-    (pathlib.Path(__file__).parent / "reference" / "official_models.json").read_text()
-)
-NAMES = ["resnet20", "wrn_16_2"]
+
+def filled(name):
+    return fill(OFFICIAL[name]["state_dict"])
 
 
 @pytest.fixture
 def state():
-    return fill(OFFICIAL["resnet20_aux"]["state_dict"])
+    return filled("resnet20")
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def weights(model):
     return [keras.ops.convert_to_numpy(w).copy() for w in model.weights]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["resnet20", "wrn_16_2"])
 @pytest.mark.parametrize("wrapper", [None, "net", "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_all_forms_of_a_state_dict_load(name, wrapper, prefix):
-    state = fill(OFFICIAL[f"{name}_aux"]["state_dict"])
+    state = filled(name)
     wrapped = {prefix + key: value for key, value in state.items()}
     if wrapper:
         wrapped = {wrapper: wrapped, "epoch": 3}
@@ -52,6 +52,87 @@ def test_all_forms_of_a_state_dict_load(name, wrapper, prefix):
     total = sum(float(np.sum(v, dtype="float64")) for v in state.values())
     loaded = sum(float(np.sum(w, dtype="float64")) for w in weights(network))
     np.testing.assert_allclose(loaded, total, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_to_our_weights_and_back_is_the_identity(name):
+    state = filled(name)
+    network = models.create(name, OFFICIAL[name]["num_classes"], (32, 32, 3))
+    checkpoints.load_torch(network, state)
+    back = checkpoints.torch_state_dict(network)
+    assert set(back) == set(state)
+    for key, value in state.items():
+        assert back[key].dtype == value.dtype
+        np.testing.assert_array_equal(back[key], value)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_no_two_variables_have_one_key(name):
+    with keras.StatelessScope(initialize_variables=False):  # shapes are enough
+        network = models.create(name, 10, (32, 32, 3))
+    variables = [e.variable for e in checkpoints._entries(network).values()]
+    assert {id(v) for v in variables} == {id(v) for v in network.variables}
+
+
+def backbone_of(state, classifier="fc"):
+    """Returns the state dict of a backbone alone, as CRD and torchvision have it."""
+    return {
+        key.removeprefix("backbone.").replace("classifier", classifier): value
+        for key, value in state.items()
+        if key.startswith("backbone.")
+    }
+
+
+def test_a_backbone_alone_leaves_the_heads_as_they_are(network, state):
+    before = {v.path: keras.ops.convert_to_numpy(v) for v in network.variables}
+    checkpoints.load_torch(network, {"model": backbone_of(state), "epoch": 240})
+    for variable in network.variables:
+        same = np.array_equal(
+            keras.ops.convert_to_numpy(variable), before[variable.path]
+        )
+        assert same == variable.path.startswith("aux_"), variable.path
+
+
+def test_a_network_without_heads_to_a_backbone_and_back(state):
+    plain = models.create("resnet20", 100, heads=False)
+    checkpoints.load_torch(plain, backbone_of(state))
+    back = checkpoints.torch_state_dict(plain)
+    assert set(back) == set(backbone_of(state))
+    with pytest.raises(ValueError, match="left over, auxiliary_classifier"):
+        checkpoints.load_torch(plain, state)
+
+
+def test_mobilenet_of_crd():
+    """Its classifier is a Sequential of one layer."""
+    state = filled("mobilenet_v2")
+    network = models.create("mobilenet_v2", 100, heads=False)
+    checkpoints.load_torch(network, backbone_of(state, classifier="classifier.0"))
+    np.testing.assert_array_equal(
+        network.get_layer("logits").bias, state["backbone.classifier.bias"]
+    )
+
+
+def test_a_part_of_a_state_dict(network, state):
+    both = {f"net{i}.{key}": i * value for i in (1, 2) for key, value in state.items()}
+    checkpoints.load_torch(network, both, prefix="net2.")
+    np.testing.assert_array_equal(
+        network.get_layer("logits").bias, 2 * state["backbone.fc.bias"]
+    )
+    with pytest.raises(ValueError, match="496 left over, net1"):
+        checkpoints.load_torch(network, {**state, **both})
+
+
+def test_another_number_of_classes(state):
+    network = models.create("resnet20", 7)
+    with pytest.raises(ValueError, match="8 others.*`classifiers=False` loads"):
+        checkpoints.load_torch(network, state)
+    before = keras.ops.convert_to_numpy(network.get_layer("logits").kernel)
+    checkpoints.load_torch(network, state, classifiers=False)
+    np.testing.assert_array_equal(network.get_layer("logits").kernel, before)
+    np.testing.assert_array_equal(
+        network.get_layer("aux_3_stage3_block1_bn1").gamma,
+        state["auxiliary_classifier.block_extractor3.0.0.bn1.weight"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,6 +184,31 @@ def test_a_file_loads(network, state, tmp_path):
     )
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".safetensors"])
+def test_a_file_that_we_wrote(network, state, suffix, tmp_path):
+    package = "safetensors" if suffix == ".safetensors" else "torch"
+    pytest.importorskip(package)
+    checkpoints.load_torch(network, state)
+    path = tmp_path / f"resnet20{suffix}"
+    checkpoints.save_torch(network, path)
+    copy = models.create("resnet20", 100)
+    checkpoints.load_torch(copy, path)
+    for old, new in zip(weights(network), weights(copy), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_file_of_crd_holds_its_arguments(network, state, tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "resnet20.pth"
+    tensors = {k: torch.from_numpy(v) for k, v in backbone_of(state).items()}
+    options = argparse.Namespace(learning_rate=0.05, milestones=[150, 180, 210])
+    torch.save({"opt": options, "model": tensors}, path)
+    checkpoints.load_torch(network, path)
+    np.testing.assert_array_equal(
+        network.get_layer("logits").bias, state["backbone.fc.bias"]
+    )
+
+
 def test_a_file_is_read_without_executing_code(network, tmp_path, monkeypatch):
     """What must hold of the call, also where PyTorch is not installed."""
     arguments = {}
@@ -111,7 +217,11 @@ def test_a_file_is_read_without_executing_code(network, tmp_path, monkeypatch):
         arguments.update(kwargs)
         raise EOFError("Ran out of input")
 
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    serialization = types.SimpleNamespace(
+        safe_globals=lambda allowed: contextlib.nullcontext()
+    )
+    torch = types.SimpleNamespace(load=load, serialization=serialization)
+    monkeypatch.setitem(sys.modules, "torch", torch)
     path = tmp_path / "broken.pth"
     path.write_bytes(b"")
     before = weights(network)
