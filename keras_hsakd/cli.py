@@ -95,7 +95,7 @@ def _parser():
         action="store_true",
         help="add the accuracies of the heads on rotated images",
     )
-    of_training = ("examples_per_class", "augment", "flip")
+    of_training = ("examples_per_class", "label_fraction", "augment", "crop", "flip")
     _add_settings(
         command, DataSettings, inherited="the run's", omit=_OF_THE_RUN + of_training
     )
@@ -114,8 +114,7 @@ def _parser():
     command.add_argument(
         "--image-size",
         type=int,
-        default=32,
-        help="height and width of an image (default: 32)",
+        help="height and width of an image (default: what each is made for)",
     )
     command.add_argument(
         "--num-classes", type=int, default=100, help="classes (default: 100)"

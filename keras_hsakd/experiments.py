@@ -247,7 +247,12 @@ def evaluate(
             f"Received: '{run}', a {opened.describe()}"
         )
     # How training images were chosen and altered does not matter here.
-    changes = {"examples_per_class": None, "augment": None, **data_changes}
+    changes = {
+        "examples_per_class": None,
+        "label_fraction": None,
+        "augment": None,
+        **data_changes,
+    }
     images = _load(_changed_data(opened, changes), opened.training_settings())
     _check_same_images(opened, images, "run")
     if with_heads:

@@ -34,8 +34,12 @@ class DataSettings:
         data_dir: As in `keras_hsakd.data.load`; for a named data set.
         image_size: Height and width of the images.
         examples_per_class: Number of training images kept of each class.
+        label_fraction: Part of each class of the training images that is kept.
+        limit: Most training images, and test images, that are kept.
         validation: Whether to measure on held-out training images.
         augment: Stronger augmentation, see `keras_hsakd.data.load`.
+        crop: How training images are cropped, see `keras_hsakd.data.load`.
+        center_crop: How test images are cropped, see `keras_hsakd.data.load`.
         flip: Whether training images are mirrored at random; for a folder.
         mean: Mean per channel, from 0 to 1; for a folder.
         std: Standard deviation per channel, from 0 to 1; for a folder.
@@ -56,11 +60,32 @@ class DataSettings:
     examples_per_class: int | None = setting(
         None, "training images kept of each class, chosen by the seed (default: all)"
     )
+    label_fraction: float | None = setting(
+        None,
+        "part of the training images of each class that is kept, from 0 to 1, chosen "
+        "by the seed (default: all)",
+    )
+    limit: int | None = setting(
+        None,
+        "most training images, and test images, that are kept, to try things out "
+        "(default: all)",
+    )
     validation: bool = setting(
         False, "measure on a fixed fifth of the training images, not on the test images"
     )
     augment: str | None = setting(
         None, "stronger augmentation of training images: rand_augment (default: none)"
+    )
+    crop: str | None = setting(
+        None,
+        "crop of training images: padded, by an eighth of their size, or resized, a "
+        "random part as for ImageNet (default: padded)",
+        choices=("padded", "resized"),
+    )
+    center_crop: float | None = setting(
+        None,
+        "part of a test image's shorter side that is kept, in a square at its centre "
+        "(default: the whole image is resized)",
     )
     flip: bool | None = setting(
         None, "folder: mirror training images at random (default: yes)"

@@ -167,25 +167,110 @@ def test_augmentation_differs_between_steps_and_epochs():
     assert len(set(batches)) == len(batches) == 8
 
 
+@pytest.mark.parametrize("crop", ["padded", "resized"])
 @pytest.mark.parametrize("first_step", [0, 1, 6])
-def test_epoch_from_a_step_is_the_tail_of_the_epoch(first_step):
+def test_epoch_from_a_step_is_the_tail_of_the_epoch(first_step, crop):
     source = data.ArraySource(slope_images(50), np.arange(50), 32)
 
     def batches(**kwargs):
-        return data.epoch_batches(source, 8, 7, 3, augmentation=augmentation, **kwargs)
+        return data.epoch_batches(
+            source, 8, 7, 3, augmentation=augmentation, crop=crop, **kwargs
+        )
 
     assert_same_batches(batches(first_step=first_step), batches().skip(first_step))
 
 
 def test_steps_before_the_first_are_not_read():
     class Spy(data.ArraySource):
-        def batches(self, indices, batch_size):
+        def batches(self, indices, batch_size, **kwargs):
             self.read = len(list(indices))
-            return super().batches(indices, batch_size)
+            return super().batches(indices, batch_size, **kwargs)
 
     spy = Spy(slope_images(50), np.arange(50), 32)
     data.epoch_batches(spy, 8, 0, epoch=0, first_step=4)
     assert spy.read == 50 - 4 * 8
+
+
+# Crops
+
+
+def coordinates(height, width):
+    """Returns an image whose pixels tell their row and column."""
+    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    return np.stack([rows, columns, 0 * rows], axis=-1).astype("float32")
+
+
+def test_random_resized_crop_takes_parts_of_the_stated_area_and_shape():
+    image = coordinates(60, 80)
+    areas, ratios = [], []
+    for i in range(300):
+        crop = data.random_resized_crop(image, 16, seed=(0, i)).numpy()
+        # The middles of the outer pixels span 15 of the 16 parts of each side.
+        height, width = (np.ptp(crop[..., axis]) * 16 / 15 for axis in (0, 1))
+        areas.append(height * width / 4800)
+        ratios.append(width / height)
+    # The ends of the ranges, to the rounding of a crop to whole pixels.
+    assert 0.06 < min(areas) < 0.12
+    assert 0.85 < max(areas) < 1.02
+    assert 0.7 < min(ratios) < 0.8
+    assert 1.25 < max(ratios) < 1.45
+    again = data.random_resized_crop(image, 16, seed=(0, 299)).numpy()
+    np.testing.assert_array_equal(again, crop)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "rows", "columns"),
+    [(1.0, (0, 60), (10, 70)), (0.5, (15, 45), (25, 55))],
+)
+def test_center_crop(fraction, rows, columns):
+    size = rows[1] - rows[0]
+    crop = data.center_crop(coordinates(60, 80), size, fraction).numpy()
+    expected = coordinates(60, 80)[slice(*rows), slice(*columns)]
+    np.testing.assert_allclose(crop, expected, atol=1e-4)
+
+
+def test_files_are_cropped_from_the_image_as_it_is(tmp_path):
+    image = np.zeros((40, 80, 3), "uint8")
+    image[:, 20:60] = 255  # the square at the centre
+    for part in ("train/a", "train/b", "test/a"):
+        tf.io.write_file(str(tmp_path / part / "1.png"), tf.io.encode_png(image))
+    arguments = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    train, test = data.image_folder(
+        tmp_path, crop="resized", center_crop=1.0, **arguments
+    )
+    np.testing.assert_allclose(next(iter(test))[0], 1, atol=1e-6)
+    assert next(iter(train))[0].shape == (2, 32, 32, 3)
+    _, whole = data.image_folder(tmp_path, **arguments)
+    assert np.mean(next(iter(whole))[0]) < 0.6
+
+
+def test_a_part_of_each_class():
+    train, test = data.load("digits", label_fraction=0.25, batch_size=1000)
+    full, _ = data.load("digits", batch_size=1000)
+    counts, of_all = (np.bincount(next(iter(d))[1]) for d in (train, full))
+    np.testing.assert_array_equal(counts, np.round(of_all / 4))
+    assert test.num_examples == 798
+
+
+def test_a_limit_is_of_both_parts_and_keeps_the_classes():
+    train, test = data.load("digits", limit=7)
+    assert (train.num_examples, test.num_examples) == (7, 7)
+    assert len(train.class_names) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"crop": "random"}, "`crop` to be one of .*'resized'.*crop='random'"),
+        ({"center_crop": 1.5}, "`center_crop` to be None or above 0.*1.5"),
+        ({"label_fraction": 0}, "`label_fraction` to be above 0.*label_fraction=0"),
+        ({"label_fraction": 0.5, "examples_per_class": 3}, "one of `label_fraction`"),
+        ({"limit": 0}, "`limit`.*limit=0"),
+    ],
+)
+def test_bad_crops_and_parts(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.load("digits", **arguments)
 
 
 # The pipelines
@@ -310,7 +395,7 @@ def test_float32_under_a_mixed_precision_policy():
 
 
 def test_names_and_info():
-    assert data.names() == ["cifar10", "cifar100", "digits"]
+    assert data.names() == ["cifar10", "cifar100", "digits", "stl10"]
     assert [data.info(name).name for name in data.names()] == data.names()
     assert [data.info(name).num_classes for name in data.names()] == [10, 100, 10]
     assert [data.info(name).flip for name in data.names()] == [True, True, False]

@@ -6,6 +6,8 @@ import pytest
 from keras_hsakd import data
 from keras_hsakd.data import datasets
 
+NOWHERE = "https://127.0.0.1:9/cifar-100-binary.tar.gz"
+
 
 def contents(images, labels):
     return {(x.tobytes(), int(y)) for x, y in zip(images, labels, strict=True)}
@@ -25,7 +27,7 @@ def test_cifar100_as_tensorflow_datasets_builds_it(cifar100, cifar100_data_dir):
 
 
 def test_what_cannot_be_had_fails_soon(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "_CIFAR_HOST", "https://127.0.0.1:9")
+    monkeypatch.setitem(datasets._ARCHIVES, "cifar100", NOWHERE)
     began = time.monotonic()
     with pytest.raises(FileNotFoundError, match="Run `tfds build cifar100"):
         data.load("cifar100", data_dir=str(tmp_path))
@@ -34,5 +36,5 @@ def test_what_cannot_be_had_fails_soon(tmp_path, monkeypatch):
 
 
 def test_what_is_there_needs_no_network(cifar100_data_dir, monkeypatch):
-    monkeypatch.setattr(datasets, "_CIFAR_HOST", "https://127.0.0.1:9")
+    monkeypatch.setitem(datasets._ARCHIVES, "cifar100", NOWHERE)
     assert data.load("cifar100", data_dir=cifar100_data_dir)[0].num_examples == 200

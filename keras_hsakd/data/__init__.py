@@ -1,6 +1,12 @@
 """Input pipelines: named data sets and folders of images, as `tf.data.Dataset`s."""
 
-from keras_hsakd.data.augment import rand_augment, random_crop, random_flip
+from keras_hsakd.data.augment import (
+    center_crop,
+    rand_augment,
+    random_crop,
+    random_flip,
+    random_resized_crop,
+)
 from keras_hsakd.data.datasets import DatasetInfo, info, load, names
 from keras_hsakd.data.folders import IMAGENET_MEAN, IMAGENET_STD, image_folder
 from keras_hsakd.data.pipelines import EpochCounter, epoch_batches, rescaling
@@ -14,6 +20,7 @@ __all__ = [
     "EpochCounter",
     "FileSource",
     "Source",
+    "center_crop",
     "epoch_batches",
     "image_folder",
     "info",
@@ -22,5 +29,6 @@ __all__ = [
     "rand_augment",
     "random_crop",
     "random_flip",
+    "random_resized_crop",
     "rescaling",
 ]

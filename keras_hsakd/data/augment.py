@@ -57,6 +57,71 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.where(coins < 0.5, tf.reverse(images, axis=[2]), images)
 
 
+def random_resized_crop(
+    image: tf.Tensor, image_size: int, seed: tf.Tensor
+) -> tf.Tensor:
+    """Crops a random part of an image and resizes it, as for ImageNet.
+
+    The part has 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3, where ten
+    draws find one in the image; else it is the whole image.
+
+    Args:
+        image: Tensor of shape `(height, width, channels)`.
+        image_size: Int, height and width of the result.
+        seed: Integer tensor of shape `(2,)`; the result is a function of it alone.
+
+    Returns:
+        A float32 tensor of shape `(image_size, image_size, channels)`.
+
+    Example:
+    >>> random_resized_crop(tf.zeros((50, 40, 3)), 32, seed=(0, 1)).shape
+    TensorShape([32, 32, 3])
+
+    Reference: [Szegedy et al., 2015](https://arxiv.org/abs/1409.4842), section 6;
+    torchvision's `RandomResizedCrop`.
+    """
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros((0, 0, 4), tf.float32),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        area_range=(0.08, 1.0),
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return _resized(tf.slice(image, begin, size), image_size)
+
+
+def center_crop(image: tf.Tensor, image_size: int, fraction: float) -> tf.Tensor:
+    """Crops a square from the centre of an image and resizes it.
+
+    Args:
+        image: Tensor of shape `(height, width, channels)`.
+        image_size: Int, height and width of the result.
+        fraction: Float from 0 to 1, the part of the image's shorter side that is kept:
+            224 / 256 for ImageNet.
+
+    Returns:
+        A float32 tensor of shape `(image_size, image_size, channels)`.
+
+    Example:
+    >>> center_crop(tf.zeros((50, 40, 3)), 32, fraction=1.0).shape
+    TensorShape([32, 32, 3])
+    """
+    height, width = tf.unstack(tf.shape(image)[:2])
+    side = tf.cast(tf.minimum(height, width), tf.float32) * fraction
+    side = tf.cast(tf.round(side), tf.int32)
+    top, left = (height - side) // 2, (width - side) // 2
+    return _resized(image[top : top + side, left : left + side], image_size)
+
+
+def _resized(image, image_size):
+    channels = image.shape[-1]
+    image = tf.image.resize(image, (image_size, image_size), antialias=True)
+    return tf.ensure_shape(image, (image_size, image_size, channels))
+
+
 def rand_augment(
     images: tf.Tensor, seed: tf.Tensor, num_transformations: int = 2
 ) -> tf.Tensor:
@@ -121,8 +186,22 @@ AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 }
 
 
-def check_augmentation(augment: str | None) -> None:
-    """Raises a ValueError unless `augment` is `None` or one of `AUGMENTATIONS`."""
+CROPS = ("padded", "resized")
+
+
+def check_augmentation(
+    augment: str | None, crop: str, center_crop: float | None
+) -> None:
+    """Raises a ValueError unless these are values that `load` takes."""
+    if crop not in CROPS:
+        raise ValueError(
+            f"Expected `crop` to be one of {CROPS}. Received: crop={crop!r}"
+        )
+    if center_crop is not None and not 0 < center_crop <= 1:
+        raise ValueError(
+            "Expected `center_crop` to be None or above 0 and at most 1. "
+            f"Received: center_crop={center_crop}"
+        )
     if augment is not None and augment not in AUGMENTATIONS:
         raise ValueError(
             f"Expected `augment` to be None or one of {list(AUGMENTATIONS)}. "

@@ -14,10 +14,15 @@ from keras_hsakd.data.augment import check_augmentation
 from keras_hsakd.data.checks import check_integer
 from keras_hsakd.data.pipelines import rescaling, train_and_test
 from keras_hsakd.data.sources import ArraySource
-from keras_hsakd.data.subsets import Examples, choose, hold_out
+from keras_hsakd.data.subsets import Examples, check_share, choose, hold_out
 from keras_hsakd.suggestions import did_you_mean
 
-_CIFAR_HOST = "https://www.cs.toronto.edu"
+# Where tensorflow-datasets downloads them from.
+_ARCHIVES = {
+    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "cifar100": "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    "stl10": "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+}
 
 # The digits are stored writer after writer: of each class the last 4 / 9 are tested,
 # so that train and test hardly share a hand.
@@ -85,9 +90,8 @@ def _read_digits(
 def _read_tfds(name: str, data_dir: str | None) -> tuple[Examples, Examples, list[str]]:
     tfds = _optional_module("tensorflow_datasets", "tensorflow-datasets", name)
     folder = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
-    archive = f"{name.replace('cifar', 'cifar-')}-binary"
     try:
-        _check_obtainable(folder, name, archive)
+        _check_obtainable(folder, name)
         splits, dataset_info = tfds.load(
             name,
             split=["train", "test"],
@@ -98,7 +102,8 @@ def _read_tfds(name: str, data_dir: str | None) -> tuple[Examples, Examples, lis
         )
     # A failed preparation shows as anything from `OSError` to `AssertionError`.
     except Exception as error:
-        manual = os.path.join(folder, "downloads", "manual", f"{archive}.tar.gz")
+        archive = os.path.basename(_ARCHIVES[name])
+        manual = os.path.join(folder, "downloads", "manual", archive)
         raise FileNotFoundError(
             f"Expected the data set {name!r}, prepared by tensorflow-datasets, in "
             f"{os.path.join(folder, name)!r} (argument `data_dir`), or a network to "
@@ -110,15 +115,16 @@ def _read_tfds(name: str, data_dir: str | None) -> tuple[Examples, Examples, lis
     return train, test, list(dataset_info.features["label"].names)
 
 
-def _check_obtainable(folder: str, name: str, archive: str) -> None:
+def _check_obtainable(folder: str, name: str) -> None:
     """Raises an OSError where tensorflow-datasets would retry for minutes in vain."""
+    archive = os.path.basename(_ARCHIVES[name]).partition(".")[0]
     downloads = os.path.join(glob.escape(folder), "downloads", "**", f"*{archive}*")
     there = os.path.isdir(os.path.join(folder, name))
     if not there and not glob.glob(downloads, recursive=True):
         # It respects the proxies of the environment, as tensorflow-datasets does.
         import requests
 
-        requests.head(_CIFAR_HOST, timeout=10)
+        requests.head(_ARCHIVES[name], timeout=10)
 
 
 _DATASETS: dict[str, tuple[DatasetInfo, Callable]] = {
@@ -157,6 +163,18 @@ _DATASETS: dict[str, tuple[DatasetInfo, Callable]] = {
             ),
             _read_digits,
         ),
+        (
+            # Normalised as the authors' linear evaluation does it.
+            DatasetInfo(
+                name="stl10",
+                num_classes=10,
+                image_size=96,
+                mean=(0.5, 0.5, 0.5),
+                std=(0.5, 0.5, 0.5),
+                flip=True,
+            ),
+            _read_tfds,
+        ),
     ]
 }
 
@@ -169,7 +187,7 @@ def names() -> list[str]:
 
     Example:
     >>> names()
-    ['cifar10', 'cifar100', 'digits']
+    ['cifar10', 'cifar100', 'digits', 'stl10']
     """
     return sorted(_DATASETS)
 
@@ -202,6 +220,10 @@ def load(
     validation: bool = False,
     data_dir: str | None = None,
     augment: str | None = None,
+    crop: str = "padded",
+    center_crop: float | None = None,
+    label_fraction: float | None = None,
+    limit: int | None = None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Loads a named data set as a training and a test pipeline.
 
@@ -210,8 +232,8 @@ def load(
     flipped at random where `info(name).flip` says so. All of this is a function of
     `(seed, epoch, step)`; the epoch is `train.epoch_counter.value`, an `EpochCounter`.
 
-    CIFAR is read with `tensorflow-datasets`, which downloads it when it has to. The
-    digits are 8 x 8 images that come with scikit-learn: no download.
+    CIFAR and STL-10 are read with `tensorflow-datasets`, which downloads them when it
+    has to. The digits are 8 x 8 images that come with scikit-learn: no download.
 
     Args:
         name: String, one of `names()`.
@@ -230,6 +252,16 @@ def load(
             default, `~/tensorflow_datasets`. Not used for the digits.
         augment: `"rand_augment"` for stronger augmentation of the training images, see
             `rand_augment`. Defaults to `None`.
+        crop: `"padded"`, training images are padded by an eighth of their size and
+            cropped at random; or `"resized"`, a random part of the image as it is in
+            the data is resized, as for ImageNet. Defaults to `"padded"`.
+        center_crop: Float, the part of a test image's shorter side that is kept, in a
+            square at its centre (224 / 256 for ImageNet). Defaults to `None`, which
+            resizes the whole image.
+        label_fraction: Float, the part of each class of the training images that is
+            kept, chosen by `seed`. Defaults to `None`, which keeps all.
+        limit: Int, the most training images, and test images, that are kept, chosen
+            by `seed`; for trying things out. Defaults to `None`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -253,12 +285,13 @@ def load(
     check_integer("batch_size", batch_size, 1)
     check_integer("image_size", image_size, 8)
     check_integer("seed", seed, 0)
-    if examples_per_class is not None:
-        check_integer("examples_per_class", examples_per_class, 1)
-    check_augmentation(augment)
+    check_augmentation(augment, crop, center_crop)
+    check_share(examples_per_class, label_fraction, limit)
 
     train, test, class_names = read(name, data_dir)
-    train, test = choose(train, test, validation, examples_per_class, seed)
+    train, test = choose(
+        train, test, validation, examples_per_class, seed, label_fraction, limit
+    )
     return train_and_test(
         ArraySource(*train, image_size),
         ArraySource(*test, image_size),
@@ -268,6 +301,8 @@ def load(
         row.preprocessing(),
         class_names,
         augment,
+        crop,
+        center_crop,
     )
 
 

@@ -13,7 +13,7 @@ from keras_hsakd.data.augment import check_augmentation
 from keras_hsakd.data.checks import check_integer
 from keras_hsakd.data.pipelines import rescaling, train_and_test
 from keras_hsakd.data.sources import FileSource, decode
-from keras_hsakd.data.subsets import choose
+from keras_hsakd.data.subsets import check_share, choose
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,6 +34,10 @@ def image_folder(
     validation: bool = False,
     corrupt: str = "refuse",
     augment: str | None = None,
+    crop: str = "padded",
+    center_crop: float | None = None,
+    label_fraction: float | None = None,
+    limit: int | None = None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Reads a folder of images as a training and a test pipeline.
 
@@ -69,6 +73,16 @@ def image_folder(
             `"refuse"`.
         augment: `"rand_augment"` for stronger augmentation of the training images, see
             `rand_augment`. Defaults to `None`.
+        crop: `"padded"`, training images are padded by an eighth of their size and
+            cropped at random; or `"resized"`, a random part of the image as it is in
+            the data is resized, as for ImageNet. Defaults to `"padded"`.
+        center_crop: Float, the part of a test image's shorter side that is kept, in a
+            square at its centre (224 / 256 for ImageNet). Defaults to `None`, which
+            resizes the whole image.
+        label_fraction: Float, the part of each class of the training images that is
+            kept, chosen by `seed`. Defaults to `None`, which keeps all.
+        limit: Int, the most training images, and test images, that are kept, chosen
+            by `seed`; for trying things out. Defaults to `None`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -103,13 +117,12 @@ def image_folder(
             )
     if min(std) <= 0:
         raise ValueError(f"Expected `std` to be > 0. Received: std={std!r}")
-    if examples_per_class is not None:
-        check_integer("examples_per_class", examples_per_class, 1)
     if corrupt not in _CORRUPT:
         raise ValueError(
             f"Expected `corrupt` to be one of {_CORRUPT}. Received: corrupt={corrupt!r}"
         )
-    check_augmentation(augment)
+    check_augmentation(augment, crop, center_crop)
+    check_share(examples_per_class, label_fraction, limit)
 
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -146,7 +159,13 @@ def image_folder(
 
     test = None if validation else examples(test_files)
     train, test = choose(
-        examples(train_files), test, validation, examples_per_class, seed
+        examples(train_files),
+        test,
+        validation,
+        examples_per_class,
+        seed,
+        label_fraction,
+        limit,
     )
     return train_and_test(
         FileSource(*train, image_size),
@@ -157,6 +176,8 @@ def image_folder(
         rescaling(mean, std),
         class_names,
         augment,
+        crop,
+        center_crop,
     )
 
 

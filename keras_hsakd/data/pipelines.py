@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from keras_hsakd.data.augment import AUGMENTATIONS, random_crop, random_flip
+from keras_hsakd.data.augment import (
+    AUGMENTATIONS,
+    center_crop,
+    random_crop,
+    random_flip,
+    random_resized_crop,
+)
 from keras_hsakd.data.sources import Source, ordered_map
 
 
@@ -55,6 +61,7 @@ def epoch_batches(
     epoch: int | tf.Tensor,
     first_step: int = 0,
     augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    crop: str = "padded",
 ) -> tf.data.Dataset:
     """Returns the batches of one epoch, a pure function of the arguments.
 
@@ -70,6 +77,8 @@ def epoch_batches(
         first_step: Int, the batch of the epoch to begin at. Defaults to 0.
         augmentation: Callable from a batch of images and a seed of shape `(2,)` to a
             batch of images. Defaults to `None`, which leaves them as they are.
+        crop: `"resized"` applies `random_resized_crop` to each image before. Defaults
+            to `"padded"`, which resizes the whole image.
 
     Returns:
         A `tf.data.Dataset` of `(images, labels)` as in `Source.batches`.
@@ -85,8 +94,19 @@ def epoch_batches(
     )
     order_seed, augmentation_seed = tf.unstack(tf.random.split(epoch_seed, 2))
     order = tf.random.experimental.stateless_shuffle(tf.range(len(source)), order_seed)
-    indices = tf.data.Dataset.from_tensor_slices(order[first_step * batch_size :])
-    batches = source.batches(indices, batch_size)
+    first = first_step * batch_size
+    crop_seed = tf.random.fold_in(epoch_seed, 2)
+
+    def cropped(image, place):
+        seed = tf.random.fold_in(crop_seed, place)
+        return random_resized_crop(image, source.image_size, seed)
+
+    batches = source.batches(
+        tf.data.Dataset.from_tensor_slices(order[first:]),
+        batch_size,
+        crop=cropped if crop == "resized" else None,
+        first=first,
+    )
     if augmentation is None:
         return batches
 
@@ -123,7 +143,8 @@ def augmented(
     TensorShape([8, 32, 32, 3])
     """
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-    images = random_crop(images, padding, crop_seed)
+    if padding:
+        images = random_crop(images, padding, crop_seed)
     if flip:
         images = random_flip(images, flip_seed)
     if augment is not None:
@@ -162,12 +183,13 @@ def train_and_test(
     preprocessing: Callable[[tf.Tensor], tf.Tensor],
     class_names: list[str],
     augment: str | None = None,
+    crop: str = "padded",
+    test_crop: float | None = None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Returns the pipelines to train and to evaluate with.
 
     Args:
-        train: `Source` to shuffle and augment. The crop is padded by an eighth of the
-            image size: 4 pixels for 32.
+        train: `Source` to shuffle and augment.
         test: `Source` to read in its own order.
         batch_size: Int.
         seed: Int, not negative.
@@ -176,6 +198,11 @@ def train_and_test(
         class_names: Names of the classes.
         augment: Stronger augmentation after crop and flip, a name of `AUGMENTATIONS`.
             Defaults to `None`.
+        crop: `"padded"` pads training images by an eighth of their size, 4 pixels for
+            32, and crops them at random; `"resized"` applies `random_resized_crop`.
+            Defaults to `"padded"`.
+        test_crop: Fraction for `center_crop` of the test images. Defaults to `None`,
+            which resizes whole images.
 
     Returns:
         Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
@@ -191,22 +218,31 @@ def train_and_test(
     3
     """
     counter = EpochCounter()
+    padding = train.image_size // 8 if crop == "padded" else 0
     augmentation = functools.partial(
-        augmented, padding=train.image_size // 8, flip=flip, augment=augment
+        augmented, padding=padding, flip=flip, augment=augment
     )
     epochs = tf.data.Dataset.from_generator(
         counter.begin_pass, output_signature=tf.TensorSpec((), tf.int64)
     )
     train_batches = epochs.flat_map(
         lambda epoch: epoch_batches(
-            train, batch_size, seed, epoch, augmentation=augmentation
+            train, batch_size, seed, epoch, augmentation=augmentation, crop=crop
         )
     )
     # A `flat_map` has no known length; Keras' progress bar asks for it.
     train_batches = train_batches.apply(
         tf.data.experimental.assert_cardinality(math.ceil(len(train) / batch_size))
     )
-    test_batches = test.batches(tf.data.Dataset.range(len(test)), batch_size)
+
+    def centered(image, place):
+        return center_crop(image, test.image_size, test_crop)
+
+    test_batches = test.batches(
+        tf.data.Dataset.range(len(test)),
+        batch_size,
+        crop=None if test_crop is None else centered,
+    )
 
     train_dataset, test_dataset = (
         ordered_map(

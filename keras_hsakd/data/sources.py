@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+Crop = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
 
 class Source:
     """Labelled images that can be read in any order; `len` is their number.
@@ -32,12 +34,22 @@ class Source:
         """Returns the number of examples."""
         return len(self._labels)
 
-    def batches(self, indices: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    def batches(
+        self,
+        indices: tf.data.Dataset,
+        batch_size: int,
+        crop: Crop | None = None,
+        first: int = 0,
+    ) -> tf.data.Dataset:
         """Reads the examples at `indices`, in that order.
 
         Args:
             indices: `tf.data.Dataset` of scalar integers.
             batch_size: Int; the last batch may be smaller.
+            crop: Callable from an image of any size, and the place of the example
+                among all of the pass, to an image of `image_size`. Defaults to
+                `None`, which resizes the whole image.
+            first: Int, the place of the first of `indices`. Defaults to 0.
 
         Returns:
             A `tf.data.Dataset` of `(images, labels)`: images of shape
@@ -62,14 +74,26 @@ class ArraySource(Source):
     [2, 2, 1]
     """
 
-    def batches(self, indices: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    def batches(
+        self,
+        indices: tf.data.Dataset,
+        batch_size: int,
+        crop: Crop | None = None,
+        first: int = 0,
+    ) -> tf.data.Dataset:
         """Implements `Source.batches`."""
 
         def read(indices):
             images = tf.gather(self._inputs, indices)
             return resize(images, self.image_size), tf.gather(self._labels, indices)
 
-        return ordered_map(indices.batch(batch_size), read)
+        def read_one(place, index):
+            image = crop(tf.gather(self._inputs, index), place)
+            return image, tf.gather(self._labels, index)
+
+        if crop is None:
+            return ordered_map(indices.batch(batch_size), read)
+        return ordered_map(indices.enumerate(first), read_one).batch(batch_size)
 
 
 class FileSource(Source):
@@ -90,14 +114,23 @@ class FileSource(Source):
     TensorShape([1, 32, 32, 3])
     """
 
-    def batches(self, indices: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    def batches(
+        self,
+        indices: tf.data.Dataset,
+        batch_size: int,
+        crop: Crop | None = None,
+        first: int = 0,
+    ) -> tf.data.Dataset:
         """Implements `Source.batches`."""
 
-        def read(index):
+        def read(place, index):
             image = decode(tf.io.read_file(tf.gather(self._inputs, index)))
-            return resize(image, self.image_size), tf.gather(self._labels, index)
+            label = tf.gather(self._labels, index)
+            if crop is None:
+                return resize(image, self.image_size), label
+            return crop(image, place), label
 
-        return ordered_map(indices, read).batch(batch_size)
+        return ordered_map(indices.enumerate(first), read).batch(batch_size)
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_hsakd.data.checks import check_integer
+
 Examples = tuple[np.ndarray, np.ndarray]
 
 _VALIDATION_FRACTION = 0.2
@@ -13,6 +15,8 @@ def choose(
     validation: bool,
     examples_per_class: int | None,
     seed: int,
+    label_fraction: float | None = None,
+    limit: int | None = None,
 ) -> tuple[Examples, Examples]:
     """Returns the examples to train on and those to measure on.
 
@@ -23,7 +27,10 @@ def choose(
             training examples, which are then not trained on.
         examples_per_class: Int, the number of training examples to keep of each class,
             or `None`.
-        seed: Int, as in `few`.
+        seed: Int; what is kept is a function of it alone.
+        label_fraction: Float, the part of each class of the training examples to keep,
+            or `None`.
+        limit: Int, the most training examples and test examples to keep, or `None`.
 
     Returns:
         Two pairs `(inputs, labels)`.
@@ -38,7 +45,30 @@ def choose(
         train, test = hold_out(*train, _VALIDATION_FRACTION)
     if examples_per_class is not None:
         train = few(*train, examples_per_class, seed)
+    elif label_fraction is not None:
+        train = fraction_of_each(*train, label_fraction, seed)
+    if limit is not None:
+        train, test = (_any(*examples, limit, seed) for examples in (train, test))
     return train, test
+
+
+def check_share(
+    examples_per_class: int | None, label_fraction: float | None, limit: int | None
+) -> None:
+    """Raises a ValueError unless these are values that `choose` takes."""
+    for name, value in (("examples_per_class", examples_per_class), ("limit", limit)):
+        if value is not None:
+            check_integer(name, value, 1)
+    if label_fraction is not None and not 0 < label_fraction <= 1:
+        raise ValueError(
+            "Expected `label_fraction` to be above 0 and at most 1. "
+            f"Received: label_fraction={label_fraction}"
+        )
+    if label_fraction is not None and examples_per_class is not None:
+        raise ValueError(
+            "Expected one of `label_fraction` and `examples_per_class`. Received: "
+            f"{label_fraction=}, {examples_per_class=}"
+        )
 
 
 def hold_out(
@@ -91,8 +121,42 @@ def few(
             f"Expected `examples_per_class` to be at most {fewest}, the size of the "
             f"smallest class. Received: examples_per_class={examples_per_class}"
         )
+    counts = np.full(len(np.bincount(labels)), examples_per_class)
+    return _of_each(inputs, labels, counts, seed)
+
+
+def fraction_of_each(
+    inputs: np.ndarray, labels: np.ndarray, fraction: float, seed: int
+) -> Examples:
+    """Keeps a part of the examples of each class, at least one, in their order.
+
+    Args:
+        inputs: Array, one entry per example.
+        labels: Integer array, one per example.
+        fraction: Float, above 0 and at most 1.
+        seed: Int; the choice is a function of it alone.
+
+    Returns:
+        The pair `(inputs, labels)` of what is kept.
+
+    Example:
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> fraction_of_each(np.arange(6), labels, 0.5, seed=0)[1].tolist()
+    [0, 0, 1]
+    """
+    counts = np.maximum(np.round(np.bincount(labels) * fraction), 1)
+    return _of_each(inputs, labels, counts, seed)
+
+
+def _of_each(inputs, labels, counts, seed):
     order = np.random.default_rng(seed).permutation(len(labels))
-    chosen = np.sort(order[_ranks(labels[order]) < examples_per_class])
+    chosen = np.sort(order[_ranks(labels[order]) < counts[labels[order]]])
+    return inputs[chosen], labels[chosen]
+
+
+def _any(inputs, labels, limit, seed):
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = np.sort(order[:limit])
     return inputs[chosen], labels[chosen]
 
 
