@@ -214,7 +214,7 @@ def load_torch(
         state = _read(state)
     state = _unwrapped(state, prefix)
     entries = _entries(model)
-    if not any(key.startswith((_BACKBONE, _HEADS)) for key in state):
+    if not any(key.startswith(_BACKBONE) for key in state):
         # CRD's MobileNetV2 has its classifier in a Sequential of one.
         state = {
             _BACKBONE + key.replace("classifier.0.", "classifier."): value
@@ -229,6 +229,37 @@ def load_torch(
     for key, value in values.items():
         entries[key].variable.assign(value)
     return model
+
+
+def read_torch(path: str | os.PathLike, prefix: str = "") -> dict:
+    """Reads the state dict of a PyTorch checkpoint, without executing code.
+
+    Args:
+        path: As in `load_torch`.
+        prefix: As in `load_torch`.
+
+    Returns:
+        A dict of tensors or arrays, for `load_torch`.
+
+    Raises:
+        ImportError: If the package that reads the file is not installed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read.
+
+    Example:
+    >>> state = read_torch("wrn_40_2_aux.pth.tar")  # doctest: +SKIP
+    """
+    return _unwrapped(_read(path), prefix)
+
+
+def has_heads(state: Mapping) -> bool:
+    """Returns whether a state dict is that of a network with auxiliary heads.
+
+    Example:
+    >>> has_heads({"conv1.weight": np.zeros((16, 3, 3, 3))})
+    False
+    """
+    return any(key.startswith(_HEADS) for key in state)
 
 
 def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
@@ -255,7 +286,7 @@ def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
         state[key] = np.ascontiguousarray(value.transpose(np.argsort(axes)))
         if key.endswith("running_var"):
             state[key.replace("running_var", _COUNTER)] = np.zeros((), "int64")
-    if not any(key.startswith(_HEADS) for key in state):
+    if not has_heads(state):
         state = {key.removeprefix(_BACKBONE): value for key, value in state.items()}
     return state
 

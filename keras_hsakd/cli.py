@@ -2,12 +2,13 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
 
-from keras_hsakd import demo, experiments, models
+from keras_hsakd import demo, experiments, models, recipes
 from keras_hsakd.runs import CHECKPOINTS
 from keras_hsakd.settings import DataSettings, TrainingSettings
 
@@ -55,6 +56,10 @@ def _parser():
         _teacher,
         "train a network with auxiliary heads on labels",
     )
+    command.add_argument(
+        "--backbone",
+        help="run folder of the same network, whose backbone is taken over and frozen",
+    )
     _add_settings(command, DataSettings)
     _add_settings(command, TrainingSettings)
     _add_output(command, head_metrics=True)
@@ -77,15 +82,105 @@ def _parser():
     )
     command.add_argument("--teacher", required=True, help="run folder of the teacher")
     _add_checkpoint(command, "of the teacher")
+    _add_temperature(command)
     command.add_argument(
-        "--temperature",
-        type=float,
-        default=3.0,
-        help="temperature of the divergences (default: 3)",
+        "--loss-weights",
+        type=_weight,
+        nargs="+",
+        metavar="TERM=WEIGHT",
+        help="weights of terms of the loss, for example kl_aux_1=0 (default: 1 each)",
     )
     _add_settings(command, TrainingSettings)
     _add_settings(command, DataSettings, inherited="the teacher's", omit=_OF_THE_RUN)
     _add_output(command, head_metrics=True)
+
+    command = add(
+        "mutual",
+        _mutual,
+        "train networks that teach each other, without a teacher",
+        "Trains networks that learn from labels and from each other (online HSSAKD), "
+        "and keeps the first.",
+    )
+    command.add_argument(
+        "--peers",
+        nargs="+",
+        help="networks that it learns with (default: one more of the same)",
+    )
+    _add_temperature(command)
+    _add_settings(command, DataSettings)
+    _add_settings(command, TrainingSettings)
+    _add_output(command, head_metrics=True)
+
+    command = add(
+        "linear",
+        _linear,
+        "train a linear classifier on a trained network's frozen features",
+    )
+    command.add_argument(
+        "--backbone", required=True, help="run folder of the trained network"
+    )
+    _add_checkpoint(command, "whose features are taken")
+    _add_settings(command, DataSettings, omit=("image_size",))
+    _add_settings(command, TrainingSettings)
+    _add_output(command)
+
+    command = add(
+        "run",
+        _run_recipe,
+        "run an experiment of the paper",
+        "Runs an experiment of the paper with the authors' settings; trainings that "
+        "are finished already are not run again.",
+    )
+    command.add_argument("name", nargs="?", help="experiment, see --list")
+    command.add_argument(
+        "--list", action="store_true", help="print all experiments and end"
+    )
+    command.add_argument("--output", help="folder to write")
+    command.add_argument(
+        "--teacher", help="run folder of a teacher, in place of training one"
+    )
+    command.add_argument(
+        "--backbone", help="run folder of a teacher's backbone, the same way"
+    )
+    command.add_argument("--student", help="run folder of a student, the same way")
+    for flag, type_, help in (
+        ("epochs", int, "epochs of the last training; others change in proportion"),
+        ("seed", int, "seed of all trainings"),
+        ("batch-size", int, "images in a batch"),
+        ("data", str, "other images: a named data set, or a folder"),
+        ("target-data", str, "other images of the linear classifier"),
+        ("data-dir", str, "folder of tensorflow-datasets"),
+        ("image-size", int, "height and width of the images"),
+        ("limit", int, "most training images, and test images"),
+    ):
+        command.add_argument(
+            f"--{flag}", type=type_, help=f"{help} (default: the paper's)"
+        )
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace other runs in that folder"
+    )
+    _add_verbose(command)
+
+    command = add(
+        "convert",
+        _convert,
+        "make a run folder of a PyTorch checkpoint, or the other way",
+        "Makes a run folder of a PyTorch checkpoint of the authors' kind (.pth, "
+        ".pth.tar, .safetensors), so that it can teach; or, from a run folder, writes "
+        "such a checkpoint.",
+    )
+    command.add_argument("source", help="checkpoint, or run folder")
+    command.add_argument("output", help="run folder, or checkpoint, to write")
+    command.add_argument("--model", help="checkpoint: network that it holds")
+    command.add_argument(
+        "--prefix", default="", help="checkpoint: part of its keys, for example net1."
+    )
+    _add_settings(command, DataSettings, inherited="as for `teacher`")
+    _add_checkpoint(command, "to write")
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace the run in that folder"
+    )
+    _add_verbose(command)
 
     command = add("evaluate", _evaluate, "measure the network of a run folder")
     command.add_argument("run", help="run folder")
@@ -213,6 +308,20 @@ def _add_output(command, head_metrics=False):
     _add_verbose(group)
 
 
+def _add_temperature(command):
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=3.0,
+        help="temperature of the divergences (default: 3)",
+    )
+
+
+def _weight(word):
+    term, _, weight = word.partition("=")
+    return term, float(weight)
+
+
 def _add_verbose(command):
     command.add_argument(
         "--verbose",
@@ -257,7 +366,54 @@ def _baseline(options):
 
 def _distill(options):
     training = TrainingSettings(**_taken(options, TrainingSettings))
-    _report(experiments.distill(training=training, **options))
+    weights = dict(options.pop("loss_weights") or ())
+    _report(experiments.distill(training=training, loss_weights=weights, **options))
+
+
+def _mutual(options):
+    _report(experiments.train_mutual(**_grouped(options)))
+
+
+def _linear(options):
+    _report(experiments.train_linear(**_grouped(options)))
+
+
+def _run_recipe(options):
+    if options.pop("list"):
+        print(recipes.table())
+        return
+    for name in ("name", "output"):
+        if options[name] is None:
+            raise ValueError(
+                "Expected the name of an experiment and `--output`, or `--list`. "
+                f"Received: no {name}"
+            )
+    running = {k: options.pop(k) for k in ("output", "overwrite", "verbose")}
+    steps = ("teacher", "backbone", "student")
+    given = {k: v for k in steps if (v := options.pop(k)) is not None}
+    recipe = recipes.get(options.pop("name")).scaled(**options)
+    for run in experiments.run_recipe(recipe, given=given, **running).values():
+        _report(run)
+    if recipe.published:
+        print(f"Published, best epoch on the test images: {recipe.published} %")
+
+
+def _convert(options):
+    source, output = options.pop("source"), options.pop("output")
+    checkpoint = options.pop("checkpoint")
+    if os.path.isdir(source):
+        experiments.export_torch(source, output, checkpoint)
+        print(f"Wrote {output}")
+        return
+    for name in ("model", "data"):
+        if options.get(name) is None:
+            raise ValueError(
+                f"Expected `--{name}`, for a run folder tells what network it has and "
+                f"what images it was trained on. Received: no `--{name}`"
+            )
+    settings = DataSettings(**_taken(options, DataSettings))
+    run = experiments.import_torch(output, source, data_settings=settings, **options)
+    print(f"Wrote {run.path}. Accuracy {run.record['last']['val_accuracy']:.2%}")
 
 
 def _report(run):

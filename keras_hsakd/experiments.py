@@ -4,24 +4,27 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_hsakd import data, export, models, plots
+from keras_hsakd import checkpoints, data, export, models, plots
 from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, Throughput
+from keras_hsakd.files import written_whole
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
-from keras_hsakd.runs import Run, check_output
+from keras_hsakd.recipes import Recipe
+from keras_hsakd.runs import CHECKPOINTS, Run, check_output
 from keras_hsakd.settings import DataSettings, TrainingSettings
-from keras_hsakd.trainers import Distiller, TeacherTrainer
+from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
 from keras_hsakd.trainers.checks import StopOnNonFiniteLoss
 
-_MONITOR = "val_accuracy"
 # By kind of data, the settings that only the other kind has.
 _ONLY_FOLDER = ("flip", "mean", "std", "corrupt")
 _ONLY_NAMED = ("data_dir",)
@@ -31,6 +34,7 @@ def train_teacher(
     output: str | os.PathLike,
     data_settings: DataSettings,
     training: TrainingSettings,
+    backbone: str | os.PathLike | None = None,
     head_metrics: bool = False,
     overwrite: bool = False,
     verbose: int = 1,
@@ -41,6 +45,9 @@ def train_teacher(
         output: Run folder to write, see `keras_hsakd.runs.Run`.
         data_settings: Which images.
         training: Which network, and how.
+        backbone: Run folder of the same network, trained with or without heads, whose
+            backbone is taken over and frozen: the heads alone are trained. Defaults
+            to `None`, all is trained jointly.
         head_metrics: Whether to report the accuracies of the heads as well, which
             makes validation take four times as long. Defaults to `False`.
         overwrite: Whether to replace a run in `output`. Defaults to `False`.
@@ -61,12 +68,20 @@ def train_teacher(
     >>> run.record["last"]["val_accuracy"]  # doctest: +SKIP
     """
     check_output(output, overwrite)
+    record = {"kind": "teacher"}
+    if backbone is not None:
+        backbone_run = Run.open(backbone)
+        trained = strip_heads(backbone_run.network())
     images = _load(data_settings, training)
     with _precision(training):
         network = _create(training, images)
-        trainer = TeacherTrainer(network)
+        trainer = TeacherTrainer(network, freeze_backbone=backbone is not None)
+    if backbone is not None:
+        _check_same_images(backbone_run, images, "backbone")
+        _take_over(trained, strip_heads(network), backbone_run)
+        record["backbone"] = _origin(backbone_run, "last")
     return _train(
-        Run(os.path.abspath(output), {"kind": "teacher"}),
+        Run(os.path.abspath(output), record),
         trainer,
         network,
         images,
@@ -112,16 +127,8 @@ def train_baseline(
     with _precision(training):
         # Its weights at the start are those of a student with heads of this seed.
         network = strip_heads(_create(training, images))
-    return _train(
-        Run(os.path.abspath(output), {"kind": "baseline"}),
-        network,
-        network,
-        images,
-        training,
-        verbose,
-        callbacks=[StopOnNonFiniteLoss(["loss"])],  # the trainers have their own
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
+    record = {"kind": "baseline"}
+    return _train_on_labels(output, record, network, images, training, verbose)
 
 
 def distill(
@@ -130,6 +137,7 @@ def distill(
     training: TrainingSettings,
     temperature: float = 3.0,
     checkpoint: str = "last",
+    loss_weights: dict[str, float] | None = None,
     head_metrics: bool = False,
     overwrite: bool = False,
     verbose: int = 1,
@@ -146,6 +154,8 @@ def distill(
         temperature: As in `keras_hsakd.Distiller`. Defaults to 3.
         checkpoint: `"last"` or `"best"` of the teacher. Defaults to `"last"`, as in
             the authors' experiments.
+        loss_weights: As in `keras_hsakd.Distiller.compile`. Defaults to `None`, the
+            method.
         head_metrics: As in `train_teacher`.
         overwrite: As in `train_teacher`.
         verbose: As in `train_teacher`.
@@ -189,12 +199,8 @@ def distill(
     record = {
         "kind": "distill",
         "temperature": temperature,
-        "teacher": {
-            "run": teacher_run.path,
-            "model": teacher_run.record["training"]["model"],
-            "checkpoint": checkpoint,
-            **teacher_run.record[checkpoint],
-        },
+        "loss_weights": loss_weights or {},
+        "teacher": _origin(teacher_run, checkpoint),
     }
     return _train(
         Run(os.path.abspath(output), record),
@@ -204,7 +210,293 @@ def distill(
         training,
         verbose,
         head_metrics=head_metrics,
+        loss_weights=loss_weights,
     )
+
+
+def train_mutual(
+    output: str | os.PathLike,
+    data_settings: DataSettings,
+    training: TrainingSettings,
+    peers: Sequence[str] | None = None,
+    temperature: float = 3.0,
+    head_metrics: bool = False,
+    overwrite: bool = False,
+    verbose: int = 1,
+) -> Run:
+    """Trains networks that teach each other, without a teacher (online HSSAKD).
+
+    Args:
+        output: As in `train_teacher`. The folder keeps the network of
+            `training.model`, which is `net_1` among the logged quantities.
+        data_settings: As in `train_teacher`.
+        training: As in `train_teacher`.
+        peers: Names of the networks that it learns with. Defaults to one more of
+            `training.model`.
+        temperature: As in `keras_hsakd.MutualDistiller`. Defaults to 3.
+        head_metrics: As in `train_teacher`.
+        overwrite: As in `train_teacher`.
+        verbose: As in `train_teacher`.
+
+    Returns:
+        The finished `Run`.
+
+    Raises:
+        FileExistsError: If `output` holds something; says what.
+        FloatingPointError: If a term of the loss is not finite.
+        ValueError: If a setting does not suit, before anything is written.
+
+    Example:
+    >>> images = DataSettings(data="cifar100")
+    >>> training = TrainingSettings(model="wrn_40_2")
+    >>> run = train_mutual("online", images, training)  # doctest: +SKIP
+    """
+    check_output(output, overwrite)
+    peers = [training.model] if peers is None else list(peers)
+    images = _load(data_settings, training)
+    with _precision(training):
+        network = _create(training, images)
+        others = [_network(name, images) for name in peers]
+        distiller = MutualDistiller([network, *others], temperature)
+    record = {"kind": "mutual", "temperature": temperature, "peers": peers}
+    return _train(
+        Run(os.path.abspath(output), record),
+        distiller,
+        network,
+        images,
+        training,
+        verbose,
+        monitor="val_net_1_accuracy",
+        head_metrics=head_metrics,
+    )
+
+
+def train_linear(
+    output: str | os.PathLike,
+    backbone: str | os.PathLike,
+    data_settings: DataSettings,
+    training: TrainingSettings,
+    checkpoint: str = "last",
+    overwrite: bool = False,
+    verbose: int = 1,
+) -> Run:
+    """Trains a linear classifier on the frozen features of a trained network.
+
+    Measures how well the features of a network carry over to other images.
+
+    Args:
+        output: As in `train_teacher`.
+        backbone: Run folder of the network, with or without heads.
+        data_settings: Which images; they get the size that the network was trained on.
+        training: How; `training.model` must be the network of the run.
+        checkpoint: `"last"` or `"best"` of the network. Defaults to `"last"`.
+        overwrite: As in `train_teacher`.
+        verbose: As in `train_teacher`.
+
+    Returns:
+        The finished `Run`.
+
+    Raises:
+        FileExistsError: If `output` holds something; says what.
+        FileNotFoundError: If `backbone` is not a run folder with a finished epoch.
+        FloatingPointError: If the loss is not finite.
+        ValueError: If a setting does not suit, before anything is written.
+
+    Example:
+    >>> images = DataSettings(data="stl10", crop="resized", center_crop=1.0)
+    >>> training = TrainingSettings(
+    ...     model="mobilenet_v2", epochs=100, learning_rate=0.1, weight_decay=0.0
+    ... )
+    >>> run = train_linear("linear", "student", images, training)  # doctest: +SKIP
+
+    Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 4.4, and
+    the authors' `eval_rep.py`.
+    """
+    check_output(output, overwrite)
+    backbone_run = Run.open(backbone)
+    _check_model(backbone_run, training)
+    trained = strip_heads(backbone_run.network(checkpoint))
+    size = backbone_run.record["images"]["image_size"]
+    images = _load(dataclasses.replace(data_settings, image_size=size), training)
+    with _precision(training):
+        network = _linear_classifier(trained, training, images)
+    record = {"kind": "linear", "backbone": _origin(backbone_run, checkpoint)}
+    return _train_on_labels(output, record, network, images, training, verbose)
+
+
+_KINDS = {
+    "teacher": train_teacher,
+    "baseline": train_baseline,
+    "distill": distill,
+    "mutual": train_mutual,
+    "linear": train_linear,
+}
+
+
+def run_recipe(
+    recipe: Recipe,
+    output: str | os.PathLike,
+    given: Mapping[str, str | os.PathLike] | None = None,
+    overwrite: bool = False,
+    verbose: int = 1,
+) -> dict[str, Run]:
+    """Runs an experiment of the paper, each training in a run folder of its own.
+
+    A training that is finished already, with the same settings, is not run again.
+
+    Args:
+        recipe: A row of `keras_hsakd.recipes`, scaled or not.
+        output: Folder to write.
+        given: Run folders that stand for steps of the recipe, for example
+            `{"teacher": "runs/teacher"}`. Defaults to `None`, all steps are run.
+        overwrite: Whether to replace runs in `output` with other settings, or that
+            were not finished. Defaults to `False`.
+        verbose: As in `keras.Model.fit`. Defaults to 1, a progress bar.
+
+    Returns:
+        The runs by the names of the steps.
+
+    Raises:
+        FileExistsError: If a folder of `output` holds something else; says what.
+        ValueError: If a setting does not suit, or `given` names no step.
+
+    Example:
+    >>> recipe = keras_hsakd.recipes.get("cifar100/wrn_16_2/baseline")
+    >>> recipe = recipe.scaled(data="digits", epochs=1, limit=40)
+    >>> list(run_recipe(recipe, "baseline", verbose=0))  # doctest: +SKIP
+    ['baseline']
+    """
+    given = dict(given or {})
+    steps = recipe.without(*given).steps
+    folders = {step.name: os.path.join(output, step.name) for step in steps}
+    for step in steps:  # before anything is trained
+        if not _is_done(folders[step.name], step):
+            check_output(folders[step.name], overwrite)
+    os.makedirs(output, exist_ok=True)
+    runs = {}
+    for step in steps:
+        folder = folders[step.name]
+        if _is_done(folder, step):
+            runs[step.name] = Run.open(folder)
+            print(f"{step.name}: {folder} has it, a {runs[step.name].describe()}")
+            continue
+        print(f"{step.name}: {step.training.model}, {step.training.epochs} epochs")
+        arguments = {name: (folders | given)[of] for name, of in step.needs.items()}
+        if step.data is not None:
+            arguments["data_settings"] = step.data
+        runs[step.name] = _KINDS[step.kind](
+            folder,
+            training=step.training,
+            overwrite=overwrite,
+            verbose=verbose,
+            **arguments,
+            **step.options,
+        )
+    return runs
+
+
+def _is_done(folder, step):
+    """Returns whether a folder holds the finished run of a step."""
+    try:
+        record = Run.open(folder).record
+    except (FileNotFoundError, ValueError):
+        return False
+    wanted = {"kind": step.kind, "status": "finished", **step.options}
+    wanted["training"] = dataclasses.asdict(step.training)
+    known = {**record["data"], **record}
+    if step.data is not None:
+        settings = _absolute(step.data)
+        wanted |= {k: v for k, v in vars(settings).items() if k != "image_size"}
+        known |= record["data"]
+    # As JSON has no tuples.
+    wanted = json.loads(json.dumps(wanted))
+    return all(known.get(name) == value for name, value in wanted.items())
+
+
+def import_torch(
+    output: str | os.PathLike,
+    source: str | os.PathLike,
+    model: str,
+    data_settings: DataSettings,
+    prefix: str = "",
+    overwrite: bool = False,
+    verbose: int = 1,
+) -> Run:
+    """Makes a run folder of a PyTorch checkpoint, as if it had been trained here.
+
+    The network is measured on the test images, so that its published accuracy can be
+    compared. A network with heads can then teach (`distill`), and a backbone without
+    heads can be given some (`train_teacher(backbone=...)`).
+
+    Args:
+        output: Run folder to write.
+        source: File as `keras_hsakd.checkpoints.load_torch` reads it.
+        model: Which network it is, one of `keras_hsakd.models.names()`.
+        data_settings: The images that it was trained on.
+        prefix: As in `keras_hsakd.checkpoints.load_torch`.
+        overwrite: As in `train_teacher`.
+        verbose: As in `keras.Model.evaluate`.
+
+    Returns:
+        The `Run`.
+
+    Raises:
+        FileExistsError: If `output` holds something; says what.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read or does not fit, before anything is
+            written.
+
+    Example:
+    >>> images = DataSettings(data="cifar100")
+    >>> import_torch(
+    ...     "teacher", "wrn_40_2_aux.pth.tar", "wrn_40_2", images
+    ... )  # doctest: +SKIP
+    """
+    check_output(output, overwrite)
+    state = checkpoints.read_torch(source, prefix)
+    training = TrainingSettings(model=model)
+    images = _load(data_settings, training)
+    network = _create(training, images)
+    if not checkpoints.has_heads(state):
+        network = strip_heads(network)
+    checkpoints.load_torch(network, state)
+    results = {
+        f"val_{k}": v for k, v in _measure(network, images.test, verbose).items()
+    }
+    results = {"epoch": 0, **results}
+    run = Run(os.path.abspath(output), {"kind": "converted"})
+    run.record.update(
+        _record(network, images, training, monitor="val_accuracy"),
+        status="finished",
+        source=os.path.abspath(source),
+        last=results,
+        best=results,
+    )
+    run.begin()
+    for checkpoint in CHECKPOINTS:
+        with written_whole(os.path.join(run.path, f"{checkpoint}.keras")) as temporary:
+            network.save(temporary)
+    return run
+
+
+def export_torch(
+    run: str | os.PathLike, output: str | os.PathLike, checkpoint: str = "last"
+) -> None:
+    """Writes the network of a run as the authors' scripts save theirs.
+
+    Args:
+        run: Run folder of a network of `keras_hsakd.models`.
+        output: File as `keras_hsakd.checkpoints.save_torch` writes it.
+        checkpoint: `"last"` or `"best"`. Defaults to `"last"`.
+
+    Raises:
+        FileNotFoundError: If `run` is not a run folder with a finished epoch.
+        ImportError: If PyTorch is not installed.
+
+    Example:
+    >>> export_torch("student", "wrn_16_2_aux.pth.tar")  # doctest: +SKIP
+    """
+    checkpoints.save_torch(Run.open(run).network(checkpoint), output)
 
 
 def evaluate(
@@ -255,16 +547,7 @@ def evaluate(
     }
     images = _load(_changed_data(opened, changes), opened.training_settings())
     _check_same_images(opened, images, "run")
-    if with_heads:
-        model = TeacherTrainer(network).compile(metrics=["accuracy"])
-        results = model.evaluate(
-            images.test, heads=heads, verbose=verbose, return_dict=True
-        )
-    else:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        network.compile(loss=loss, metrics=["accuracy"])
-        results = network.evaluate(images.test, verbose=verbose, return_dict=True)
-    return {name: float(value) for name, value in results.items()}
+    return _measure(network, images.test, verbose, heads)
 
 
 def export_run(
@@ -292,6 +575,18 @@ def export_run(
     return export.saved_model(
         opened.network(checkpoint), output, opened.preprocessing()
     )
+
+
+def _measure(network, test, verbose, heads=False):
+    """Returns loss and accuracies of a network, with heads or without, as floats."""
+    if isinstance(network.output, dict):
+        model = TeacherTrainer(network).compile(metrics=["accuracy"])
+        results = model.evaluate(test, heads=heads, verbose=verbose, return_dict=True)
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        network.compile(loss=loss, metrics=["accuracy"])
+        results = network.evaluate(test, verbose=verbose, return_dict=True)
+    return {name: float(value) for name, value in results.items()}
 
 
 class _Images(NamedTuple):
@@ -341,17 +636,21 @@ def _load(settings, training):
         settings.data, batch_size=training.batch_size, seed=training.seed, **given
     )
     source = data.info(settings.data) if named else settings
-    if not named:
-        # The next command may be started elsewhere.
-        settings = dataclasses.replace(settings, data=os.path.abspath(settings.data))
     return _Images(
-        settings,
+        _absolute(settings),
         train,
         test,
         train.element_spec[0].shape[1],
         tuple(source.mean or data.IMAGENET_MEAN),
         tuple(source.std or data.IMAGENET_STD),
     )
+
+
+def _absolute(settings):
+    """Returns data settings that mean the same wherever a command is started."""
+    if settings.data in data.names():
+        return settings
+    return dataclasses.replace(settings, data=os.path.abspath(settings.data))
 
 
 def _changed_data(run, changes):
@@ -402,16 +701,90 @@ def _precision(training):
 
 def _create(training, images):
     keras.utils.set_random_seed(training.seed)
+    return _network(training.model, images)
+
+
+def _network(name, images):
     return models.create(
-        training.model,
+        name,
         num_classes=len(images.train.class_names),
         input_shape=tuple(images.train.element_spec[0].shape[1:]),
     )
 
 
-def _train(run, model, network, images, training, verbose, callbacks=(), **compiling):
+def _linear_classifier(trained, training, images):
+    """Returns a trained network with a new classifier, all else frozen."""
+    keras.utils.set_random_seed(training.seed)
+    trained.trainable = False  # batch normalization then keeps to its statistics
+    classifier = trained.get_layer("logits")
+    new = type(classifier).from_config(
+        {**classifier.get_config(), "units": len(images.train.class_names)}
+    )
+    new.trainable = True
+    return keras.Model(trained.input, new(classifier.input), name=trained.name)
+
+
+def _origin(run, checkpoint):
+    """Returns what a run's record says of the network it started from."""
+    return {
+        "run": run.path,
+        "model": run.record["training"]["model"],
+        "checkpoint": checkpoint,
+        **(run.record[checkpoint] or {}),
+    }
+
+
+def _check_model(run, training):
+    model = run.record["training"]["model"]
+    if model != training.model:
+        raise ValueError(
+            f"Expected `backbone` to be a run of {training.model}. "
+            f"Received: '{run.path}', a {run.describe()}"
+        )
+
+
+def _take_over(trained, network, run):
+    """Gives a network the weights of a trained one of the same architecture."""
+    shapes = [
+        {v.path: tuple(v.shape) for v in model.variables}
+        for model in (trained, network)
+    ]
+    if shapes[0] != shapes[1]:
+        differing = sorted(dict(shapes[0].items() ^ shapes[1].items()))
+        raise ValueError(
+            f"Expected `backbone` to be a run of {network.name}, on the same images. "
+            f"Received: '{run.path}', a {run.describe()}; different: {differing[:5]}"
+        )
+    values = {v.path: v for v in trained.variables}
+    for variable in network.variables:
+        variable.assign(values[variable.path])
+
+
+def _train_on_labels(output, record, network, images, training, verbose):
+    return _train(
+        Run(os.path.abspath(output), record),
+        network,
+        network,
+        images,
+        training,
+        verbose,
+        callbacks=[StopOnNonFiniteLoss(["loss"])],  # the trainers have their own
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+
+
+def _train(
+    run,
+    model,
+    network,
+    images,
+    training,
+    verbose,
+    callbacks=(),
+    monitor="val_accuracy",
+    **compiling,
+):
     """Compiles and trains a model, and keeps the run folder up to date."""
-    deployed = strip_heads(network)
     optimizer = SGD(
         step_decay(
             training.learning_rate,
@@ -424,28 +797,13 @@ def _train(run, model, network, images, training, verbose, callbacks=(), **compi
         weight_decay=training.weight_decay,
     )
     model.compile(optimizer=optimizer, metrics=["accuracy"], **compiling)
-    run.record.update(
-        status="running",
-        epochs_done=0,
-        monitor=_MONITOR,
-        last=None,
-        best=None,
-        data=dataclasses.asdict(images.settings),
-        training=dataclasses.asdict(training),
-        images=images.record(),
-        parameters=deployed.count_params(),
-        multiply_adds=models.multiply_adds(deployed),
-        versions=_versions(),
-        machine=_machine(),
-        began=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        seconds=0.0,
-    )
+    run.record.update(_record(network, images, training, monitor))
     try:
         plots.pyplot()
     except ImportError as error:
         print(f"No curves.png: {error}")
 
-    saving = SaveNetwork(network, run.path, _MONITOR)
+    saving = SaveNetwork(network, run.path, monitor)
     recorder = _Recorder(run, saving)
     log = os.path.join(run.path, "log.csv")
     try:
@@ -484,6 +842,27 @@ def _train(run, model, network, images, training, verbose, callbacks=(), **compi
                     log, os.path.join(run.path, "curves.png"), run.describe()
                 )
     return run
+
+
+def _record(network, images, training, monitor):
+    """Returns the record of a run that begins."""
+    deployed = strip_heads(network)
+    return {
+        "status": "running",
+        "epochs_done": 0,
+        "monitor": monitor,
+        "last": None,
+        "best": None,
+        "data": dataclasses.asdict(images.settings),
+        "training": dataclasses.asdict(training),
+        "images": images.record(),
+        "parameters": deployed.count_params(),
+        "multiply_adds": models.multiply_adds(deployed),
+        "versions": _versions(),
+        "machine": _machine(),
+        "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": 0.0,
+    }
 
 
 class _Recorder(keras.callbacks.Callback):

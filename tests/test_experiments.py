@@ -21,7 +21,9 @@ FILES = ["best.keras", "curves.png", "last.keras", "log.csv", "run.json", "tenso
 def runs(tmp_path_factory):
     """Returns a folder with a run of each kind."""
     folder = tmp_path_factory.mktemp("runs")
-    experiments.train_teacher(folder / "teacher", DIGITS, TRAINING, True, verbose=0)
+    experiments.train_teacher(
+        folder / "teacher", DIGITS, TRAINING, head_metrics=True, verbose=0
+    )
     experiments.train_baseline(folder / "baseline", DIGITS, TRAINING, verbose=0)
     experiments.distill(folder / "student", folder / "teacher", TRAINING, verbose=0)
     return folder

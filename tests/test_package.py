@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(keras_hsakd.__file__).parent
 GROUPS = [
     {"cli"},
     {"demo", "experiments"},
-    {"runs"},
+    {"runs", "recipes"},
     {"checkpoints", "export", "data", "callbacks", "plots"},
     {"trainers", "models", "optimizers"},
     {"heads"},

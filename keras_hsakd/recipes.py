@@ -1,0 +1,424 @@
+"""The paper's experiments: one row each, with the authors' settings and figures.
+
+References: [Yang et al., 2021](https://arxiv.org/abs/2107.13715),
+[Yang et al., 2022](https://doi.org/10.1109/TNNLS.2022.3186807), and the authors'
+implementation, whose README has the published figures.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from keras_hsakd.settings import DataSettings, TrainingSettings
+from keras_hsakd.suggestions import did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One training of an experiment.
+
+    Attributes:
+        name: Name of its run folder, below the experiment's.
+        kind: `"teacher"`, `"baseline"`, `"distill"`, `"mutual"` or `"linear"`.
+        training: Which network, and how.
+        data: Which images; `None` are the teacher's.
+        needs: Names of earlier steps by the argument that gets their run folder.
+        options: Further arguments of the function of `keras_hsakd.experiments`.
+    """
+
+    name: str
+    kind: str
+    training: TrainingSettings
+    data: DataSettings | None = None
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """An experiment of the paper.
+
+    Attributes:
+        name: As given to `get`.
+        description: What is measured, in a few words.
+        steps: Its trainings in order; the last one's accuracy is the result.
+        published: The published test accuracy in percent, of the best epoch; empty
+            where the paper has it in a picture alone.
+    """
+
+    name: str
+    description: str
+    steps: tuple[Step, ...]
+    published: str = ""
+
+    def scaled(
+        self,
+        epochs: int | None = None,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        data: str | None = None,
+        data_dir: str | None = None,
+        image_size: int | None = None,
+        limit: int | None = None,
+        target_data: str | None = None,
+    ) -> "Recipe":
+        """Returns the experiment on other images, or smaller.
+
+        Args:
+            epochs: Epochs of the last training; those of the others change in
+                proportion. Milestones are fractions of them, so they move along.
+            seed: Seed of each training.
+            batch_size: Batch size of each training.
+            data: Named data set or folder, in place of that of all trainings but the
+                linear one.
+            data_dir: Folder of tensorflow-datasets.
+            image_size: Height and width of the images.
+            limit: Most training images, and test images.
+            target_data: Named data set or folder, of the linear training.
+
+        Returns:
+            A `Recipe`.
+
+        Example:
+        >>> recipe = get("cifar100/wrn_40_2-wrn_16_2/frozen").scaled(epochs=24)
+        >>> [(step.name, step.training.epochs) for step in recipe.steps]
+        [('backbone', 24), ('teacher', 10), ('student', 24)]
+        """
+        ratio = 1 if epochs is None else epochs / self.steps[-1].training.epochs
+        trainings = {"seed": seed, "batch_size": batch_size}
+        steps = []
+        for step in self.steps:
+            source = target_data if step.kind == "linear" else data
+            changes = {
+                "data": source,
+                "data_dir": data_dir,
+                "image_size": image_size,
+                "limit": limit,
+            }
+            images = step.data
+            if images is not None:
+                images = dataclasses.replace(images, **_given(changes))
+            steps.append(
+                dataclasses.replace(
+                    step,
+                    data=images,
+                    training=dataclasses.replace(
+                        step.training,
+                        epochs=max(1, round(ratio * step.training.epochs)),
+                        **_given(trainings),
+                    ),
+                )
+            )
+        return dataclasses.replace(self, steps=tuple(steps))
+
+    def without(self, *names: str) -> "Recipe":
+        """Returns the experiment with some steps left out, and those before them.
+
+        Args:
+            *names: Names of steps whose run folders are there already.
+
+        Returns:
+            A `Recipe` of the other steps that its last one needs.
+
+        Raises:
+            ValueError: If there is no such step, or it is the last.
+
+        Example:
+        >>> recipe = get("cifar100/wrn_40_2-wrn_16_2/frozen").without("teacher")
+        >>> [step.name for step in recipe.steps]
+        ['student']
+        """
+        possible = [step.name for step in self.steps[:-1]]
+        for name in names:
+            if name not in possible:
+                raise ValueError(
+                    f"Expected one of the earlier steps of {self.name}, {possible}. "
+                    f"Received: '{name}'"
+                )
+        needed = {self.steps[-1].name}
+        for step in reversed(self.steps):
+            if step.name in needed:
+                needed |= set(step.needs.values()) - set(names)
+        steps = tuple(step for step in self.steps if step.name in needed)
+        return dataclasses.replace(self, steps=steps)
+
+
+def get(name: str) -> Recipe:
+    """Returns an experiment by its name.
+
+    Args:
+        name: One of `names()`, for example `"cifar100/wrn_40_2-wrn_16_2"`.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        ValueError: If the name is unknown.
+
+    Example:
+    >>> get("cifar100/wrn_40_2-wrn_16_2").published
+    '78.67 ± 0.20'
+    """
+    if name not in _RECIPES:
+        raise ValueError(
+            "Expected the name of an experiment, see `keras-hsakd run --list`. "
+            f"Received: '{name}'{did_you_mean(name, _RECIPES)}"
+        )
+    return _RECIPES[name]
+
+
+def names() -> list[str]:
+    """Returns the names of all experiments.
+
+    Example:
+    >>> len(names()) > 50
+    True
+    """
+    return list(_RECIPES)
+
+
+def table() -> str:
+    """Returns all experiments, with their settings, as a Markdown table.
+
+    Example:
+    >>> print(table().splitlines()[0])
+    | name | | network | schedule | published |
+    """
+    lines = [
+        "| name | | network | schedule | published |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for recipe in _RECIPES.values():
+        steps = recipe.steps
+        networks = " → ".join(
+            step.training.model for step in steps if step.kind != "linear"
+        )
+        schedule = "; ".join(_schedule(step.training) for step in steps)
+        lines.append(
+            f"| {recipe.name} | {recipe.description} | {networks} | {schedule} "
+            f"| {recipe.published} |"
+        )
+    return "\n".join(lines)
+
+
+def _schedule(training):
+    drops = "/".join(str(round(m * training.epochs)) for m in training.milestones)
+    return f"{training.epochs} epochs, {training.learning_rate} ÷10 at {drops}"
+
+
+def _given(values):
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# Settings. Those of `TrainingSettings` itself are the authors' for CIFAR.
+_CIFAR100 = DataSettings(data="cifar100")
+_IMAGENET = DataSettings(
+    data="imagenet",
+    image_size=224,
+    crop="resized",
+    center_crop=224 / 256,
+    corrupt="unchecked",
+)
+_ON_HUNDRED_EPOCHS = {"epochs": 100, "milestones": (0.3, 0.6, 0.9)}
+_SMALL_LEARNING_RATE = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
+
+
+def _on_cifar(model, **changes):
+    learning_rate = 0.01 if model in _SMALL_LEARNING_RATE else 0.05
+    return TrainingSettings(model=model, learning_rate=learning_rate, **changes)
+
+
+def _on_imagenet(model, **changes):
+    return TrainingSettings(
+        model=model,
+        batch_size=256,
+        learning_rate=0.1,
+        weight_decay=1e-4,
+        nesterov=False,
+        **_ON_HUNDRED_EPOCHS,
+        **changes,
+    )
+
+
+# Steps.
+
+
+def _joint_teacher(training, data):
+    return (Step("teacher", "teacher", training, data),)
+
+
+def _frozen_teacher(training, data):
+    heads = dataclasses.replace(training, **_ON_HUNDRED_EPOCHS)
+    return (
+        Step("backbone", "baseline", training, data),
+        Step("teacher", "teacher", heads, data, needs={"backbone": "backbone"}),
+    )
+
+
+def _student(training, **options):
+    return Step(
+        "student", "distill", training, needs={"teacher": "teacher"}, options=options
+    )
+
+
+def _linear(data):
+    training = TrainingSettings(
+        model="mobilenet_v2", learning_rate=0.1, weight_decay=0.0, **_ON_HUNDRED_EPOCHS
+    )
+    return Step("linear", "linear", training, data, needs={"backbone": "student"})
+
+
+# Published figures. (teacher, student): with the frozen-backbone teacher, and with the
+# jointly trained one
+_PAIRS = {
+    ("wrn_40_2", "wrn_16_2"): ("77.20 ± 0.17", "78.67 ± 0.20"),
+    ("wrn_40_2", "wrn_40_1"): ("77.00 ± 0.21", "78.12 ± 0.25"),
+    ("resnet56", "resnet20"): ("72.58 ± 0.33", "73.73 ± 0.10"),
+    ("resnet32x4", "resnet8x4"): ("77.26 ± 0.14", "77.69 ± 0.05"),
+    ("vgg13_bn", "mobilenet_v2"): ("77.45 ± 0.21", "79.27 ± 0.12"),
+    ("resnet50", "mobilenet_v2"): ("78.79 ± 0.11", "79.43 ± 0.24"),
+    ("wrn_40_2", "shufflenet_v1"): ("78.51 ± 0.20", "80.11 ± 0.32"),
+    ("resnet32x4", "shufflenet_v2"): ("79.93 ± 0.11", "80.86 ± 0.15"),
+}
+_BASELINES = {
+    "wrn_40_2": "76.45",
+    "resnet56": "73.44",
+    "resnet32x4": "79.63",
+    "vgg13_bn": "74.64",
+    "resnet50": "76.34",
+    "wrn_16_2": "73.57 ± 0.23",
+    "wrn_40_1": "71.95 ± 0.59",
+    "resnet20": "69.62 ± 0.26",
+    "resnet8x4": "72.95 ± 0.24",
+    "mobilenet_v2": "73.51 ± 0.26",
+    "shufflenet_v1": "71.74 ± 0.35",
+    "shufflenet_v2": "72.96 ± 0.33",
+}
+_ONLINE = {
+    "wrn_40_2": "82.58 ± 0.21",
+    "wrn_40_1": "76.67 ± 0.41",
+    "resnet56": "78.16 ± 0.56",
+    "resnet32x4": "84.91 ± 0.19",
+    "vgg13_bn": "80.44 ± 0.05",
+    "mobilenet_v2": "78.85 ± 0.13",
+    "shufflenet_v1": "78.34 ± 0.03",
+    "shufflenet_v2": "79.98 ± 0.12",
+}
+_FEW_SHOT = {25: "68.50 ± 0.24", 50: "72.18 ± 0.41", 75: "73.26 ± 0.11"}
+# name: the terms of the loss that are left out
+_ABLATIONS = {
+    "terms-ce": ("kl_main", "kl_aux_1", "kl_aux_2", "kl_aux_3"),
+    "terms-ce-main": ("kl_aux_1", "kl_aux_2", "kl_aux_3"),
+    "terms-ce-heads": ("kl_main",),
+    "heads-1": ("kl_aux_2", "kl_aux_3"),
+    "heads-2": ("kl_aux_1", "kl_aux_3"),
+    "heads-3": ("kl_aux_1", "kl_aux_2"),
+    "heads-1-2": ("kl_aux_3",),
+    "heads-1-3": ("kl_aux_2",),
+    "heads-2-3": ("kl_aux_1",),
+}
+# name: images, published
+_TARGETS = {
+    "stl10": (DataSettings(data="stl10", crop="resized", center_crop=1.0), "74.66"),
+    "tiny_imagenet": (
+        DataSettings(data="tiny-imagenet-200", crop="resized", center_crop=1.0),
+        "42.57",
+    ),
+}
+
+
+def _rows():
+    for (teacher, student), (frozen, joint) in _PAIRS.items():
+        name = f"cifar100/{teacher}-{student}"
+        yield Recipe(
+            name,
+            "student of a jointly trained teacher",
+            (
+                *_joint_teacher(_on_cifar(teacher), _CIFAR100),
+                _student(_on_cifar(student)),
+            ),
+            joint,
+        )
+        yield Recipe(
+            f"{name}/frozen",
+            "student of a teacher with a frozen backbone",
+            (
+                *_frozen_teacher(_on_cifar(teacher), _CIFAR100),
+                _student(_on_cifar(student)),
+            ),
+            frozen,
+        )
+    for model, published in _BASELINES.items():
+        yield Recipe(
+            f"cifar100/{model}/baseline",
+            "labels alone",
+            (Step("baseline", "baseline", _on_cifar(model), _CIFAR100),),
+            published,
+        )
+    for percent, published in _FEW_SHOT.items():
+        yield Recipe(
+            f"cifar100/resnet56-resnet20/labels-{percent}",
+            f"student on {percent} % of the images",
+            (
+                *_joint_teacher(_on_cifar("resnet56"), _CIFAR100),
+                _student(_on_cifar("resnet20"), label_fraction=percent / 100),
+            ),
+            published,
+        )
+    for name, left_out in _ABLATIONS.items():
+        yield Recipe(
+            f"cifar100/wrn_40_2-wrn_16_2/{name}",
+            f"student without {', '.join(left_out)}",
+            (
+                *_joint_teacher(_on_cifar("wrn_40_2"), _CIFAR100),
+                _student(
+                    _on_cifar("wrn_16_2"), loss_weights=dict.fromkeys(left_out, 0)
+                ),
+            ),
+        )
+    for model, published in _ONLINE.items():
+        yield Recipe(
+            f"cifar100/{model}/online",
+            "two networks that teach each other",
+            (Step("online", "mutual", _on_cifar(model), _CIFAR100),),
+            published,
+        )
+    for name, (data, published) in _TARGETS.items():
+        yield Recipe(
+            f"{name}/linear",
+            "linear classifier on a frozen student's features",
+            (
+                *_joint_teacher(_on_cifar("vgg13_bn"), _CIFAR100),
+                _student(_on_cifar("mobilenet_v2")),
+                _linear(data),
+            ),
+            published,
+        )
+    teacher, student = "resnet34_imagenet", "resnet18_imagenet"
+    for suffix, teacher_steps, description, published in (
+        ("", _joint_teacher, "student of a jointly trained teacher", "72.39"),
+        ("/frozen", _frozen_teacher, "student of a frozen-backbone teacher", "72.16"),
+    ):
+        yield Recipe(
+            f"imagenet/{teacher}-{student}{suffix}",
+            description,
+            (
+                *teacher_steps(_on_imagenet(teacher), _IMAGENET),
+                _student(_on_imagenet(student)),
+            ),
+            published,
+        )
+    yield Recipe(
+        f"imagenet/{student}/baseline",
+        "labels alone",
+        (Step("baseline", "baseline", _on_imagenet(student), _IMAGENET),),
+        "69.75",
+    )
+    yield Recipe(
+        f"imagenet/{student}/online",
+        "two networks that teach each other",
+        (Step("online", "mutual", _on_imagenet(student), _IMAGENET),),
+        "71.49",
+    )
+
+
+_RECIPES = {recipe.name: recipe for recipe in _rows()}

@@ -1,0 +1,227 @@
+"""The paper's experiments: their settings, and that each runs from end to end."""
+
+import functools
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_hsakd import experiments, models, recipes
+from keras_hsakd.data import names as data_names
+from keras_hsakd.runs import Run
+
+CLASSES = ("cat", "dog", "eel")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Returns a folder of small images: eight a class to train on, two to test."""
+    path = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("test", 2)):
+        for name in CLASSES:
+            for number in range(count):
+                image = rng.integers(0, 256, (12, 10, 3), "uint8")
+                file = str(path / part / name / f"{number}.png")
+                tf.io.write_file(file, tf.io.encode_png(image))
+    return str(path)
+
+
+def accuracy(name):
+    return float(recipes.get(name).published.partition(" ")[0])
+
+
+# Settings.
+
+
+def test_what_the_issue_lists_is_there():
+    names = recipes.names()
+    assert sum(name.endswith("/frozen") for name in names) == 8 + 1
+    assert sum(name.endswith("/online") for name in names) == 8 + 1
+    assert sum("labels-" in name for name in names) == 3
+    assert {"stl10/linear", "tiny_imagenet/linear"} < set(names)
+    assert "imagenet/resnet34_imagenet-resnet18_imagenet" in names
+
+
+def test_the_gain_of_the_paper():
+    """The published gains over the best method before, of the paper's abstract."""
+    pairs = [name for name in recipes.names() if f"{name}/frozen" in recipes.names()]
+    pairs = [name for name in pairs if name.startswith("cifar100")]
+    assert len(pairs) == 8
+    joint, frozen = (
+        np.mean([accuracy(name + suffix) for name in pairs])
+        for suffix in ("", "/frozen")
+    )
+    # +2.56 with jointly trained teachers, +1.42 with others: the same best before.
+    np.testing.assert_allclose(joint - frozen, 2.56 - 1.42, atol=0.01)
+
+
+@functools.cache
+def outputs_of(model):
+    with keras.StatelessScope(initialize_variables=False):
+        return models.create(model, 10, (32, 32, 3)).output
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_networks_and_data_exist_and_fit(name):
+    recipe = recipes.get(name)
+    counts = set()
+    for step in recipe.steps:
+        outputs = outputs_of(step.training.model)
+        if step.kind in ("teacher", "distill", "mutual"):
+            counts.add(len(outputs))
+        if step.data is not None:
+            folders = ("imagenet", "tiny-imagenet-200")
+            assert step.data.data in (*data_names(), *folders)
+        for term in step.options.get("loss_weights", {}):
+            term = "logits" if term == "kl_main" else term.removeprefix("kl_")
+            assert term in outputs
+    assert len(counts) <= 1
+
+
+def test_schedules():
+    by_model = {
+        step.training.model: step.training
+        for name in recipes.names()
+        if name.startswith("cifar100") and "/frozen" not in name
+        for step in recipes.get(name).steps
+    }
+    for model, training in by_model.items():
+        small = model.startswith(("mobilenet", "shufflenet"))
+        assert training.learning_rate == (0.01 if small else 0.05)
+        drops = [m * training.epochs for m in training.milestones]
+        assert (training.epochs, drops) == (240, [150, 180, 210])
+        assert (training.momentum, training.nesterov) == (0.9, True)
+        assert (training.weight_decay, training.batch_size) == (5e-4, 64)
+    frozen = recipes.get("cifar100/wrn_40_2-wrn_16_2/frozen").steps[1].training
+    assert [m * frozen.epochs for m in frozen.milestones] == [30, 60, 90]
+    imagenet = recipes.get("imagenet/resnet18_imagenet/baseline").steps[0].training
+    assert (imagenet.epochs, imagenet.batch_size) == (100, 256)
+    assert (imagenet.learning_rate, imagenet.weight_decay) == (0.1, 1e-4)
+    assert not imagenet.nesterov
+    linear = recipes.get("stl10/linear").steps[-1].training
+    assert (linear.learning_rate, linear.weight_decay) == (0.1, 0.0)
+
+
+def test_scaled():
+    recipe = recipes.get("stl10/linear").scaled(
+        epochs=10, seed=3, batch_size=8, data="mine", target_data="other", limit=5
+    )
+    assert [step.training.epochs for step in recipe.steps] == [24, 24, 10]
+    assert {step.training.seed for step in recipe.steps} == {3}
+    assert [step.data and step.data.data for step in recipe.steps] == [
+        "mine",
+        None,
+        "other",
+    ]
+    assert recipe.steps[-1].data.limit == 5
+    assert recipe.steps[-1].data.crop == "resized"
+
+
+def test_the_table_names_each():
+    lines = recipes.table().splitlines()
+    assert len(lines) == 2 + len(recipes.names())
+    line = next(line for line in lines if "wrn_40_2-shufflenet_v1 |" in line)
+    assert "240 epochs, 0.01 ÷10 at 150/180/210 | 80.11 ± 0.32 |" in line
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="did you mean 'cifar100/wrn_40_2-wrn_16_2'"):
+        recipes.get("cifar100/wrn_40_2-wrn_16_1")
+    with pytest.raises(ValueError, match=r"\['teacher'\]. Received: 'backbone'"):
+        recipes.get("cifar100/wrn_40_2-wrn_16_2").without("backbone")
+
+
+# Runs.
+
+
+@pytest.fixture
+def stand_ins(tiny_network, monkeypatch):
+    """Puts tiny networks with as many heads in the place of the paper's."""
+
+    def create(name, num_classes, input_shape):
+        depth = (
+            4 if name.startswith(("vgg", "mobilenet", "resnet50", "resnet18")) else 3
+        )
+        depth = 4 if name.endswith("_imagenet") else depth
+        return tiny_network(
+            name,
+            num_classes=num_classes,
+            size=input_shape[0],
+            heads=depth,
+            batch_norm=False,
+        )
+
+    monkeypatch.setattr(experiments.models, "create", create)
+
+    def no_pictures():
+        raise ImportError("no pictures, to save time")
+
+    # One step of each training: to trace it would take longer than the step.
+    tf.config.run_functions_eagerly(True)
+    monkeypatch.setattr(experiments.plots, "pyplot", no_pictures)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def run(name, folder, output, given=None, **scale):
+    recipe = recipes.get(name).scaled(
+        epochs=1, batch_size=12, data=folder, target_data=folder, **scale
+    )
+    return experiments.run_recipe(recipe, output, given, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def shared_steps():
+    """Run folders of steps that several experiments begin with."""
+    return {}
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_each_runs_with_stand_ins(name, folder, stand_ins, shared_steps, tmp_path):
+    steps = recipes.get(name).steps
+    keys = {step.name: str(steps[: i + 1]) for i, step in enumerate(steps[:-1])}
+    given = {n: shared_steps[key] for n, key in keys.items() if key in shared_steps}
+    runs = run(name, folder, tmp_path / "out", given, image_size=8, limit=12)
+    assert list(runs)[-1] == steps[-1].name
+    assert {*runs, *given} == {step.name for step in steps}
+    shared_steps.update({keys[n]: runs[n].path for n in runs if n in keys})
+    for finished in runs.values():
+        assert finished.record["status"] == "finished"
+        assert 0 <= finished.record["last"][finished.record["monitor"]] <= 1
+    last = Run.open(tmp_path / "out" / list(runs)[-1])
+    assert last.record["training"]["epochs"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipes.names())
+def test_each_runs_with_the_networks_themselves(name, folder, tmp_path):
+    size = 64 if name.startswith("imagenet") else 32
+    runs = run(name, folder, tmp_path / "out", image_size=size, limit=12)
+    assert all(r.record["status"] == "finished" for r in runs.values())
+
+
+def test_what_is_finished_is_not_run_again(folder, stand_ins, tmp_path, capsys):
+    name = "cifar100/wrn_40_2-wrn_16_2"
+    first = run(name, folder, tmp_path, image_size=8)
+    began = first["teacher"].record["began"]
+    shutil.rmtree(tmp_path / "student")
+    again = run(name, folder, tmp_path, image_size=8)
+    assert again["teacher"].record["began"] == began
+    assert "teacher: " in capsys.readouterr().out
+    losses = [runs["student"].record["last"]["loss"] for runs in (first, again)]
+    assert losses[0] == losses[1]
+    with pytest.raises(FileExistsError, match="`--overwrite` replaces it"):
+        run(name, folder, tmp_path, image_size=8, seed=1)
+
+
+def test_a_teacher_that_is_there(folder, stand_ins, tmp_path):
+    name = "cifar100/wrn_40_2-wrn_16_2"
+    runs = run(name, folder, tmp_path / "a", image_size=8)
+    recipe = recipes.get(f"{name}/frozen").scaled(epochs=1, batch_size=12)
+    given = {"teacher": runs["teacher"].path}
+    again = experiments.run_recipe(recipe, tmp_path / "b", given, verbose=0)
+    assert list(again) == ["student"]
+    assert again["student"].record["teacher"]["run"] == runs["teacher"].path
