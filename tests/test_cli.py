@@ -6,12 +6,17 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from keras_hsakd import cli, demo, experiments
+from keras_hsakd import checkpoints, cli, demo, experiments, models, strip_heads
+from keras_hsakd.runs import Run
 
 SMALL = "--data digits --image-size 8 --examples-per-class 5 --batch-size 25"
-COMMANDS = ("teacher", "baseline", "distill", "evaluate", "export", "models", "demo")
+COMMANDS = (
+    *("teacher", "baseline", "distill", "mutual", "linear", "run", "evaluate"),
+    *("export", "convert", "models", "demo"),
+)
 
 
 def test_from_a_teacher_to_a_served_student(tmp_path, monkeypatch, capfd):
@@ -35,6 +40,86 @@ def test_from_a_teacher_to_a_served_student(tmp_path, monkeypatch, capfd):
     assert "holds a distill run of wrn_10_1, finished after 1 of 1 epochs" in error
     assert "`--overwrite` replaces it" in error
     assert cli.main([*again.split(), "--overwrite"]) == 0
+
+
+def test_checkpoints_of_others_teach_and_go_back(tmp_path, monkeypatch, capfd):
+    numpy = pytest.importorskip("safetensors.numpy")
+    monkeypatch.chdir(tmp_path)
+    network = models.create("wrn_10_1", 10, (8, 8, 3))
+    checkpoints.save_torch(network, "whole.safetensors")
+    checkpoints.save_torch(strip_heads(network), "backbone.safetensors")
+    convert = f"--model wrn_10_1 {SMALL.partition('--batch-size')[0]} --verbose 0"
+    few = "--model wrn_10_1 --epochs 1 --batch-size 25 --verbose 0"
+    for line, printed in (
+        (f"convert whole.safetensors whole {convert}", "Accuracy "),
+        (f"convert backbone.safetensors backbone {convert}", "Accuracy "),
+        (f"distill --teacher whole {few} --output student", "Wrote "),
+        (f"teacher {SMALL} {few} --backbone backbone --output teacher", "Wrote "),
+        ("convert whole again.safetensors", "Wrote again.safetensors"),
+        ("convert teacher teacher.safetensors", "Wrote teacher.safetensors"),
+        (f"linear {SMALL} {few} --backbone student --output linear", "Wrote "),
+    ):
+        arguments = line.replace("--image-size 8", "") if "linear" in line else line
+        assert cli.main(arguments.split()) == 0, capfd.readouterr().err
+        assert printed in capfd.readouterr().out
+    whole, again, teacher = (
+        numpy.load_file(f"{name}.safetensors") for name in ("whole", "again", "teacher")
+    )
+    assert set(whole) == set(again)
+    for key, value in whole.items():
+        np.testing.assert_array_equal(again[key], value)
+        # The frozen backbone is that of the checkpoint; its heads were trained.
+        if key.startswith("backbone."):
+            np.testing.assert_array_equal(teacher[key], value)
+    key = "auxiliary_classifier.fc1.weight"
+    assert np.any(teacher[key] != whole[key])
+    assert Run.open("teacher").record["backbone"]["model"] == "wrn_10_1"
+
+    assert cli.main(["convert", "whole.safetensors", "other", "--data", "digits"]) == 1
+    assert "Expected `--model`" in capfd.readouterr().err
+
+
+def test_mutual_and_loss_weights(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    few = "--model wrn_10_1 --epochs 1 --batch-size 25 --verbose 0"
+    small = SMALL.partition("--batch-size")[0]
+    line = f"mutual {small} {few} --peers resnet8 --output online"
+    assert cli.main(line.split()) == 0, capfd.readouterr().err
+    record = Run.open("online").record
+    assert record["peers"] == ["resnet8"]
+    assert record["best"]["val_net_1_accuracy"] >= 0
+    assert "val_net_1_accuracy, on test images" in capfd.readouterr().out
+    line = f"distill --teacher online {few} --loss-weights kl_aux_1=0 --output student"
+    assert cli.main(line.split()) == 0, capfd.readouterr().err
+    assert Run.open("student").record["loss_weights"] == {"kl_aux_1": 0.0}
+    line = f"distill --teacher online {few} --loss-weights kl=0 --output other"
+    assert cli.main(line.split()) == 1
+    assert "`loss_weights` to give terms" in capfd.readouterr().err
+    assert not os.path.exists("other")
+
+
+def test_experiments_are_listed_and_run(tmp_path, monkeypatch, capfd):
+    assert cli.main(["run", "--list"]) == 0
+    assert "| cifar100/wrn_40_2-wrn_16_2 |" in capfd.readouterr().out
+    assert cli.main(["run", "cifar100/resnet20/baseline"]) == 1
+    assert "and `--output`" in capfd.readouterr().err
+    received = {}
+    monkeypatch.setattr(
+        experiments,
+        "run_recipe",
+        lambda recipe, **options: received.update(options, recipe=recipe) or {},
+    )
+    line = (
+        "run cifar100/resnet56-resnet20/frozen --output x --epochs 24 --limit 9 "
+        "--teacher t --data photos --seed 3"
+    )
+    assert cli.main(line.split()) == 0, capfd.readouterr().err
+    assert received["given"] == {"teacher": "t"}
+    assert received["output"] == "x"
+    backbone, *_, student = received["recipe"].steps
+    assert (backbone.data.data, backbone.data.limit) == ("photos", 9)
+    assert (student.training.epochs, student.training.seed) == (24, 3)
+    assert "Published, best epoch" in capfd.readouterr().out
 
 
 def test_flags_reach_the_settings(monkeypatch, capsys):
@@ -69,6 +154,7 @@ def test_distill_changes_only_what_is_given(monkeypatch):
     assert received == {
         "teacher": "t",
         "output": "x",
+        "loss_weights": {},
         "validation": False,
         "temperature": 3.0,
         "checkpoint": "last",
