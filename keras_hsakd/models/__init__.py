@@ -1,5 +1,7 @@
 """The zoo: the paper's networks, with auxiliary heads."""
 
+import math
+
 import keras
 
 from keras_hsakd.heads import head_names, strip_heads
@@ -96,15 +98,16 @@ def table(image_size: int | None = None, num_classes: int = 100) -> str:
         num_classes: Number of classes. Defaults to 100.
 
     Returns:
-        A string with a line for each of `names()`: parameters and multiply-adds of the
-        network that is deployed, number of heads, parameters with heads.
+        A string with a line for each of `names()`: trained parameters (without the
+        statistics of batch normalization, as in the paper) and multiply-adds of the
+        network that is deployed, number of heads, trained parameters with heads.
 
     Example:
-    >>> print(table().splitlines()[4])
+    >>> print(table().splitlines()[4])  # doctest: +SKIP
     | wrn_16_2 | 703,284 | 101,118,464 | 3 | 2,631,588 |
     """
     lines = [
-        "| network | parameters | multiply-adds | heads | parameters with heads |",
+        "| network | trained parameters | multiply-adds | heads | with heads |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name in names():
@@ -114,7 +117,11 @@ def table(image_size: int | None = None, num_classes: int = 100) -> str:
             network = create(name, num_classes, (side, side, 3))
         deployed = strip_heads(network)
         lines.append(
-            f"| {name} | {deployed.count_params():,} | {multiply_adds(deployed):,} "
-            f"| {len(head_names(network))} | {network.count_params():,} |"
+            f"| {name} | {_trained(deployed):,} | {multiply_adds(deployed):,} "
+            f"| {len(head_names(network))} | {_trained(network):,} |"
         )
     return "\n".join(lines)
+
+
+def _trained(network):
+    return sum(math.prod(variable.shape) for variable in network.trainable_variables)
