@@ -45,9 +45,11 @@ class SGD(keras.optimizers.SGD):
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
-            gradient = gradient + variable * ops.cast(self.weight_decay, variable.dtype)
+            gradient = gradient + variable * self.weight_decay
         if self.momentum:
-            momentum = ops.cast(self.momentum, variable.dtype)
+            # A Python float takes the variable's dtype; `ops.cast` would round a
+            # float64 one to float32 on its way.
+            momentum = self.momentum
             buffer = self.momentums[self._get_variable_index(variable)]
             new_buffer = momentum * buffer + gradient
             self.assign(buffer, new_buffer)

@@ -14,7 +14,7 @@ LEARNING_RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
 
 
 def run(optimizer, gradients=GRADIENTS, learning_rates=LEARNING_RATES):
-    variable = keras.Variable(WEIGHTS)
+    variable = keras.Variable(WEIGHTS.astype(keras.config.floatx()))
     optimizer.build([variable])
     for gradient, learning_rate in zip(gradients, learning_rates, strict=True):
         optimizer.learning_rate = learning_rate
@@ -32,6 +32,17 @@ def test_as_pytorch_across_a_learning_rate_drop(momentum, nesterov, weight_decay
     )
     np.testing.assert_allclose(
         run(SGD(0.1, *settings[:2], weight_decay)), expected, 1e-5
+    )
+
+
+def test_nothing_is_rounded_to_float32_in_float64(float64):
+    """A momentum of float32(0.9) would be 3e-8 off, and move the authors' losses."""
+    settings = (0.9, True, 0.05)
+    expected = reference.sgd(
+        WEIGHTS.astype("float64"), GRADIENTS, LEARNING_RATES, *settings
+    )
+    np.testing.assert_allclose(
+        run(SGD(0.1, *settings), GRADIENTS.astype("float64")), expected, rtol=1e-13
     )
 
 
