@@ -112,7 +112,9 @@ def test_float64(file, float64):
 @pytest.mark.parametrize(
     ("file", "tolerances"),
     [
-        ("student_resnet56_resnet20", (1e-6, 1e-4, 1e-4)),
+        pytest.param(
+            "student_resnet56_resnet20", (1e-6, 1e-4, 1e-4), marks=pytest.mark.slow
+        ),
         ("student_wrn_40_1_wrn_16_2", (1e-6, 1e-4, 1e-4)),
         ("teacher_joint_resnet20", (1e-6, 1e-3, 3e-2)),
         ("teacher_frozen_resnet20", (1e-6, 1e-4, 1e-4)),

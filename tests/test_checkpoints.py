@@ -54,7 +54,17 @@ def test_all_forms_of_a_state_dict_load(name, wrapper, prefix):
     np.testing.assert_allclose(loaded, total, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+# Larger networks of the same naming.
+LARGER = ("wrn_40_2", "resnet56", "resnet32x4", "vgg13_bn", "resnet34_imagenet")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LARGER else [])
+        for name in OFFICIAL
+    ],
+)
 def test_to_our_weights_and_back_is_the_identity(name):
     state = filled(name)
     network = models.create(name, OFFICIAL[name]["num_classes"], (32, 32, 3))

@@ -397,7 +397,7 @@ def test_float32_under_a_mixed_precision_policy():
 def test_names_and_info():
     assert data.names() == ["cifar10", "cifar100", "digits", "stl10"]
     assert [data.info(name).name for name in data.names()] == data.names()
-    assert [data.info(name).num_classes for name in data.names()] == [10, 100, 10]
+    assert [data.info(name).num_classes for name in data.names()] == [10, 100, 10, 10]
     assert [data.info(name).flip for name in data.names()] == [True, True, False]
     with pytest.raises(AttributeError):
         data.info("digits").flip = True

@@ -7,8 +7,6 @@ import pytest
 
 from keras_hsakd import MutualDistiller, optimizers
 
-pytestmark = pytest.mark.core
-
 
 @pytest.fixture
 def make(tiny_network):
@@ -33,8 +31,7 @@ def numpy_outputs(network, images, training):
     return outputs
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("count", "weighted"), [(2, False), (3, True)])
 def test_losses(make, batch, count, weighted):
     images, labels = batch
     weights = np.linspace(0, 2, len(labels)).astype("float32") if weighted else None
@@ -57,6 +54,7 @@ def test_losses(make, batch, count, weighted):
         assert logs[name] == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.core
 def test_gradients_flow_into_a_learner_and_not_into_its_teacher(make, batch):
     """With one network's terms alone, no other network learns."""
     distiller = make()
@@ -79,6 +77,7 @@ def test_gradients_flow_into_a_learner_and_not_into_its_teacher(make, batch):
     assert sum(moved[1]) > 0.7 * len(moved[1])  # biases before batch norm stand still
 
 
+@pytest.mark.core
 def test_evaluation_is_of_each_network(make, batch):
     images, labels = batch
     distiller = make().compile(
@@ -107,6 +106,7 @@ def test_evaluation_is_of_each_network(make, batch):
     assert with_heads["net_2_aux_2_joint_accuracy"] == pytest.approx(np.mean(hits))
 
 
+@pytest.mark.core
 def test_a_saved_one_goes_on_where_it_was(make, batch, tmp_path):
     distiller = make(temperature=2.0).compile(sgd(), metrics=["accuracy"])
     distiller.fit(*batch, shuffle=False, verbose=0)

@@ -179,7 +179,26 @@ def shared_steps():
     return {}
 
 
-@pytest.mark.parametrize("name", recipes.names())
+def kind(name):
+    """Returns what of an experiment decides on the way that it is run."""
+    steps = recipes.get(name).steps
+    settings = name.partition("/")[0], *(tuple(step.options) for step in steps)
+    return [step.kind for step in steps], settings
+
+
+KINDS = [kind(name) for name in recipes.names()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Those that differ from an earlier one in their networks alone take minutes.
+        pytest.param(
+            name, marks=[] if KINDS.index(kind(name)) == i else [pytest.mark.slow]
+        )
+        for i, name in enumerate(recipes.names())
+    ],
+)
 def test_each_runs_with_stand_ins(name, folder, stand_ins, shared_steps, tmp_path):
     steps = recipes.get(name).steps
     keys = {step.name: str(steps[: i + 1]) for i, step in enumerate(steps[:-1])}

@@ -26,7 +26,8 @@ def make_frozen(make, **options):
 TRAINERS = {"distiller": make_distiller, "joint": make_joint, "frozen": make_frozen}
 
 
-@pytest.fixture(params=TRAINERS)
+# On JAX one is enough: what the others do otherwise has tests of its own.
+@pytest.fixture(params=TRAINERS if TENSORFLOW else ["distiller"])
 def make_trainer(request, tiny_network):
     return lambda **options: TRAINERS[request.param](tiny_network, **options)
 
