@@ -398,7 +398,7 @@ def test_names_and_info():
     assert data.names() == ["cifar10", "cifar100", "digits", "stl10"]
     assert [data.info(name).name for name in data.names()] == data.names()
     assert [data.info(name).num_classes for name in data.names()] == [10, 100, 10, 10]
-    assert [data.info(name).flip for name in data.names()] == [True, True, False]
+    assert [data.info(name).flip for name in data.names()] == [True, True, False, True]
     with pytest.raises(AttributeError):
         data.info("digits").flip = True
 
