@@ -564,5 +564,13 @@ def split(model: keras.Model) -> Parts:
         model.input,
         {"logits": model.output["logits"], **dict(zip(tap_names, taps, strict=True))},
     )
-    heads = keras.Model(taps, {name: model.output[name] for name in names})
+    # Not `keras.Model(taps, ...)`: Keras loses the way where backbone and head share a
+    # layer without weights.
+    inputs = [keras.Input(batch_shape=tap.shape, dtype=tap.dtype) for tap in taps]
+    outputs = replay(
+        [model.output[name] for name in names],
+        {id(tap): x for tap, x in zip(taps, inputs, strict=True)},
+        lambda operation, args, kwargs: operation(*args, **kwargs),
+    )
+    heads = keras.Model(inputs, dict(zip(names, outputs, strict=True)))
     return Parts(backbone, heads, tap_names)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,6 +75,16 @@ def test_keras_cv_backbone(tmp_path):
     small = ["--teacher", "resnet8", "--epochs", "1", "--image-size", "32"]
     run("keras_cv_backbone.py", "photos", *small, cwd=tmp_path)
     assert (tmp_path / "student.keras").exists()
+
+
+def test_custom_model(tmp_path):
+    make_photographs(tmp_path / "photos", size=32)
+    (tmp_path / "photos" / "train" / "dark" / "broken.jpg").unlink()
+    small = ["--width", "4", "--alpha", "0.35", "--epochs", "1", "--image-size", "32"]
+    printed = run("custom_model.py", "photos", *small, cwd=tmp_path)
+    assert "('aux_5', 'aux_3')" in printed
+    student = keras.saving.load_model(tmp_path / "student.keras")
+    assert student.output_shape == (None, 2)
 
 
 def test_examples_are_short():

@@ -491,7 +491,7 @@ def test_heads_must_be_there(tiny_network):
 @pytest.mark.parametrize(
     ("student", "message"),
     [
-        ({"heads": 1}, "same number of auxiliary heads. Received: 2 in .* and 1 in"),
+        ({"heads": 3}, r"at least as many auxiliary heads.*\['aux_1', 'aux_2'\] in"),
         ({"num_classes": 5}, "same number of classes. Received: 3 in .* and 5 in"),
         ({"size": 16}, r"images of the same shape. Received: \(8, 8, 3\) .* \(16, 16"),
     ],
@@ -499,6 +499,47 @@ def test_heads_must_be_there(tiny_network):
 def test_networks_that_do_not_pair(tiny_network, student, message):
     with pytest.raises(ValueError, match=message):
         Distiller(tiny_network("teacher"), tiny_network("student", **student))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        (None, {"aux_1": "aux_2", "aux_2": "aux_3"}),
+        (
+            [("aux_1", "aux_2"), ("aux_1", "aux_1")],
+            {"aux_1": "aux_1", "aux_2": "aux_1"},
+        ),
+    ],
+)
+def test_heads_that_differ_in_number_are_paired(tiny_network, batch, pairs, expected):
+    images, labels = batch
+    teacher, student = tiny_network("teacher", heads=3), tiny_network("student")
+    distiller = Distiller(teacher, student, pairs=pairs).compile(sgd())
+    assert {student: teacher for teacher, student in distiller.pairs} == expected
+    targets = outputs(teacher, images, training=False)
+    of_student = outputs(student, images, training=True)
+    logs = distiller.train_on_batch(images, labels, return_dict=True)
+    for learner, source in expected.items():
+        value = reference.kl_divergence(
+            targets[source], of_student[learner], 3.0
+        ).mean()
+        assert logs[f"kl_{learner}"] == pytest.approx(value, rel=1e-4)
+    copy = Distiller.from_config(distiller.get_config())
+    assert copy.pairs == distiller.pairs
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("aux_1", "aux_1")],
+        [("aux_1", "aux_1"), ("aux_2", "aux_1")],
+        [("aux_9", "aux_1"), ("aux_2", "aux_2")],
+        [("aux_1",), ("aux_2", "aux_2")],
+    ],
+)
+def test_pairs_that_are_none(tiny_network, pairs):
+    with pytest.raises(ValueError, match="`pairs`.*'aux_1', 'aux_2'.*Received: pairs"):
+        Distiller(tiny_network("t"), tiny_network("s"), pairs=pairs)
 
 
 def test_shared_layers(tiny_network):

@@ -1,5 +1,7 @@
 """Distillation of a student from a teacher."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -20,7 +22,11 @@ class Distiller(HeadsTrainer):
 
     with `t_r(x)` the image under each of four rotations, `p` the class predictions and
     `q_l` the joint predictions of class and rotation of auxiliary head `l`. The terms
-    are reported as `ce_loss`, `kl_main` and `kl_aux_1` to `kl_aux_L`.
+    are reported as `ce_loss`, `kl_main` and `kl_aux_1` to `kl_aux_L`, by the student's
+    heads.
+
+    Each head of the student learns from one head of the teacher. Where the teacher has
+    more, the last ones teach, the deepest the deepest, unless `pairs` says otherwise.
 
     The teacher is in inference mode and never changes. `evaluate` and `predict` see
     plain images and the student's class logits; `export` writes the student without
@@ -32,14 +38,17 @@ class Distiller(HeadsTrainer):
     Args:
         teacher: A trained functional model with auxiliary heads, see
             `keras_hsakd.models.create`.
-        student: A functional model with as many heads and classes. The two must not
+        student: A functional model with heads, for the same classes. The two must not
             share layers.
         temperature: The temperature `tau > 0` of the divergences. Defaults to 3.
+        pairs: Pairs `(teacher's head, student's head)` of names, each of the student's
+            heads once: `[("aux_1", "aux_1"), ("aux_4", "aux_2")]`. Defaults to the last
+            of the teacher's heads, in order.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
-        ValueError: If heads are missing or differ in number, classes or image shapes
-            differ, layers are shared, images are not square, or the temperature is not
+        ValueError: If heads are missing or do not pair, classes or image shapes differ,
+            layers are shared, images are not square, or the temperature is not
             positive.
 
     Example:
@@ -59,9 +68,11 @@ class Distiller(HeadsTrainer):
         teacher: keras.Model,
         student: keras.Model,
         temperature: float = 3.0,
+        pairs: Sequence[tuple[str, str]] | None = None,
         **kwargs,
     ):
         check_pair(teacher, student)
+        teacher_heads = _teacher_heads(teacher, student, pairs)
         divergence = TemperatureKLDivergence(temperature, reduction=None)
         super().__init__(
             {"": student},
@@ -72,11 +83,17 @@ class Distiller(HeadsTrainer):
         self.teacher = teacher
         self.student = student
         self.divergence = divergence
+        self._teacher_heads = teacher_heads
 
     @property
     def temperature(self) -> float:
         """The temperature of the divergences."""
         return self.divergence.temperature
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The heads that teach, each with the student's head that learns from it."""
+        return [(teacher, student) for student, teacher in self._teacher_heads.items()]
 
     @property
     def network(self) -> keras.Model:
@@ -90,7 +107,7 @@ class Distiller(HeadsTrainer):
         targets = self.teacher(views, training=False)
         return {
             "kl_main" if name == "logits" else f"kl_{name}": self.divergence(
-                ops.stop_gradient(targets[name]), logits
+                ops.stop_gradient(targets[self._teacher_heads.get(name, name)]), logits
             )
             for name, logits in outputs.items()
         }
@@ -101,7 +118,33 @@ class Distiller(HeadsTrainer):
             "teacher": keras.saving.serialize_keras_object(self.teacher),
             "student": keras.saving.serialize_keras_object(self.student),
             "temperature": self.temperature,
+            "pairs": [list(pair) for pair in self.pairs],
         }
+
+
+def _teacher_heads(teacher, student, pairs):
+    """Returns the head of the teacher that each head of the student learns from."""
+    of_teacher, of_student = head_names(teacher), head_names(student)
+    if pairs is None:
+        if len(of_teacher) < len(of_student):
+            raise ValueError(
+                "Expected `teacher` to have at least as many auxiliary heads as "
+                "`student`; `pairs` lets one teach several. Received: "
+                f"{of_teacher} in `{teacher.name}` and {of_student} in `{student.name}`"
+            )
+        last = of_teacher[len(of_teacher) - len(of_student) :]
+        return dict(zip(of_student, last, strict=True))
+    pairs = [tuple(pair) for pair in pairs]
+    taught = [pair[-1] for pair in pairs]
+    if any(len(pair) != 2 or pair[0] not in of_teacher for pair in pairs) or sorted(
+        taught
+    ) != sorted(of_student):
+        raise ValueError(
+            "Expected `pairs` of a head of `teacher` and a head of `student`, each of "
+            f"the student's once: the heads are {of_teacher} in `{teacher.name}` and "
+            f"{of_student} in `{student.name}`. Received: pairs={pairs}"
+        )
+    return {student_head: teacher_head for teacher_head, student_head in pairs}
 
 
 def check_pair(
@@ -112,19 +155,11 @@ def check_pair(
     """Raises a ValueError unless one network can learn from another."""
     networks = dict(zip(roles, (teacher, student), strict=True))
     both = " and ".join(f"`{role}`" for role in roles)
-    heads = {}
     for role, network in networks.items():
         try:
-            heads[role] = head_names(network)
+            head_names(network)
         except ValueError as error:
             raise ValueError(f"`{role}`: {error}") from None
-    counts = [len(names) for names in heads.values()]
-    if counts[0] != counts[1]:
-        raise ValueError(
-            f"Expected {both} to have the same number of auxiliary heads. "
-            f"Received: {counts[0]} in `{teacher.name}` and {counts[1]} in "
-            f"`{student.name}`"
-        )
     classes = [network.output["logits"].shape[-1] for network in (teacher, student)]
     if classes[0] != classes[1]:
         raise ValueError(

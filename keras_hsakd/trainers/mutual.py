@@ -79,6 +79,12 @@ class MutualDistiller(HeadsTrainer):
         for i, network in enumerate(networks):
             for j in range(i):
                 check_pair(networks[j], network, roles=(names[j], names[i]))
+        counts = [len(head_names(network)) for network in networks]
+        if len(set(counts)) > 1:
+            raise ValueError(
+                "Expected `networks` to have the same number of auxiliary heads each. "
+                f"Received: {counts} in {[network.name for network in networks]}"
+            )
         divergence = TemperatureKLDivergence(temperature, reduction=None)
         heads = head_names(networks[0])
         super().__init__(

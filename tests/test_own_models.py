@@ -1,0 +1,151 @@
+"""Other people's models: heads on, a step, heads off, exported and saved."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_hsakd import Distiller, TeacherTrainer, attach_heads, strip_heads
+from keras_hsakd.heads import head_names
+
+apps = keras.applications
+CLASSES = 3
+
+
+def small_cnn():
+    model = keras.Sequential([keras.Input((32, 32, 3)), layers.Rescaling(0.5)])
+    for filters in (8, 16):
+        model.add(layers.Conv2D(filters, 3, 2, padding="same"))
+        model.add(layers.BatchNormalization())
+        model.add(layers.ReLU())
+    model.add(layers.GlobalAveragePooling2D())
+    model.add(layers.Dense(CLASSES, activation="softmax"))
+    return model
+
+
+def two_branches():
+    images = x = keras.Input((32, 32, 3))
+    for stage in range(2):
+        left = layers.Conv2D(8, 3, 2, padding="same")(x)
+        right = layers.Conv2D(8, 5, 2, padding="same")(x)
+        x = layers.Concatenate(name=f"join{stage}")([left, right])
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(CLASSES)(x))
+
+
+def nested_backbone():
+    backbone = apps.MobileNetV2(
+        (32, 32, 3), alpha=0.35, include_top=False, weights=None
+    )
+    images = keras.Input((32, 32, 3))
+    x = layers.GlobalAveragePooling2D()(backbone(images))
+    return keras.Model(images, layers.Dense(CLASSES, activation="softmax")(x))
+
+
+def application(name, size=64, **arguments):
+    def make():
+        return getattr(apps, name)(
+            input_shape=(size, size, 3), weights=None, classes=CLASSES, **arguments
+        )
+
+    return pytest.param(make, {}, marks=pytest.mark.slow, id=name)
+
+
+LIGHT = {"head": "light", "taps": ["normal_concat_3", "normal_concat_8"]}
+MODELS = [
+    pytest.param(small_cnn, {}, id="sequential"),
+    pytest.param(two_branches, {"taps": ["join0", "join1"]}, id="two_branches"),
+    pytest.param(nested_backbone, {"head": "light"}, id="nested"),
+    application("ResNet50"),
+    application("ResNet50V2"),
+    application("MobileNetV2"),
+    application("MobileNetV3Small"),
+    application("EfficientNetB0"),
+    application("EfficientNetV2B0"),
+    application("DenseNet121"),
+    application("ConvNeXtTiny"),
+    application("VGG16"),
+    application("Xception", 96),
+    application("InceptionV3", 96),
+    pytest.param(
+        lambda: apps.NASNetMobile((64, 64, 3), weights=None, classes=CLASSES),
+        LIGHT,
+        marks=pytest.mark.slow,
+        id="NASNetMobile",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "arguments"), MODELS)
+def test_from_a_model_to_a_served_student(make, arguments, tmp_path):
+    model = make()
+    size = model.input_shape[1]
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
+    before = keras.ops.convert_to_numpy(model(images))
+    variables = [id(v) for v in model.variables]
+    network = attach_heads(model, **arguments)
+    assert head_names(network)
+
+    # The heads come off: the class logits of the model, from its own variables.
+    plain = strip_heads(network)
+    assert sorted(id(v) for v in plain.variables) == sorted(variables)
+    logits = keras.ops.convert_to_numpy(plain(images))
+    np.testing.assert_array_equal(logits, network(images)["logits"])
+    if np.allclose(before.sum(axis=1), 1, atol=1e-4):
+        logits = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    np.testing.assert_allclose(logits, before, rtol=1e-4, atol=1e-5)
+
+    kept = [keras.ops.convert_to_numpy(v).copy() for v in model.trainable_variables]
+    trainer = TeacherTrainer(network).compile(keras.optimizers.SGD(1e-3))
+    trainer.train_on_batch(images, np.array([0, 1]))
+    moved = [
+        np.any(old != keras.ops.convert_to_numpy(new))
+        for old, new in zip(kept, model.trainable_variables, strict=True)
+    ]
+    assert np.mean(moved) > 0.5  # a bias before batch normalization stands still
+    assert [id(v) for v in model.variables] == variables
+
+    expected = {k: keras.ops.convert_to_numpy(v) for k, v in network(images).items()}
+    network.save(tmp_path / "network.keras")
+    copies = {
+        "saved": keras.saving.load_model(tmp_path / "network.keras"),
+        "config": type(network).from_config(network.get_config()),
+        "cloned": keras.models.clone_model(network),
+    }
+    for copy in copies.values():
+        copy.set_weights(network.get_weights())
+        for name, value in copy(images).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-5)
+
+    plain.export(str(tmp_path / "served"), verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(served.serve(images), expected["logits"], rtol=1e-3, atol=1e-4)
+
+
+def test_heads_on_a_frozen_backbone_of_ones_own():
+    model = small_cnn()
+    network = attach_heads(model)
+    before = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
+    heads = [v for v in network.trainable_variables if "aux_" in v.path]
+    kept = [keras.ops.convert_to_numpy(v).copy() for v in heads]
+    trainer = TeacherTrainer(network, freeze_backbone=True).compile("adam")
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    trainer.fit(images, np.array([0, 1, 2, 0]), verbose=0)
+    for old, new in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert heads
+    assert any(np.any(old != new.numpy()) for old, new in zip(kept, heads, strict=True))
+
+
+def test_a_distilled_model_has_the_variables_it_had():
+    model = small_cnn()
+    paths = [(v.path, v.shape) for v in model.variables]
+    student = attach_heads(model)
+    distiller = Distiller(attach_heads(small_cnn()), student).compile("adam")
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    distiller.fit(images, np.array([0, 1, 2, 0]), verbose=0)
+    assert [(v.path, v.shape) for v in model.variables] == paths
+    assert {id(v) for v in strip_heads(student).variables} == {
+        id(v) for v in model.variables
+    }
