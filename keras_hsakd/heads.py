@@ -322,7 +322,10 @@ def _feature_maps(classifier):
         operation = operation_of(tensor)
         if "Global" in type(operation).__name__ or len(tensor.shape) != 4:
             break
-        trained = trained or _has_kernel(operation)
+        # The convolutions before it may all be in branches that it joins.
+        trained = trained or any(
+            _has_kernel(operation_of(x)) for x in ancestors([tensor])
+        )
         resampled = isinstance(operation, _RESAMPLING)
         if trained and not resampled:
             found.append(tensor)
