@@ -19,6 +19,7 @@ parser.add_argument("folder")
 parser.add_argument("--image-size", type=int, default=64)
 parser.add_argument("--width", type=int, default=32, help="filters of the student")
 parser.add_argument("--alpha", type=float, default=1.0, help="width of the teacher")
+parser.add_argument("--head", default="copy", choices=("copy", "light"))
 parser.add_argument("--epochs", type=int, default=60)
 parser.add_argument("--output", default="student.keras")
 options = parser.parse_args()
@@ -37,12 +38,12 @@ for stage in range(3):
         model.add(layers.ReLU())
 model.add(layers.GlobalAveragePooling2D())
 model.add(layers.Dense(num_classes, activation="softmax"))
-student = hsakd.attach_heads(model)  # shares the layers of `model`
+student = hsakd.attach_heads(model, head=options.head)  # shares `model`'s layers
 
 mobilenet = keras.applications.MobileNetV2(
     shape, alpha=options.alpha, weights=None, classes=num_classes
 )
-teacher = hsakd.attach_heads(mobilenet)
+teacher = hsakd.attach_heads(mobilenet, head=options.head)
 for tap in (*hsakd.find_taps(mobilenet), *hsakd.find_taps(model)):
     print(tap)
 

@@ -56,7 +56,9 @@ LIGHT = {"head": "light", "taps": ["normal_concat_3", "normal_concat_8"]}
 MODELS = [
     pytest.param(small_cnn, {}, id="sequential"),
     pytest.param(two_branches, {}, id="two_branches"),
-    pytest.param(nested_backbone, {"head": "light"}, id="nested"),
+    pytest.param(
+        nested_backbone, {"head": "light"}, marks=pytest.mark.slow, id="nested"
+    ),
     application("ResNet50"),
     application("ResNet50V2"),
     application("MobileNetV2"),
