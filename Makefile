@@ -12,8 +12,8 @@ demo: $(VENV)/.installed ## Train, distil, export and serve on real digits: 5 mi
 	$(BIN)/keras-hsakd demo --overwrite
 
 test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX
-	$(BIN)/python -m pytest -n 2
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 -m "core and not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist worksteal -m "core and not slow"
 
 test-slow: $(VENV)/.installed ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -1,7 +1,7 @@
 """Hierarchical self-supervised augmented knowledge distillation for Keras 3.
 
 >>> import keras_hsakd as hsakd
->>> train, test = hsakd.data.load("digits", image_size=8, examples_per_class=2)
+>>> train, test = hsakd.data.load("digits", image_size=8, limit=16)
 >>> teacher = hsakd.models.create("resnet8", num_classes=10, input_shape=(8, 8, 3))
 >>> student = hsakd.models.create("wrn_10_1", num_classes=10, input_shape=(8, 8, 3))
 >>> history = hsakd.TeacherTrainer(teacher).compile("adam").fit(train, verbose=0)

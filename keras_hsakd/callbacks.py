@@ -21,7 +21,7 @@ class Throughput(keras.callbacks.Callback):
         images_per_epoch: Number of images in an epoch of training.
 
     Example:
-    >>> train, _ = keras_hsakd.data.load("digits", image_size=8)
+    >>> train, _ = keras_hsakd.data.load("digits", image_size=8, limit=16)
     >>> network = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
     >>> trainer = keras_hsakd.TeacherTrainer(network).compile("sgd")
     >>> callbacks = [Throughput(train.num_examples)]
@@ -113,7 +113,7 @@ class SaveNetwork(keras.callbacks.Callback):
         last: Logs of the last saved epoch, the same way.
 
     Example:
-    >>> train, test = keras_hsakd.data.load("digits", image_size=8)
+    >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
     >>> network = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
     >>> trainer = keras_hsakd.TeacherTrainer(network)
     >>> saving = SaveNetwork(network, ".", monitor="val_accuracy")

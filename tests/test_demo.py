@@ -33,8 +33,13 @@ def test_the_demo_from_the_command_line(tmp_path, capsys):
     assert cli.main(["demo", "--output", str(output)]) == 1
     assert "Expected `output`" in capsys.readouterr().err
 
-    small = ["--seeds", "1", *SMALL.split()]
-    assert cli.main(["demo", "--output", f"{output}/", "--overwrite", *small]) == 0
+
+@pytest.mark.slow
+def test_an_earlier_demo_is_overwritten(tmp_path):
+    output = tmp_path / "demo"
+    for seeds, more in (("2", []), ("1", ["--overwrite"])):
+        arguments = ["demo", "--output", f"{output}/", "--seeds", seeds]
+        assert cli.main([*arguments, *more, *SMALL.split()]) == 0
     assert len(json.loads((output / "results.json").read_text())["seeds"]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 

@@ -68,6 +68,7 @@ def test_image_folder(tmp_path):
     assert outputs["probabilities"].shape == (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("keras_cv"), reason="needs keras-cv")
 def test_keras_cv_backbone(tmp_path):
     make_photographs(tmp_path / "photos", size=32)

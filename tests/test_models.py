@@ -32,7 +32,7 @@ ALL = json.loads((REFERENCE / "official_models.json").read_text())
 OFFICIAL = {name: ALL[f"{authors}_aux"] for name, authors in AUTHORS.items()}
 
 
-ON_JAX = ("wrn_16_2", "shufflenet_v1")
+ON_JAX = ("wrn_16_2",)
 
 
 def outputs_file(name):
@@ -67,7 +67,7 @@ def test_size_and_cost_of_the_official_network(name):
 @pytest.mark.parametrize(
     "name",
     [
-        # On JAX one of each kind of layer is enough.
+        # On JAX one is enough.
         pytest.param(name, marks=[pytest.mark.core] if name in ON_JAX else [])
         for name in AUTHORS
         if outputs_file(name).exists()
@@ -113,7 +113,11 @@ def test_every_variant_has_heads_and_takes_other_images(name):
 
 @pytest.mark.core
 @pytest.mark.parametrize(
-    ("name", "heads"), [("resnet8", True), ("shufflenet_v2_x0_3", False)]
+    ("name", "heads"),
+    [
+        ("resnet8", True),
+        pytest.param("shufflenet_v2_x0_3", False, marks=pytest.mark.slow),
+    ],
 )
 def test_round_trip_through_a_file(name, heads, tmp_path):
     network = models.create(name, 5, (8, 8, 3), heads=heads)

@@ -286,6 +286,7 @@ def spy_on_labels(trainer):
     return seen, begin
 
 
+@pytest.mark.skipif(not TENSORFLOW, reason="eager, which is slow on JAX")
 def test_arrays_are_shuffled(make_trainer, batch):
     trainer = make_trainer(num_classes=12)
     seen, begin = spy_on_labels(trainer)
@@ -295,6 +296,7 @@ def test_arrays_are_shuffled(make_trainer, batch):
     assert order != sorted(order) == list(range(12))
 
 
+@pytest.mark.skipif(not TENSORFLOW, reason="eager, which is slow on JAX")
 def test_each_epoch_is_the_next_of_the_data(make_trainer):
     from keras_hsakd import data
 

@@ -52,7 +52,7 @@ class Distiller(HeadsTrainer):
             positive.
 
     Example:
-    >>> train, test = keras_hsakd.data.load("digits", image_size=8)
+    >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
     >>> teacher = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
     >>> student = keras_hsakd.models.create("wrn_10_1", 10, input_shape=(8, 8, 3))
     >>> distiller = keras_hsakd.Distiller(teacher, student).compile("adam")

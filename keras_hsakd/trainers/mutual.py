@@ -48,9 +48,7 @@ class MutualDistiller(HeadsTrainer):
             square, or the temperature is not positive.
 
     Example:
-    >>> train, test = keras_hsakd.data.load(
-    ...     "digits", image_size=8, examples_per_class=2
-    ... )
+    >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
     >>> networks = [
     ...     keras_hsakd.models.create(name, 10, input_shape=(8, 8, 3))
     ...     for name in ("resnet8", "wrn_10_1")

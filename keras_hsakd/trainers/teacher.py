@@ -34,7 +34,7 @@ class TeacherTrainer(HeadsTrainer):
         ValueError: If the heads are missing or the images are not square.
 
     Example:
-    >>> train, test = keras_hsakd.data.load("digits", image_size=8)
+    >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
     >>> teacher = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
     >>> trainer = keras_hsakd.TeacherTrainer(teacher).compile("adam")
     >>> history = trainer.fit(train, validation_data=test, epochs=1, verbose=0)
