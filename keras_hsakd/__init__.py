@@ -14,9 +14,10 @@
 
 import importlib
 
-from keras_hsakd import checkpoints, layers, losses, models, ops, optimizers
+from keras_hsakd import checkpoints, layers, losses, models, ops, optimizers, views
 from keras_hsakd.heads import attach_heads, find_taps, strip_heads
 from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
+from keras_hsakd.views import check_views
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "MutualDistiller",
     "TeacherTrainer",
     "attach_heads",
+    "check_views",
     "checkpoints",
     "data",
     "export",
@@ -35,6 +37,7 @@ __all__ = [
     "ops",
     "optimizers",
     "strip_heads",
+    "views",
 ]
 
 # These two need TensorFlow; the rest also runs where only JAX is installed.

@@ -1,7 +1,8 @@
 """Networks with auxiliary heads: the contract, attaching heads, taking them off.
 
 A network with heads is a functional `keras.Model` whose output is the dict
-`{"logits": (B, N), "aux_1": (B, 4N), ..., "aux_L": (B, 4N)}`, shallowest head first.
+`{"logits": (B, N), "aux_1": (B, M * N), ..., "aux_L": (B, M * N)}`, shallowest head
+first, for `N` classes and `M` views of an image: 4 rotations by default.
 """
 
 import dataclasses
@@ -68,16 +69,37 @@ def head_names(model: keras.Model) -> list[str]:
                 f"mixed precision: give its last layer dtype='float32'. "
                 f"Received: {dtype}"
             )
-    for name in names:
-        expected = NUM_ROTATIONS * outputs["logits"].shape[-1]
-        if outputs[name].shape[-1] != expected:
-            raise ValueError(
-                f"Expected output '{name}' of `{model.name}` to have {expected} units, "
-                f"{NUM_ROTATIONS} rotations of each of its "
-                f"{outputs['logits'].shape[-1]} classes. "
-                f"Received: shape {outputs[name].shape}"
-            )
+    classes = outputs["logits"].shape[-1]
+    units = {name: outputs[name].shape[-1] for name in names}
+    if len(set(units.values())) > 1 or units["aux_1"] not in range(
+        2 * classes, units["aux_1"] + 1, classes
+    ):
+        raise ValueError(
+            f"Expected the heads of `{model.name}` to have {NUM_ROTATIONS * classes} "
+            f"units each, {NUM_ROTATIONS} rotations of each of its {classes} classes, "
+            f"or another multiple for other views. Received: {units}"
+        )
     return names
+
+
+def num_views(model: keras.Model) -> int:
+    """Returns the number of views of an image that a network's heads tell apart.
+
+    Args:
+        model: A functional model with auxiliary heads.
+
+    Returns:
+        `M`, 4 for the rotations.
+
+    Raises:
+        ValueError: As `head_names`.
+
+    Example:
+    >>> num_views(keras_hsakd.models.create("resnet8", num_classes=10))
+    4
+    """
+    name = head_names(model)[0]
+    return model.output[name].shape[-1] // model.output["logits"].shape[-1]
 
 
 def attach_heads(
@@ -85,6 +107,7 @@ def attach_heads(
     taps: Sequence[str] | None = None,
     num_classes: int | None = None,
     head: str = "copy",
+    num_views: int = NUM_ROTATIONS,
 ) -> keras.Model:
     """Attaches auxiliary heads to a classifier, to train or distil it with.
 
@@ -93,12 +116,13 @@ def attach_heads(
     softmax, which is taken off. All its layers are shared: what is trained afterwards
     is `model` itself.
 
-    A head taps the model's feature maps and predicts class and rotation jointly:
+    A head taps the model's feature maps and predicts class and view jointly:
 
     - `"copy"`: a copy of all that follows the tap, with weights of its own and
-      `4 * num_classes` classes. Hardly anything follows the last tap, so the last head
-      first repeats the stage between the last two taps, at stride 1; where that stage
-      does not take as many channels, after a 1x1 convolution to as many as it does.
+      `num_views * num_classes` classes. Hardly anything follows the last tap, so the
+      last head first repeats the stage between the last two taps, at stride 1; where
+      that stage does not take as many channels, after a 1x1 convolution to as many as
+      it does.
     - `"light"`: average pooling to at most 8 x 8 positions, two 3x3 convolutions, and
       global average pooling. Cheaper, and for graphs that cannot be copied.
 
@@ -110,10 +134,12 @@ def attach_heads(
         num_classes: Number of classes, to give a model without a classifier, which
             ends in feature maps, one. Defaults to that of the model.
         head: `"copy"` or `"light"`. Defaults to `"copy"`.
+        num_views: Number `M` of views that the heads tell apart, see
+            `keras_hsakd.views`. Defaults to 4, the rotations.
 
     Returns:
-        A functional `keras.Model` that outputs `{"logits": (B, N), "aux_1": (B, 4N),
-        ..., "aux_L": (B, 4N)}`, shallowest head first.
+        A functional `keras.Model` that outputs `{"logits": (B, N), "aux_1": (B, M * N),
+        ..., "aux_L": (B, M * N)}`, shallowest head first.
 
     Raises:
         ValueError: If the model cannot be taken apart, is no classifier, or a tap does
@@ -158,10 +184,10 @@ def attach_heads(
     for number, tap in enumerate(chosen, start=1):
         name = f"aux_{number}"
         if head == "light":
-            outputs[name] = _light_head(classifier, tap, name)
+            outputs[name] = _light_head(classifier, tap, num_views, name)
         else:
             before = chosen[-2] if number == len(chosen) > 1 else None
-            outputs[name] = _copied_head(classifier, tap, before, name)
+            outputs[name] = _copied_head(classifier, tap, before, num_views, name)
     return keras.Model(classifier.images, outputs, name=classifier.name)
 
 
@@ -385,13 +411,13 @@ def _named(classifier, names):
     return [tensor for name, tensor in tensors.items() if name in wanted]
 
 
-def _copied_head(classifier, tap, before, name):
+def _copied_head(classifier, tap, before, num_views, name):
     """Returns the joint logits of a copy of all that follows a tap."""
     x = tap
     if before is not None:
         x = _repeated_stage(tap, before, name)
     (features,) = replay([classifier.features], {id(tap): x}, _copying(name))
-    return _joint_logits(classifier, features, name)
+    return _joint_logits(classifier, features, num_views, name)
 
 
 def _repeated_stage(tap, before, name):
@@ -462,8 +488,8 @@ def _copying(prefix, strided=frozenset()):
     return apply
 
 
-def _joint_logits(classifier, features, name):
-    units = NUM_ROTATIONS * classifier.logits.shape[-1]
+def _joint_logits(classifier, features, num_views, name):
+    units = num_views * classifier.logits.shape[-1]
     size = "units" if isinstance(classifier.layer, keras.layers.Dense) else "filters"
     config = classifier.layer.get_config()
     config |= {"name": name, "trainable": True, "activation": "linear", size: units}
@@ -478,7 +504,7 @@ def _joint_logits(classifier, features, name):
     return joint
 
 
-def _light_head(classifier, tap, name):
+def _light_head(classifier, tap, num_views, name):
     """Returns the joint logits of pooling, convolutions and a dense layer."""
     x = tap
     size = math.ceil(max(x.shape[1:3]) / 8)
@@ -492,7 +518,7 @@ def _light_head(classifier, tap, name):
         x = BatchNormalization(name=f"{name}_bn{number}")(x)
         x = keras.layers.ReLU(name=f"{name}_relu{number}")(x)
     x = keras.layers.GlobalAveragePooling2D(name=f"{name}_logits_pool")(x)
-    units = NUM_ROTATIONS * classifier.logits.shape[-1]
+    units = num_views * classifier.logits.shape[-1]
     dtype = keras.backend.result_type(classifier.layer.variable_dtype, "float32")
     return keras.layers.Dense(units, dtype=dtype, name=name)(x)
 

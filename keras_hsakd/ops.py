@@ -1,8 +1,12 @@
 """Pure functions on tensors: rotated views, joint labels, softened divergence.
 
 Everything here is written in `keras.ops`, holds no state, and runs on every backend.
-`M = NUM_ROTATIONS = 4` throughout; `B` is the batch, `N` the number of classes.
+`B` is the batch, `N` the number of classes, `M` that of views of an image: 4 rotations
+where nothing else is said.
 """
+
+import functools
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
@@ -30,40 +34,106 @@ def rotated_views(images: keras.KerasTensor) -> keras.KerasTensor:
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.1.
     """
-    views = ops.stack(
-        [ops.rot90(images, k=r, axes=(1, 2)) for r in range(NUM_ROTATIONS)], axis=1
+    return transformed_views(
+        images,
+        [functools.partial(quarter_turned, turns=r) for r in range(NUM_ROTATIONS)],
     )
-    return ops.reshape(views, (-1, *ops.shape(images)[1:]))
 
 
-def unrotated(rows: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns the rows of the images at 0 degrees out of those of all views.
+def quarter_turned(images: keras.KerasTensor, turns: int) -> keras.KerasTensor:
+    """Returns images after counter-clockwise quarter turns.
 
     Args:
-        rows: Tensor of shape `(4 * B, ...)`, ordered as by `rotated_views`.
+        images: Tensor of shape `(B, H, W, C)`, any dtype.
+        turns: Number of quarter turns.
+
+    Returns:
+        Tensor of shape `(B, H, W, C)`, or `(B, W, H, C)` after an odd number.
+
+    Example:
+    >>> images = np.arange(2.0).reshape(1, 1, 2, 1)
+    >>> np.array(quarter_turned(images, 2)).ravel().tolist()
+    [1.0, 0.0]
+    """
+    return ops.rot90(images, k=turns, axes=(1, 2))
+
+
+def permuted_channels(
+    images: keras.KerasTensor, order: Sequence[int]
+) -> keras.KerasTensor:
+    """Returns images with their channels in another order.
+
+    Args:
+        images: Tensor of shape `(B, H, W, C)`, any dtype.
+        order: For each channel of the result, the number of the channel it was.
+
+    Returns:
+        Tensor of shape `(B, H, W, C)`.
+
+    Example:
+    >>> images = np.array([1.0, 2.0, 3.0]).reshape(1, 1, 1, 3)
+    >>> np.array(permuted_channels(images, (2, 0, 1))).ravel().tolist()
+    [3.0, 1.0, 2.0]
+    """
+    return ops.stack([images[..., channel] for channel in order], axis=-1)
+
+
+def transformed_views(
+    images: keras.KerasTensor,
+    views: Sequence[Callable[[keras.KerasTensor], keras.KerasTensor]],
+) -> keras.KerasTensor:
+    """Returns each image under each of `M` views, one after the other.
+
+    Args:
+        images: Tensor of shape `(B, H, W, C)`, any dtype.
+        views: `M` functions from a batch of images to one of the same shape.
+
+    Returns:
+        Tensor of shape `(M * B, H, W, C)`; row `M * b + r` is image `b` under view `r`.
+
+    Example:
+    >>> views = transformed_views(np.ones((2, 1, 1, 1)), [lambda x: x, lambda x: -x])
+    >>> np.array(views).ravel().tolist()
+    [1.0, -1.0, 1.0, -1.0]
+    """
+    rows = ops.stack([view(images) for view in views], axis=1)
+    return ops.reshape(rows, (-1, *ops.shape(images)[1:]))
+
+
+def untransformed(
+    rows: keras.KerasTensor, num_views: int = NUM_ROTATIONS
+) -> keras.KerasTensor:
+    """Returns the rows of the images themselves, the first view of each.
+
+    Args:
+        rows: Tensor of shape `(M * B, ...)`, ordered as by `transformed_views`.
+        num_views: Number of views `M`. Defaults to 4.
 
     Returns:
         Tensor of shape `(B, ...)`.
 
     Example:
-    >>> unrotated(np.arange(8)).tolist()
+    >>> untransformed(np.arange(8)).tolist()
     [0, 4]
     """
-    return rows[::NUM_ROTATIONS]
+    return rows[::num_views]
 
 
-def joint_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns the joint label of class and rotation for each rotated view.
+def joint_labels(
+    labels: keras.KerasTensor, num_views: int = NUM_ROTATIONS
+) -> keras.KerasTensor:
+    """Returns the joint label of class and view for each view.
 
-    `joint = 4 * y + r` for class `y` under rotation `r`.
+    `joint = M * y + r` for class `y` under view `r`.
 
     Args:
         labels: Integer class labels of shape `(B,)`, or class probabilities (one-hot,
             smoothed or mixed labels) of shape `(B, N)`.
+        num_views: Number of views `M`. Defaults to 4, the rotations.
 
     Returns:
-        int32 joint labels of shape `(4 * B,)`, or joint probabilities of shape
-        `(4 * B, 4 * N)`, ordered as by `rotated_views`.
+        int32 joint labels of shape `(M * B,)`, or joint probabilities of shape
+        `(M * B, M * N)`, ordered as by `transformed_views`.
 
     Example:
     >>> np.array(joint_labels(np.array([2, 0]))).tolist()
@@ -75,18 +145,21 @@ def joint_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
     if len(labels.shape) == 1:
         # A narrower type might not hold the joint labels.
         labels = ops.cast(labels, "int32")
-        rotations = ops.arange(NUM_ROTATIONS, dtype="int32")
-        return ops.reshape(NUM_ROTATIONS * labels[:, None] + rotations, (-1,))
-    rotations = ops.eye(NUM_ROTATIONS, dtype=labels.dtype)
-    joint = labels[:, None, :, None] * rotations[:, None, :]
-    return ops.reshape(joint, (-1, labels.shape[1] * NUM_ROTATIONS))
+        views = ops.arange(num_views, dtype="int32")
+        return ops.reshape(num_views * labels[:, None] + views, (-1,))
+    views = ops.eye(num_views, dtype=labels.dtype)
+    joint = labels[:, None, :, None] * views[:, None, :]
+    return ops.reshape(joint, (-1, labels.shape[1] * num_views))
 
 
-def class_logits(joint_logits: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns class logits: the sums of the joint logits over the rotations.
+def class_logits(
+    joint_logits: keras.KerasTensor, num_views: int = NUM_ROTATIONS
+) -> keras.KerasTensor:
+    """Returns class logits: the sums of the joint logits over the views.
 
     Args:
-        joint_logits: Tensor of shape `(rows, 4 * N)`.
+        joint_logits: Tensor of shape `(rows, M * N)`.
+        num_views: Number of views `M`. Defaults to 4.
 
     Returns:
         Tensor of shape `(rows, N)`.
@@ -98,8 +171,8 @@ def class_logits(joint_logits: keras.KerasTensor) -> keras.KerasTensor:
     Reference: the evaluation of the
     [authors' implementation](https://github.com/winycg/HSAKD).
     """
-    num_classes = joint_logits.shape[1] // NUM_ROTATIONS
-    joint_logits = ops.reshape(joint_logits, (-1, num_classes, NUM_ROTATIONS))
+    num_classes = joint_logits.shape[1] // num_views
+    joint_logits = ops.reshape(joint_logits, (-1, num_classes, num_views))
     return ops.sum(joint_logits, axis=2)
 
 

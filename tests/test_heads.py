@@ -77,7 +77,7 @@ def functional(outputs, dtype="float32"):
         ),
         (
             lambda: functional([("logits", 3), ("aux_1", 3)]),
-            "'aux_1' of `wrong` to have 12 units",
+            "heads of `wrong` to have 12 units each.*'aux_1': 3",
         ),
         (
             lambda: functional([("logits", 3), ("aux_1", 12)], "mixed_bfloat16"),

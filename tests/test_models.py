@@ -264,7 +264,7 @@ def test_no_two_layers_start_with_the_same_weights():
         (("resnet21", 10), "Expected `name`.*Received: name='resnet21'.*'resnet20'"),
         (("wrn-40-2", 10), "did you mean 'wrn_40_2'"),
         (("resnet8", 1), "`num_classes` to be at least 2.*num_classes=1"),
-        (("resnet8", 10, (32, 16, 3)), "square.*input_shape=\\(32, 16, 3\\)"),
+        (("resnet8", 10, (32, 32)), "height.*input_shape=\\(32, 32\\)"),
         (("resnet8", 10, (32, 32)), "`input_shape`.*input_shape=\\(32, 32\\)"),
     ],
 )

@@ -17,7 +17,7 @@ def test_rotated_views_are_numpys_rot90_image_by_image():
     images = rng.normal(size=(3, 5, 5, 2)).astype("float32")
     views = numpy(ops.rotated_views(images))
     np.testing.assert_array_equal(views, reference.rotated_views(images))
-    np.testing.assert_array_equal(numpy(ops.unrotated(views)), images)
+    np.testing.assert_array_equal(numpy(ops.untransformed(views)), images)
 
 
 def test_rotated_views_keep_the_dtype():

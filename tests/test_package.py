@@ -16,6 +16,7 @@ GROUPS = [
     {"runs", "recipes"},
     {"checkpoints", "export", "data", "callbacks", "plots"},
     {"trainers", "models", "optimizers"},
+    {"views"},
     {"heads"},
     {"losses", "layers", "graph"},
     {"ops", "files", "settings", "suggestions"},

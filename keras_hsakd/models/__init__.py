@@ -7,6 +7,7 @@ import keras
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.models import mobilenet_v2, resnet, shufflenet, vgg, wrn
 from keras_hsakd.models.costs import multiply_adds
+from keras_hsakd.ops import NUM_ROTATIONS
 from keras_hsakd.suggestions import did_you_mean
 
 __all__ = ["create", "default_image_size", "multiply_adds", "names", "table"]
@@ -28,24 +29,27 @@ def create(
     num_classes: int,
     input_shape: tuple[int, int, int] | None = None,
     heads: bool = True,
+    num_views: int = NUM_ROTATIONS,
 ) -> keras.Model:
     """Returns a network of the paper, initialised as the authors'.
 
     Args:
         name: One of `names()`, for example `"wrn_16_2"`.
         num_classes: Number of classes `N >= 2`.
-        input_shape: Shape `(size, size, channels)` of an image. Defaults to
+        input_shape: Shape `(height, width, channels)` of an image. Defaults to
             `(32, 32, 3)`, and to `(224, 224, 3)` for ImageNet's networks.
         heads: Whether to add the auxiliary heads. Defaults to `True`.
+        num_views: Number `M >= 2` of views that the heads tell apart, see
+            `keras_hsakd.views`. Defaults to 4, the rotations.
 
     Returns:
-        A functional `keras.Model` from normalised images `(B, size, size, channels)` to
-        `{"logits": (B, N), "aux_1": (B, 4N), ..., "aux_L": (B, 4N)}`, shallowest head
-        first; without heads, to the class logits `(B, N)`.
+        A functional `keras.Model` from normalised images `(B, height, width, channels)`
+        to `{"logits": (B, N), "aux_1": (B, M * N), ..., "aux_L": (B, M * N)}`,
+        shallowest head first; without heads, to the class logits `(B, N)`.
 
     Raises:
-        ValueError: If the name is unknown, there are fewer than two classes, or the
-            images are not square.
+        ValueError: If the name is unknown, there are fewer than two classes or views,
+            or `input_shape` has not three numbers.
 
     Example:
     >>> student = keras_hsakd.models.create("wrn_16_2", num_classes=100)
@@ -57,20 +61,23 @@ def create(
             f"Expected `name` to be one of {names()}. "
             f"Received: name={name!r}{did_you_mean(name, _FAMILIES)}"
         )
-    if num_classes < 2:
-        raise ValueError(
-            "Expected `num_classes` to be at least 2. "
-            f"Received: num_classes={num_classes}"
-        )
+    for argument, value in (("num_classes", num_classes), ("num_views", num_views)):
+        if value < 2:
+            raise ValueError(
+                f"Expected `{argument}` to be at least 2. Received: {argument}={value}"
+            )
     if input_shape is None:
         input_shape = (default_image_size(name),) * 2 + (3,)
-    if len(input_shape) != 3 or input_shape[0] != input_shape[1]:
+    if len(input_shape) != 3:
         raise ValueError(
-            "Expected `input_shape` to be (size, size, channels): images must be "
-            f"square to be rotated. Received: input_shape={tuple(input_shape)}"
+            "Expected `input_shape` to be (height, width, channels). "
+            f"Received: input_shape={tuple(input_shape)}"
         )
     return _FAMILIES[name].create(
-        name, num_classes=num_classes, input_shape=tuple(input_shape), heads=heads
+        name,
+        num_classes=num_classes,
+        input_shape=tuple(input_shape),
+        num_views=num_views if heads else 0,
     )
 
 

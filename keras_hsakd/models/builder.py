@@ -6,7 +6,6 @@ from typing import NamedTuple
 import keras
 
 from keras_hsakd.layers import BatchNormalization
-from keras_hsakd.ops import NUM_ROTATIONS
 
 
 class Initialization(NamedTuple):
@@ -156,7 +155,7 @@ def build(
     stages: list[tuple[Stage, int]],
     num_classes: int,
     input_shape: tuple[int, int, int],
-    heads: bool,
+    num_views: int,
     neck: Stem = lambda scope, x: x,
     backbone_initialization: Initialization = _DEFAULT,
     head_initialization: Initialization = _DEFAULT,
@@ -173,15 +172,16 @@ def build(
         stages: Pairs of a function `stage(scope, x, stride)` and its stride.
         num_classes: Number of classes `N`.
         input_shape: Shape `(height, width, channels)` of an image.
-        heads: Whether to add the auxiliary heads.
+        num_views: Number of views `M` that the auxiliary heads tell apart; 0 for a
+            network without heads.
         neck: Function `neck(scope, x)` from feature maps to what is pooled. Defaults
             to the identity.
         backbone_initialization: How the backbone's weights start.
         head_initialization: How the heads' weights start.
 
     Returns:
-        A functional model from images to `{"logits": (B, N), "aux_1": (B, 4N), ...}`,
-        or to the class logits alone without heads.
+        A functional model from images to `{"logits": (B, N), "aux_1": (B, M * N), ...}`
+        or, without heads, to the class logits alone.
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.2 and
     the authors' implementation.
@@ -200,7 +200,7 @@ def build(
         taps.append(x)
     x = neck(backbone.within("neck"), x)
     logits = classify(backbone, x, num_classes, "logits")
-    if not heads:
+    if not num_views:
         return keras.Model(images, logits, name=name)
 
     outputs = {"logits": logits}
@@ -214,7 +214,7 @@ def build(
             x = stage(head.within(f"stage{number}"), x, stride)
         x = neck(head.within("neck"), x)
         outputs[name_of_head] = classify(
-            everywhere, x, NUM_ROTATIONS * num_classes, name_of_head
+            everywhere, x, num_views * num_classes, name_of_head
         )
     return keras.Model(images, outputs, name=name)
 

@@ -1,4 +1,4 @@
-"""What the trainers have in common: rotated views, metrics, checks, saving."""
+"""What the trainers have in common: views of images, metrics, checks, saving."""
 
 import contextlib
 
@@ -7,46 +7,51 @@ from keras import ops
 
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.ops import (
-    NUM_ROTATIONS,
     class_logits,
     cross_entropy,
     joint_labels,
-    rotated_views,
-    unrotated,
+    transformed_views,
+    untransformed,
 )
 from keras_hsakd.trainers import checks
+from keras_hsakd.views import View, check_suit
+from keras_hsakd.views import get as get_views
 
 
 class HeadsTrainer(keras.Model):
     """Base class of the trainers of networks with auxiliary heads.
 
-    `train_step` turns a batch into its rotated views and hands over to Keras' own step,
+    `train_step` turns a batch into its views and hands over to Keras' own step,
     so that loss scaling, gradient accumulation, `steps_per_execution`, compilation and
     distribution strategies keep working. A subclass says what is trained:
 
     - `network`: the network with heads that is trained, evaluated and exported;
     - `forward(images, training)`: its dict of outputs;
-    - `view_terms(views, labels, outputs)`: the terms of the loss on the rotated views,
-      beside the cross-entropy of the classes (`ce_loss`) on the unrotated images;
+    - `view_terms(images, labels, outputs)`: the terms of the loss on the views,
+      beside the cross-entropy of the classes (`ce_loss`) on the images themselves;
     - `each` and `by_network`, where several networks are trained.
 
     The loss is the weighted sum of the terms, and each term is a metric of its own.
 
     Args:
         networks: Dict from the prefix of its metrics to each network that is trained.
-        view_terms: Names of the terms of the loss on the rotated views.
+        view_terms: Names of the terms of the loss on the views.
+        views: As in `keras_hsakd.views.get`.
         frozen: Variables that are not trained, whatever their own flags say.
         **kwargs: `name`, `dtype` and `trainable` of the `keras.Model`. The dtype policy
             defaults to the network's, which decides on loss scaling.
     """
 
-    def __init__(self, networks, view_terms, frozen=(), **kwargs):
+    def __init__(self, networks, view_terms, views, frozen=(), **kwargs):
+        functions = get_views(views)
         for network in networks.values():
-            checks.check_square(network)
+            checks.check_input(network)
+            check_suit(functions, network, network.input_shape[1:])
         kwargs.setdefault("dtype", _dtype_policy(next(iter(networks.values()))))
         # The networks cast their own inputs, each by its own policy.
         super().__init__(autocast=False, **kwargs)
         self._frozen_ids = frozenset(id(variable) for variable in frozen)
+        self.views = views if isinstance(views, str) else functions
         self._evaluating = False
         self._evaluates_heads = False
         self.head_metrics = False
@@ -72,7 +77,17 @@ class HeadsTrainer(keras.Model):
         """Returns the network's dict of outputs."""
         raise NotImplementedError
 
-    def view_terms(self, views, labels, outputs):
+    @property
+    def view_functions(self) -> tuple[View, ...]:
+        """The functions that make the views of a batch of images."""
+        return get_views(self.views)
+
+    @property
+    def num_views(self) -> int:
+        """The number of views of each image."""
+        return len(self.view_functions)
+
+    def view_terms(self, images, labels, outputs):
         """Returns the terms of the loss on the views, each with one value a row."""
         raise NotImplementedError
 
@@ -121,13 +136,13 @@ class HeadsTrainer(keras.Model):
 
         Args:
             optimizer: As in `keras.Model.compile`.
-            metrics: Metrics of the class logits on unrotated images, for example
+            metrics: Metrics of the class logits on plain images, for example
                 `["accuracy"]`.
             weighted_metrics: The same, weighted by `sample_weight`.
             head_metrics: Whether to also report the accuracies of each head on the
-                rotated images, joint (`aux_1_joint_accuracy`) and of the class
+                views, joint (`aux_1_joint_accuracy`) and of the class
                 (`aux_1_class_accuracy`), in training and validation. Validation then
-                takes four times as long. Defaults to `False`.
+                takes as many times as long as there are views. Defaults to `False`.
             loss_weights: Weights of terms of the loss by their names, for example
                 `{"kl_main": 0.5, "kl_aux_1": 0}`; a term is reported without its
                 weight. Defaults to 1 for each, which is the method.
@@ -217,6 +232,7 @@ class HeadsTrainer(keras.Model):
         if first is not None:
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
             checks.check_batch(self.network, images, labels)
+            check_suit(self.view_functions, self.network, images.shape[1:])
         return super().fit(
             x,
             y,
@@ -231,15 +247,14 @@ class HeadsTrainer(keras.Model):
         # TensorFlow calls train_step(data), JAX train_step(state, data).
         *state, data = args
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return super().train_step(
-            *state, (rotated_views(images), labels, sample_weight)
-        )
+        views = transformed_views(images, self.view_functions)
+        return super().train_step(*state, (views, labels, sample_weight))
 
     def call(self, images, training=False):
         if training:  # `train_step` has made the views
             return self.forward(images, training=True)
         if self._evaluates_heads:
-            return self.forward(rotated_views(images))
+            return self.forward(transformed_views(images, self.view_functions))
         return self.each(lambda outputs: outputs["logits"], self.forward(images))
 
     def compute_loss(
@@ -249,12 +264,12 @@ class HeadsTrainer(keras.Model):
         # Before another network runs: what its layers add is not to be trained on.
         added = [ops.mean(loss) for loss in self.losses] if training else []
         image_terms = {
-            f"{prefix}ce_loss": cross_entropy(labels, _unrotated_logits(outputs))
+            f"{prefix}ce_loss": cross_entropy(labels, self._image_logits(outputs))
             for prefix, outputs in self.by_network(y_pred).items()
         }
         view_terms = self.view_terms(x, labels, y_pred) if training else {}
         total = sum(added)
-        for rows, terms in ((1, image_terms), (NUM_ROTATIONS, view_terms)):
+        for rows, terms in ((1, image_terms), (self.num_views, view_terms)):
             for name, values in terms.items():
                 if sample_weight is not None:
                     values *= ops.cast(ops.repeat(sample_weight, rows), values.dtype)
@@ -275,24 +290,34 @@ class HeadsTrainer(keras.Model):
         return super().compute_metrics(
             x,
             self.each(lambda outputs: y, y_pred),
-            self.each(_unrotated_logits, y_pred),
+            self.each(self._image_logits, y_pred),
             sample_weight
             if sample_weight is None
             else self.each(lambda outputs: sample_weight, y_pred),
         )
 
     def _update_head_metrics(self, prefix, labels, outputs):
-        joint = joint_labels(labels)
+        joint = joint_labels(labels, self.num_views)
         for head in outputs.keys() - {"logits"}:
             names = _head_metric_names(prefix, head)
             for kind, logits, expected in (
                 ("joint", outputs[head], joint),
-                ("class", class_logits(outputs[head]), joint // NUM_ROTATIONS),
+                (
+                    "class",
+                    class_logits(outputs[head], self.num_views),
+                    joint // self.num_views,
+                ),
             ):
                 predicted = ops.cast(ops.argmax(logits, axis=-1), expected.dtype)
                 self._head_metrics[names[kind]].update_state(
                     ops.equal(predicted, expected)
                 )
+
+    def _image_logits(self, outputs):
+        """Returns the class logits of the images themselves."""
+        if not isinstance(outputs, dict):
+            return outputs
+        return untransformed(outputs["logits"], self.num_views)
 
     def get_metrics_result(self):
         results = super().get_metrics_result()
@@ -314,7 +339,7 @@ class HeadsTrainer(keras.Model):
 
         Args:
             *args: Arguments of `keras.Model.evaluate`.
-            heads: Whether to add the accuracies of each head on the rotated images.
+            heads: Whether to add the accuracies of each head on the views.
                 Defaults to `head_metrics` of `compile`.
             **kwargs: Arguments of `keras.Model.evaluate`.
 
@@ -348,18 +373,21 @@ class HeadsTrainer(keras.Model):
         return {
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "views": self.views
+            if isinstance(self.views, str)
+            else [keras.saving.serialize_keras_object(view) for view in self.views],
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(
-            **{
-                key: keras.saving.deserialize_keras_object(value, custom_objects)
-                if isinstance(value, dict)
-                else value
-                for key, value in config.items()
-            }
-        )
+        def deserialize(value):
+            if isinstance(value, list):
+                return [deserialize(item) for item in value]
+            if isinstance(value, dict):
+                return keras.saving.deserialize_keras_object(value, custom_objects)
+            return value
+
+        return cls(**{key: deserialize(value) for key, value in config.items()})
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -388,10 +416,6 @@ def _standardize_labels(labels):
 
 def _head_metric_names(prefix, head):
     return {kind: f"{prefix}{head}_{kind}_accuracy" for kind in ("joint", "class")}
-
-
-def _unrotated_logits(outputs):
-    return unrotated(outputs["logits"]) if isinstance(outputs, dict) else outputs
 
 
 def _num_replicas():

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 
 
-def check_square(network: keras.Model) -> None:
-    """Raises a ValueError unless a network takes one batch of square images."""
+def check_input(network: keras.Model) -> None:
+    """Raises a ValueError unless a network takes one batch of images."""
     shape = network.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2]:
+    if not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(
-            f"Expected `{network.name}` to take one batch of square images, of shape "
-            f"(batch, size, size, channels). Received: input shape {shape}"
+            f"Expected `{network.name}` to take one batch of images, of shape "
+            f"(batch, height, width, channels). Received: input shape {shape}"
         )
 
 
@@ -29,11 +29,6 @@ def check_batch(network: keras.Model, images, labels) -> None:
         raise ValueError(
             f"Expected images of shape (batch, {', '.join(map(str, expected))}), "
             f"as `{network.name}` takes them. Received: shape {shape}"
-        )
-    if shape[1] != shape[2]:
-        raise ValueError(
-            "Expected square images, which keep their shape when rotated. "
-            f"Received: shape {shape}"
         )
     num_classes = network.output["logits"].shape[-1]
     labels = None if labels is None else np.asarray(labels)

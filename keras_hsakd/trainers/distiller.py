@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_hsakd.heads import head_names
+from keras_hsakd.heads import head_names, num_views
 from keras_hsakd.losses import TemperatureKLDivergence
 from keras_hsakd.trainers.base import HeadsTrainer
+from keras_hsakd.views import View
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
@@ -44,12 +45,15 @@ class Distiller(HeadsTrainer):
         pairs: Pairs `(teacher's head, student's head)` of names, each of the student's
             heads once: `[("aux_1", "aux_1"), ("aux_4", "aux_2")]`. Defaults to the last
             of the teacher's heads, in order.
+        views: `"rotations"`, `"half_turns"`, `"color_permutations"`, or a list of two
+            or more functions on batches of images, the first of which leaves them as
+            they are; as many as the heads are made for. Defaults to `"rotations"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
         ValueError: If heads are missing or do not pair, classes or image shapes differ,
-            layers are shared, images are not square, or the temperature is not
-            positive.
+            layers are shared, the views do not suit heads or images, or the
+            temperature is not positive.
 
     Example:
     >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -69,6 +73,7 @@ class Distiller(HeadsTrainer):
         student: keras.Model,
         temperature: float = 3.0,
         pairs: Sequence[tuple[str, str]] | None = None,
+        views: str | Sequence[View] = "rotations",
         **kwargs,
     ):
         check_pair(teacher, student)
@@ -77,6 +82,7 @@ class Distiller(HeadsTrainer):
         super().__init__(
             {"": student},
             ["kl_main", *(f"kl_{head}" for head in head_names(student))],
+            views,
             frozen=teacher.variables,
             **kwargs,
         )
@@ -103,8 +109,8 @@ class Distiller(HeadsTrainer):
     def forward(self, images, training=False):
         return self.student(images, training=training)
 
-    def view_terms(self, views, labels, outputs):
-        targets = self.teacher(views, training=False)
+    def view_terms(self, images, labels, outputs):
+        targets = self.teacher(images, training=False)
         return {
             "kl_main" if name == "logits" else f"kl_{name}": self.divergence(
                 ops.stop_gradient(targets[self._teacher_heads.get(name, name)]), logits
@@ -160,20 +166,25 @@ def check_pair(
             head_names(network)
         except ValueError as error:
             raise ValueError(f"`{role}`: {error}") from None
-    classes = [network.output["logits"].shape[-1] for network in (teacher, student)]
-    if classes[0] != classes[1]:
-        raise ValueError(
-            f"Expected {both} to have the same number of classes. "
-            f"Received: {classes[0]} in `{teacher.name}` and {classes[1]} in "
-            f"`{student.name}`"
-        )
+    for what, count in (
+        ("classes", lambda network: network.output["logits"].shape[-1]),
+        ("views", num_views),
+    ):
+        counts = [count(network) for network in (teacher, student)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"Expected {both} to have the same number of {what}. "
+                f"Received: {counts[0]} in `{teacher.name}` and {counts[1]} in "
+                f"`{student.name}`"
+            )
     shapes = [tuple(network.input_shape[1:]) for network in (teacher, student)]
     if any(
         edge not in (None, other) and other is not None
         for edge, other in zip(*shapes, strict=True)
     ):
         raise ValueError(
-            f"Expected {both} to take images of the same shape. "
+            f"Expected {both} to take images of the same shape; one of another size "
+            "can begin with `keras.layers.Resizing`. "
             f"Received: {shapes[0]} in `{teacher.name}` and {shapes[1]} in "
             f"`{student.name}`"
         )

@@ -10,6 +10,7 @@ from keras_hsakd.losses import TemperatureKLDivergence
 from keras_hsakd.ops import cross_entropy, joint_labels
 from keras_hsakd.trainers.base import HeadsTrainer
 from keras_hsakd.trainers.distiller import check_pair
+from keras_hsakd.views import View
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
@@ -40,12 +41,15 @@ class MutualDistiller(HeadsTrainer):
             different architecture, with as many heads and classes each. They must not
             share layers.
         temperature: The temperature `tau > 0` of the divergences. Defaults to 3.
+        views: `"rotations"`, `"half_turns"`, `"color_permutations"`, or a list of two
+            or more functions on batches of images, the first of which leaves them as
+            they are; as many as the heads are made for. Defaults to `"rotations"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
         ValueError: If there are fewer than two networks, heads are missing or differ in
-            number, classes or image shapes differ, layers are shared, images are not
-            square, or the temperature is not positive.
+            number, classes or image shapes differ, layers are shared, the views do not
+            suit heads or images, or the temperature is not positive.
 
     Example:
     >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -65,7 +69,11 @@ class MutualDistiller(HeadsTrainer):
     """
 
     def __init__(
-        self, networks: Sequence[keras.Model], temperature: float = 3.0, **kwargs
+        self,
+        networks: Sequence[keras.Model],
+        temperature: float = 3.0,
+        views: str | Sequence[View] = "rotations",
+        **kwargs,
     ):
         networks = list(networks)
         if len(networks) < 2:
@@ -98,6 +106,7 @@ class MutualDistiller(HeadsTrainer):
                     *("kl_main", *(f"kl_{head}" for head in heads)),
                 )
             ],
+            views,
             **kwargs,
         )
         self.networks = networks
@@ -125,8 +134,8 @@ class MutualDistiller(HeadsTrainer):
     def by_network(self, outputs):
         return {f"{name}_": output for name, output in outputs.items()}
 
-    def view_terms(self, views, labels, outputs):
-        joint = joint_labels(labels)
+    def view_terms(self, images, labels, outputs):
+        joint = joint_labels(labels, self.num_views)
         terms = {}
         for name, own in outputs.items():
             others = [other for key, other in outputs.items() if key != name]
@@ -176,11 +185,3 @@ class MutualDistiller(HeadsTrainer):
             ],
             "temperature": self.temperature,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        networks = [
-            keras.saving.deserialize_keras_object(network, custom_objects)
-            for network in config["networks"]
-        ]
-        return super().from_config({**config, "networks": networks}, custom_objects)

@@ -1,11 +1,14 @@
 """Training of a teacher with auxiliary heads."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
 from keras_hsakd.heads import head_names, split, strip_heads
 from keras_hsakd.ops import cross_entropy, joint_labels
 from keras_hsakd.trainers.base import HeadsTrainer
+from keras_hsakd.views import View
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
@@ -28,10 +31,13 @@ class TeacherTrainer(HeadsTrainer):
         freeze_backbone: Whether to train the heads alone, on a backbone that is already
             trained: it runs in inference mode and keeps all its weights and
             statistics. Defaults to `False`, all is trained jointly.
+        views: `"rotations"`, `"half_turns"`, `"color_permutations"`, or a list of two
+            or more functions on batches of images, the first of which leaves them as
+            they are; as many as the heads are made for. Defaults to `"rotations"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
-        ValueError: If the heads are missing or the images are not square.
+        ValueError: If the heads are missing, or the views do not suit heads or images.
 
     Example:
     >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -44,10 +50,17 @@ class TeacherTrainer(HeadsTrainer):
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.2.
     """
 
-    def __init__(self, teacher: keras.Model, freeze_backbone: bool = False, **kwargs):
+    def __init__(
+        self,
+        teacher: keras.Model,
+        freeze_backbone: bool = False,
+        views: str | Sequence[View] = "rotations",
+        **kwargs,
+    ):
         super().__init__(
             {"": teacher},
             [f"ce_{head}" for head in head_names(teacher)],
+            views,
             frozen=strip_heads(teacher).variables if freeze_backbone else (),
             **kwargs,
         )
@@ -69,8 +82,8 @@ class TeacherTrainer(HeadsTrainer):
         outputs = self._parts.heads(taps, training=training)
         return {"logits": features["logits"], **outputs}
 
-    def view_terms(self, views, labels, outputs):
-        joint = joint_labels(labels)
+    def view_terms(self, images, labels, outputs):
+        joint = joint_labels(labels, self.num_views)
         return {
             f"ce_{head}": cross_entropy(joint, outputs[head])
             for head in head_names(self.teacher)

@@ -1,0 +1,315 @@
+"""Views: label-preserving transformations of images, which heads learn to tell apart.
+
+Views are a list of functions from a batch of images to a batch of the same shape; the
+first leaves the images as they are. `M` is their number.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+
+import keras
+import numpy as np
+
+from keras_hsakd import heads
+from keras_hsakd.ops import (
+    NUM_ROTATIONS,
+    joint_labels,
+    permuted_channels,
+    quarter_turned,
+    transformed_views,
+)
+from keras_hsakd.suggestions import did_you_mean
+
+View = Callable[[keras.KerasTensor], keras.KerasTensor]
+
+# name: its functions
+_NAMED = {
+    "rotations": tuple(
+        functools.partial(quarter_turned, turns=turns) for turns in range(NUM_ROTATIONS)
+    ),
+    "half_turns": tuple(
+        functools.partial(quarter_turned, turns=turns) for turns in (0, 2)
+    ),
+    "color_permutations": tuple(
+        functools.partial(permuted_channels, order=order)
+        for order in itertools.permutations(range(3))
+    ),
+}
+
+
+def names() -> list[str]:
+    """Returns the names of the views that come with the package.
+
+    - `"rotations"`: 0, 90, 180 and 270 degrees, the paper's; for square images;
+    - `"half_turns"`: 0 and 180 degrees;
+    - `"color_permutations"`: the six orders of three color channels.
+
+    Example:
+    >>> names()
+    ['rotations', 'half_turns', 'color_permutations']
+    """
+    return list(_NAMED)
+
+
+def get(views: str | Sequence[View]) -> tuple[View, ...]:
+    """Returns the functions of named views, or a list of functions as it is.
+
+    Args:
+        views: One of `names()`, or functions from a batch of images `(B, H, W, C)` to
+            one of the same shape and dtype, written in `keras.ops`.
+
+    Returns:
+        A tuple of at least two functions.
+
+    Raises:
+        ValueError: If the name is unknown, or there are fewer than two functions.
+
+    Example:
+    >>> len(get("half_turns")), len(get([lambda x: x, lambda x: x[:, :, ::-1]]))
+    (2, 2)
+    """
+    if isinstance(views, str):
+        if views not in _NAMED:
+            raise ValueError(
+                f"Expected `views` to be one of {names()} or a list of functions. "
+                f"Received: views={views!r}{did_you_mean(views, _NAMED)}"
+            )
+        return _NAMED[views]
+    functions = tuple(views)
+    if len(functions) < 2 or not all(map(callable, functions)):
+        raise ValueError(
+            f"Expected `views` to be one of {names()} or a list of two or more "
+            f"functions on batches of images. Received: views={views!r}"
+        )
+    return functions
+
+
+def check_suit(
+    views: Sequence[View], network: keras.Model, shape: Sequence[int | None]
+) -> None:
+    """Raises a ValueError unless views suit a network's heads and images.
+
+    Args:
+        views: Functions, as of `get`.
+        network: A functional model with auxiliary heads.
+        shape: Shape `(height, width, channels)` of an image; edges that are `None`
+            are not checked.
+
+    Raises:
+        ValueError: If the heads are made for another number of views, a view changes
+            the shape or dtype of images, or the first one changes images.
+    """
+    if heads.num_views(network) != len(views):
+        raise ValueError(
+            f"Expected the heads of `{network.name}` to be made for the {len(views)} "
+            f"`views`; give `num_views={len(views)}` to `create` or `attach_heads`. "
+            f"Received: heads for {heads.num_views(network)} views"
+        )
+    if None in shape:
+        return
+    images = np.random.default_rng(0).random((1, *shape), "float32")
+    for number, view in enumerate(views):
+        try:
+            received = keras.ops.convert_to_numpy(view(images))
+        except Exception as error:  # a view is anybody's function
+            raise ValueError(
+                f"Expected view {number} of `views` to take images of shape "
+                f"{images.shape}. Received: {type(error).__name__}: {error}"
+            ) from error
+        if received.shape != images.shape:
+            raise ValueError(
+                "Expected `views` to keep the shape of images. Quarter turns need "
+                "square ones: take views='half_turns', or pad the images, "
+                "`keras.layers.Resizing(size, size, pad_to_aspect_ratio=True)`. "
+                f"Received: view {number} turns {images.shape} into {received.shape}"
+            )
+        if number == 0 and not np.array_equal(received, images):
+            raise ValueError(
+                "Expected the first of `views` to leave images as they are: the class "
+                "is predicted from it. Received: a first view that changes them"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """A view of one class that a head takes for another view of another class.
+
+    Attributes:
+        class_name: The class.
+        view: Number of its view, counted from 0.
+        taken_for: The other class.
+        taken_for_view: Number of that one's view.
+        fraction: Part of the images of the class for which it happens.
+    """
+
+    class_name: str
+    view: int
+    taken_for: str
+    taken_for_view: int
+    fraction: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewsReport:
+    """How well the heads of a network tell the views of images apart.
+
+    Attributes:
+        view_accuracy: By head, the part of the views that it tells.
+        class_accuracy: By head, the part of the views whose class it tells.
+        hardest_classes: The classes whose views the last head tells worst, with the
+            part that it tells, worst first.
+        confusions: What the last head takes for another view of another class, the
+            most frequent first.
+        advice: Whether the views suit the data, or when to choose others.
+    """
+
+    view_accuracy: dict[str, float]
+    class_accuracy: dict[str, float]
+    hardest_classes: list[tuple[str, float]]
+    confusions: list[Confusion]
+    advice: str
+
+    def __str__(self) -> str:
+        """Returns the report as a few lines of text."""
+        lines = ["head    view told  class told"]
+        for head, accuracy in self.view_accuracy.items():
+            lines.append(f"{head:7} {accuracy:9.1%}  {self.class_accuracy[head]:10.1%}")
+        hardest = (
+            f"'{name}' {accuracy:.1%}" for name, accuracy in self.hardest_classes
+        )
+        lines.append("views told worst: " + ", ".join(hardest))
+        lines += [
+            f"'{c.class_name}' in view {c.view} is taken for '{c.taken_for}' in view "
+            f"{c.taken_for_view}: {c.fraction:.1%}"
+            for c in self.confusions
+        ]
+        return "\n".join([*lines, self.advice])
+
+
+def check_views(
+    model: keras.Model,
+    dataset: Iterable,
+    views: str | Sequence[View] = "rotations",
+) -> ViewsReport:
+    """Reports how well a network's heads tell views apart, and what they confuse.
+
+    Views that look alike for different classes, as a 6 upside down and a 9, teach the
+    heads nothing, or wrong things. Train the heads for some epochs, and measure on
+    images that they were not trained on.
+
+    Args:
+        model: A functional model with auxiliary heads.
+        dataset: Batches of (image, label), for example a `tf.data.Dataset`. Labels are
+            integers or class probabilities. Its attribute `class_names`, where it has
+            one, names the classes.
+        views: What the heads were trained on, as in `get`. Defaults to `"rotations"`,
+            where view `r` is `r` quarter turns.
+
+    Returns:
+        A `ViewsReport`; print it.
+
+    Raises:
+        ValueError: If the views do not suit the model, or there are no images.
+
+    Example:
+    >>> _, test = keras_hsakd.data.load("digits", image_size=8, limit=100)
+    >>> network = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
+    >>> print(check_views(network, test).advice)
+    The heads hardly know the classes yet: train them for longer, then check again.
+    """
+    functions = get(views)
+    check_suit(functions, model, model.input_shape[1:])
+    names = heads.head_names(model)
+    num_classes = model.output["logits"].shape[-1]
+    # By head: how often a joint label (row) is taken for another (column).
+    counts = {
+        name: np.zeros((num_classes * len(functions),) * 2, int) for name in names
+    }
+    for batch in dataset:
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        labels = keras.ops.convert_to_numpy(labels)
+        if labels.ndim == 2:
+            labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
+        joint = keras.ops.convert_to_numpy(joint_labels(labels, len(functions)))
+        outputs = model.predict_on_batch(transformed_views(images, functions))
+        for name in names:
+            np.add.at(counts[name], (joint, outputs[name].argmax(axis=1)), 1)
+    if not counts[names[0]].any():
+        raise ValueError("Expected `dataset` to have images. Received: none")
+    class_names = getattr(dataset, "class_names", None) or range(num_classes)
+    return _report(counts, [str(name) for name in class_names], len(functions))
+
+
+def _report(counts, class_names, num_views):
+    """Returns the report on how often joint labels are taken for each other."""
+    view_accuracy, class_accuracy = {}, {}
+    for head, matrix in counts.items():
+        classes, views = np.divmod(np.arange(len(matrix)), num_views)
+        view_accuracy[head] = matrix[np.equal.outer(views, views)].sum() / matrix.sum()
+        class_accuracy[head] = (
+            matrix[np.equal.outer(classes, classes)].sum() / matrix.sum()
+        )
+    # The last head sees most.
+    seen = matrix.sum(axis=1)
+    told = np.where(np.equal.outer(views, views), matrix, 0).sum(axis=1)
+    by_class = {
+        name: told[classes == number].sum() / seen[classes == number].sum()
+        for number, name in enumerate(class_names)
+        if seen[classes == number].any()
+    }
+    fractions = matrix / np.maximum(seen, 1)[:, None]
+    fractions[np.equal.outer(views, views) | np.equal.outer(classes, classes)] = 0
+    order = np.argsort(fractions, axis=None)[::-1][:_SHOWN]
+    confusions = [
+        Confusion(
+            class_names[classes[row]],
+            int(views[row]),
+            class_names[classes[column]],
+            int(views[column]),
+            float(fractions[row, column]),
+        )
+        for row, column in zip(*np.unravel_index(order, matrix.shape), strict=True)
+        if fractions[row, column] >= _WORTH_TELLING
+    ]
+    return ViewsReport(
+        {head: float(value) for head, value in view_accuracy.items()},
+        {head: float(value) for head, value in class_accuracy.items()},
+        [(k, float(v)) for k, v in sorted(by_class.items(), key=lambda x: x[1])][
+            :_SHOWN
+        ],
+        confusions,
+        _advice(
+            class_accuracy[head] * len(class_names),
+            view_accuracy[head],
+            num_views,
+            [c for c in confusions if c.fraction >= _ALIKE],
+        ),
+    )
+
+
+_SHOWN = 5  # rows of a report
+_WORTH_TELLING = 0.05  # part of the images of a class
+_ALIKE = 0.2
+
+
+def _advice(class_gain, view_accuracy, num_views, alike):
+    if class_gain < 2:  # less than twice as good as chance
+        return (
+            "The heads hardly know the classes yet: train them for longer, then check "
+            "again."
+        )
+    if alike:
+        pairs = sorted({tuple(sorted((c.class_name, c.taken_for))) for c in alike})
+        text = " and ".join(f"'{a}' and '{b}'" for a, b in pairs)
+        return (
+            f"Classes {text} look alike in these views: choose views that keep them "
+            "apart, for example 'color_permutations' where color does not tell classes."
+        )
+    if view_accuracy < (1 + 1 / num_views) / 2:  # nearer to chance than to certainty
+        return (
+            "The heads can hardly tell these views apart, as if images had no upright: "
+            "choose others, for example 'color_permutations'."
+        )
+    return "These views suit the data."
