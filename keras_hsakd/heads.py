@@ -7,6 +7,7 @@ first, for `N` classes and `M` views of an image: 4 rotations by default.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -425,7 +426,11 @@ def _repeated_stage(tap, before, name):
     strided = _strided(tap, before)
 
     def repeat(x):
-        return replay([tap], {id(before): x}, _copying(f"{name}_repeated", strided))[0]
+        # Keras warns of a layer that does not take the channels, and raises then.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*has unbuilt state")
+            copying = _copying(f"{name}_repeated", strided)
+            return replay([tap], {id(before): x}, copying)[0]
 
     try:
         return repeat(tap)
@@ -482,7 +487,10 @@ def _copying(prefix, strided=frozenset()):
         if id(operation) in strided:
             if isinstance(operation, keras.layers.ZeroPadding2D):
                 return args[0]
+            # A whole block as one layer may choose its padding itself.
+            known = operation.get_config()
             changes = {"strides": 1, "padding": "same"}
+            changes = {key: value for key, value in changes.items() if key in known}
         return copy(operation, changes)(*args, **kwargs)
 
     return apply

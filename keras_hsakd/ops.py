@@ -55,7 +55,41 @@ def quarter_turned(images: keras.KerasTensor, turns: int) -> keras.KerasTensor:
     >>> np.array(quarter_turned(images, 2)).ravel().tolist()
     [1.0, 0.0]
     """
-    return ops.rot90(images, k=turns, axes=(1, 2))
+    # Not `ops.rot90`: Keras 3.15 on TensorFlow scrambles images that are not square.
+    turns %= 4
+    if turns == 0:
+        return images
+    if turns == 1:
+        return ops.flip(ops.swapaxes(images, 1, 2), axis=1)
+    if turns == 2:
+        return ops.flip(images, axis=(1, 2))
+    return ops.flip(ops.swapaxes(images, 1, 2), axis=2)
+
+
+def quarter_turned_within(images: keras.KerasTensor, turns: int) -> keras.KerasTensor:
+    """Returns images after quarter turns that keep the frame of the image.
+
+    An image that is not square, turned on its side, is shrunk until it fits into its
+    old height and width, and padded there with zeros.
+
+    Args:
+        images: Tensor of shape `(B, H, W, C)`, floating point.
+        turns: Number of counter-clockwise quarter turns.
+
+    Returns:
+        Tensor of shape `(B, H, W, C)`.
+
+    Example:
+    >>> turned = quarter_turned_within(np.ones((1, 2, 4, 1), "float32"), 1)
+    >>> np.array(turned)[0, :, :, 0].tolist()
+    [[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
+    """
+    turned = quarter_turned(images, turns)
+    if turned.shape[1:3] == images.shape[1:3]:
+        return turned
+    return ops.image.resize(
+        turned, images.shape[1:3], pad_to_aspect_ratio=True, antialias=True
+    )
 
 
 def permuted_channels(

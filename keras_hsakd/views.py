@@ -18,6 +18,7 @@ from keras_hsakd.ops import (
     joint_labels,
     permuted_channels,
     quarter_turned,
+    quarter_turned_within,
     transformed_views,
 )
 from keras_hsakd.suggestions import did_you_mean
@@ -28,6 +29,10 @@ View = Callable[[keras.KerasTensor], keras.KerasTensor]
 _NAMED = {
     "rotations": tuple(
         functools.partial(quarter_turned, turns=turns) for turns in range(NUM_ROTATIONS)
+    ),
+    "padded_rotations": tuple(
+        functools.partial(quarter_turned_within, turns=turns)
+        for turns in range(NUM_ROTATIONS)
     ),
     "half_turns": tuple(
         functools.partial(quarter_turned, turns=turns) for turns in (0, 2)
@@ -43,12 +48,14 @@ def names() -> list[str]:
     """Returns the names of the views that come with the package.
 
     - `"rotations"`: 0, 90, 180 and 270 degrees, the paper's; for square images;
+    - `"padded_rotations"`: the same for images of any shape: one that is turned on its
+      side is shrunk to fit its frame, and padded with zeros;
     - `"half_turns"`: 0 and 180 degrees;
     - `"color_permutations"`: the six orders of three color channels.
 
     Example:
     >>> names()
-    ['rotations', 'half_turns', 'color_permutations']
+    ['rotations', 'padded_rotations', 'half_turns', 'color_permutations']
     """
     return list(_NAMED)
 
@@ -121,8 +128,7 @@ def check_suit(
         if received.shape != images.shape:
             raise ValueError(
                 "Expected `views` to keep the shape of images. Quarter turns need "
-                "square ones: take views='half_turns', or pad the images, "
-                "`keras.layers.Resizing(size, size, pad_to_aspect_ratio=True)`. "
+                "square ones: take views='padded_rotations' or 'half_turns'. "
                 f"Received: view {number} turns {images.shape} into {received.shape}"
             )
         if number == 0 and not np.array_equal(received, images):

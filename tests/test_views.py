@@ -27,12 +27,24 @@ def numpy(x):
 
 EXPECTED = {
     "rotations": [functools.partial(np.rot90, k=r, axes=(1, 2)) for r in range(4)],
+    # the same for square images
+    "padded_rotations": [
+        functools.partial(np.rot90, k=r, axes=(1, 2)) for r in range(4)
+    ],
     "half_turns": [lambda x: x, lambda x: x[:, ::-1, ::-1]],
     "color_permutations": [
         lambda x, order=order: x[..., list(order)]
         for order in itertools.permutations(range(3))
     ],
 }
+
+
+@pytest.mark.parametrize("turns", range(-1, 6))
+def test_quarter_turns_of_images_that_are_not_square(turns):
+    images = rng.normal(size=(2, 3, 5, 2)).astype("float32")
+    np.testing.assert_array_equal(
+        numpy(ops.quarter_turned(images, turns)), np.rot90(images, turns, axes=(1, 2))
+    )
 
 
 @pytest.mark.parametrize("name", views.names())
@@ -44,6 +56,19 @@ def test_named_views(name):
     np.testing.assert_array_equal(
         numpy(ops.untransformed(rows, len(EXPECTED[name]))), images
     )
+
+
+def test_padded_rotations_keep_the_frame_and_the_proportions():
+    images = np.ones((1, 4, 8, 3), "float32")
+    images[:, :, :4] = 3  # the left half, which a quarter turn puts at the bottom
+    rows = numpy(ops.transformed_views(images, views.get("padded_rotations")))
+    assert rows.shape == (4, 4, 8, 3)
+    np.testing.assert_array_equal(rows[2], images[0, ::-1, ::-1])
+    for row, (top, bottom) in ((rows[1], (1, 3)), (rows[3], (3, 1))):
+        np.testing.assert_array_equal(row[:, [0, 1, 6, 7]], 0)
+        # Antialiasing blends neighbours at the edges.
+        np.testing.assert_allclose(row[:2, 3:5], top, rtol=0.25)
+        np.testing.assert_allclose(row[2:, 3:5], bottom, rtol=0.25)
 
 
 def test_joint_labels_and_class_logits_of_other_numbers_of_views():
@@ -90,7 +115,7 @@ TRAINERS = {
 
 @pytest.mark.parametrize("name", TRAINERS)
 @pytest.mark.parametrize(
-    ("chosen", "count"), [("half_turns", 2), ([unchanged, mirrored], 2)]
+    ("chosen", "count"), [("padded_rotations", 4), ([unchanged, mirrored], 2)]
 )
 def test_images_that_are_not_square_train_and_trainers_are_saved(
     name, chosen, count, tmp_path
@@ -152,7 +177,10 @@ def test_the_zoo_and_attached_heads_take_other_views():
         ((2, [unchanged]), "two or more functions"),
         ((2, [unchanged, "half_turns"]), "two or more functions"),
         ((2, "rotations"), "for the 4 `views`; give `num_views=4`.*for 2 views"),
-        ((4, "rotations"), r"square ones: take views='half_turns'.*\(1, 12, 8, 3\)"),
+        (
+            (4, "rotations"),
+            r"square ones: take views='padded_rotations'.*\(1, 12, 8, 3\)",
+        ),
         ((2, [mirrored, unchanged]), "first of `views` to leave images as they are"),
         ((2, [unchanged, lambda x: x @ 1]), "Expected view 1 of `views` to take"),
     ],
