@@ -54,7 +54,7 @@ def names() -> list[str]:
     - `"color_permutations"`: the six orders of three color channels.
 
     Example:
-    >>> names()
+    >>> keras_hsakd.views.names()
     ['rotations', 'padded_rotations', 'half_turns', 'color_permutations']
     """
     return list(_NAMED)
@@ -297,7 +297,7 @@ def _report(counts, class_names, num_views):
 
 _SHOWN = 5  # rows of a report
 _WORTH_TELLING = 0.05  # part of the images of a class
-_ALIKE = 0.2
+_ALIKE = 0.1
 
 
 def _advice(class_gain, view_accuracy, num_views, alike):
@@ -310,12 +310,12 @@ def _advice(class_gain, view_accuracy, num_views, alike):
         pairs = sorted({tuple(sorted((c.class_name, c.taken_for))) for c in alike})
         text = " and ".join(f"'{a}' and '{b}'" for a, b in pairs)
         return (
-            f"Classes {text} look alike in these views: choose views that keep them "
-            "apart, for example 'color_permutations' where color does not tell classes."
+            f"Classes {text} look alike in these views: choose others, for example "
+            "'color_permutations' for images in color."
         )
     if view_accuracy < (1 + 1 / num_views) / 2:  # nearer to chance than to certainty
         return (
             "The heads can hardly tell these views apart, as if images had no upright: "
-            "choose others, for example 'color_permutations'."
+            "choose others, for example 'color_permutations' for images in color."
         )
     return "These views suit the data."

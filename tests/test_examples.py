@@ -89,6 +89,11 @@ def test_custom_model(tmp_path):
     assert student.output_shape == (None, 2)
 
 
+def test_check_views(tmp_path):
+    printed = run("check_views.py", "--epochs", "1", cwd=tmp_path)
+    assert re.search(r"aux_3 +\d+\.\d%", printed)
+
+
 def test_examples_are_short():
     for path in EXAMPLES.glob("*.py"):
         assert len(path.read_text().splitlines()) <= 80, path
