@@ -315,7 +315,7 @@ def _advice(class_gain, view_accuracy, num_views, alike):
         )
     if view_accuracy < (1 + 1 / num_views) / 2:  # nearer to chance than to certainty
         return (
-            "The heads can hardly tell these views apart, as if images had no upright: "
-            "choose others, for example 'color_permutations' for images in color."
+            "The heads can hardly tell these views apart, so that they teach little: "
+            "choose others, see `keras_hsakd.views.names()`."
         )
     return "These views suit the data."
