@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_hsakd.replicas import num_replicas
+
 
 @keras.saving.register_keras_serializable("keras_hsakd")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -15,7 +17,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     - on the TensorFlow backend, 4-D inputs of single or half precision go through one
       fused kernel instead of several passes over the activations.
 
-    With a mask, `synchronized` or `renorm`, it is Keras' layer with other defaults.
+    With `synchronized`, the batch is that of all replicas, and the kernel serves
+    inference alone. With a mask or `renorm`, it is Keras' layer with other defaults.
 
     Args:
         momentum: Momentum of the running statistics. Defaults to 0.9, which is
@@ -35,10 +38,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        if mask is not None or self.synchronized or self.renorm:
+        if mask is not None or self.renorm:
             return super().call(inputs, training=training, mask=mask)
         updates_statistics = training and self.trainable
-        if self._can_fuse(inputs):
+        if self._can_fuse(inputs) and not (self.synchronized and updates_statistics):
             return self._fused_call(inputs, updates_statistics)
         if not updates_statistics:
             return super().call(inputs, training=training)
@@ -47,6 +50,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         # Keras has just added (1 - momentum) times the biased variance.
         added = self.moving_variance - old
         count = ops.size(inputs) // inputs.shape[self.axis]
+        if self.synchronized:
+            count *= num_replicas()
         count = ops.cast(count, self.moving_variance.dtype)
         self.moving_variance.assign(old + added * count / ops.maximum(count - 1, 1))
         return outputs

@@ -13,6 +13,7 @@ from keras_hsakd.ops import (
     transformed_views,
     untransformed,
 )
+from keras_hsakd.replicas import num_replicas
 from keras_hsakd.trainers import checks
 from keras_hsakd.views import View, check_suit
 from keras_hsakd.views import get as get_views
@@ -277,7 +278,8 @@ class HeadsTrainer(keras.Model):
                     self._term_metrics[name].update_state(values)
                     values *= self.loss_weights.get(name, 1.0)
                 total += ops.mean(values)
-        return total / _num_replicas()
+        # Keras sums gradients over replicas, and divides only the losses it computes.
+        return total / num_replicas()
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if self._reports_heads():
@@ -416,15 +418,6 @@ def _standardize_labels(labels):
 
 def _head_metric_names(prefix, head):
     return {kind: f"{prefix}{head}_{kind}_accuracy" for kind in ("joint", "class")}
-
-
-def _num_replicas():
-    # Keras sums gradients over replicas, and divides only the losses it computes.
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _dtype_policy(network):
