@@ -30,6 +30,7 @@ def plain(name, batch_norm=False):
     x = keras.layers.Conv2D(4, 3, activation="relu", name=f"{name}_conv")(images)
     if batch_norm:
         x = keras_hsakd.layers.BatchNormalization()(x)
+        x = keras.layers.ReLU()(x)
         x = keras.layers.BatchNormalization()(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     outputs = {"logits": keras.layers.Dense(3)(x), "aux_1": keras.layers.Dense(12)(x)}
