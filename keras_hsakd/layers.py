@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_hsakd.replicas import num_replicas
+from keras_hsakd.distribution import num_replicas
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")

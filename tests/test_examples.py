@@ -89,6 +89,7 @@ def test_custom_model(tmp_path):
     assert student.output_shape == (None, 2)
 
 
+@pytest.mark.slow
 def test_check_views(tmp_path):
     printed = run("check_views.py", "--epochs", "1", cwd=tmp_path)
     assert re.search(r"aux_3 +\d+\.\d%", printed)

@@ -19,7 +19,7 @@ GROUPS = [
     {"views"},
     {"heads"},
     {"losses", "layers", "graph"},
-    {"ops", "replicas", "files", "settings", "suggestions"},
+    {"ops", "distribution", "files", "settings", "suggestions"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

@@ -1,6 +1,9 @@
 """Replicas must give what one device gives: the scaling of every term of the loss."""
 
+import contextlib
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -12,20 +15,25 @@ pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="tf.distribute"
 )
 
-# Devices must be split before TensorFlow starts: one process for each number of them.
+# Devices must be split before TensorFlow starts: processes of their own. The argument
+# is the number of devices of the one process, or "worker" in each of several.
 SCRIPT = """
 import json, sys
 import keras, numpy as np, tensorflow as tf
 import keras_hsakd
 
-devices = int(sys.argv[1])
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * devices,
-)
-names = [f"CPU:{i}" for i in range(devices)]
+is_worker = sys.argv[1] == "worker"
+if is_worker:
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+else:
+    devices = int(sys.argv[1])
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * devices,
+    )
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
 
-def plain(name, batch_norm=False):
+def plain(name, batch_norm=False, classes=3):
     images = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, activation="relu", name=f"{name}_conv")(images)
     if batch_norm:
@@ -33,14 +41,15 @@ def plain(name, batch_norm=False):
         x = keras.layers.ReLU()(x)
         x = keras.layers.BatchNormalization()(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    outputs = {"logits": keras.layers.Dense(3)(x), "aux_1": keras.layers.Dense(12)(x)}
+    outputs = {"logits": keras.layers.Dense(classes)(x)}
+    outputs["aux_1"] = keras.layers.Dense(4 * classes)(x)
     return keras.Model(images, outputs, name=name)
 
 rng = np.random.default_rng(0)
 images = rng.normal(size=(24, 8, 8, 3)).astype("float32")
 labels = rng.integers(0, 3, 24)
-weights = rng.uniform(0, 2, 24).astype("float32")
-dataset = tf.data.Dataset.from_tensor_slices((images, labels, weights)).batch(8)
+sample_weight = rng.uniform(0, 2, 24).astype("float32")
+dataset = tf.data.Dataset.from_tensor_slices((images, labels, sample_weight)).batch(8)
 
 def normalized(name):
     return keras_hsakd.synchronize_batch_norm(plain(name, batch_norm=True))
@@ -52,7 +61,8 @@ TRAINERS = {
     "mutual": lambda make: keras_hsakd.MutualDistiller([make("a"), make("b")]),
 }
 results = {}
-with tf.distribute.MirroredStrategy(names).scope():
+keras_alone = None
+with strategy.scope():
     for method, make in [
         *((method, plain) for method in TRAINERS),
         # Ten steps with batch normalization over all replicas; one trainer, since the
@@ -68,37 +78,104 @@ with tf.distribute.MirroredStrategy(names).scope():
         logs = trainer.fit(
             dataset.repeat(4).take(10), verbose=0, validation_data=dataset
         )
-        results[f"{method} {make.__name__}"] = {
-            "weights": [np.ravel(w).tolist() for w in trainer.network.get_weights()],
-            "logs": {name: values[0] for name, values in logs.history.items()},
-        }
-    # With batch norm the replicas differ from one device, each having its own
-    # statistics: the networks of the zoo are to run, on an uneven last batch too.
-    zoo = [keras_hsakd.models.create(n, 3, (8, 8, 3)) for n in ("resnet8", "wrn_10_1")]
-    logs = keras_hsakd.Distiller(*zoo).compile("sgd", head_metrics=True).fit(
-        dataset.unbatch().take(19).batch(8), verbose=0, validation_data=dataset
-    )
-    assert all(np.isfinite(values).all() for values in logs.history.values())
-print(json.dumps(results))
+        results[f"{method} {make.__name__}"] = (trainer.network, logs.history)
+    # The pipelines of the package, over two epochs.
+    keras.utils.set_random_seed(0)
+    train, test = keras_hsakd.data.load("digits", image_size=8, batch_size=8, limit=40)
+    trainer = keras_hsakd.TeacherTrainer(plain("digits", classes=10)).compile("sgd")
+    logs = trainer.fit(train, validation_data=test, epochs=2, verbose=0)
+    results["pipeline"] = (trainer.network, logs.history)
+    if is_worker:
+        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+        model.add(keras.layers.Dense(3))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss=loss)
+        try:
+            model.fit(dataset, verbose=0)
+            keras_alone = "works"
+        except Exception as error:
+            keras_alone = f"{type(error).__name__}: {error}"
+    if sys.argv[1] == "2":
+        # Not synchronized, the replicas differ from one device, each having its own
+        # statistics: the networks of the zoo are to run, on an uneven last batch too.
+        names = ("resnet8", "wrn_10_1")
+        zoo = [keras_hsakd.models.create(name, 3, (8, 8, 3)) for name in names]
+        logs = keras_hsakd.Distiller(*zoo).compile("sgd", head_metrics=True).fit(
+            dataset.unbatch().take(19).batch(8), verbose=0, validation_data=dataset
+        )
+        assert all(np.isfinite(values).all() for values in logs.history.values())
+
+def weights(network):
+    return [np.ravel(values).tolist() for values in network.get_weights()]
+
+results = {
+    name: {"weights": weights(network), "logs": logs}
+    for name, (network, logs) in results.items()
+}
+print(json.dumps([results, keras_alone]))
 """
 
 
-def run(devices):
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(devices)],
-        capture_output=True,
+def start(argument, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, argument],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
+        env={**os.environ, **environment},
     )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_two_replicas_train_as_one_device():
-    one, two = run(1), run(2)
-    for method, expected in one.items():
-        received = two[method]
-        for a, b in zip(expected["weights"], received["weights"], strict=True):
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return json.loads(output.splitlines()[-1])
+
+
+def start_workers(count):
+    """Starts processes that know each other by `TF_CONFIG`."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        workers = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+    return [
+        start(
+            "worker",
+            TF_CONFIG=json.dumps(
+                {
+                    "cluster": {"worker": workers},
+                    "task": {"type": "worker", "index": index},
+                }
+            ),
+        )
+        for index in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return finish(start("1"))[0]
+
+
+def assert_trained_alike(results, expected):
+    assert set(results) == set(expected)
+    for name, received in results.items():
+        weights, logs = expected[name]["weights"], expected[name]["logs"]
+        for a, b in zip(weights, received["weights"], strict=True):
             # float32 sums in another order; ten steps
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-        assert received["logs"] == pytest.approx(expected["logs"], rel=1e-5)
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-6, err_msg=name)
+        assert set(received["logs"]) == set(logs)
+        for key, values in logs.items():
+            assert received["logs"][key] == pytest.approx(values, rel=1e-5)
+
+
+def test_two_replicas_train_as_one_device(one_device):
+    assert_trained_alike(finish(start("2"))[0], one_device)
+
+
+def test_two_workers_train_as_one_device(one_device):
+    for results, keras_alone in map(finish, start_workers(2)):
+        assert_trained_alike(results, one_device)
+        # Once this fails, `distribution.MultiWorkerFit` has done its duty.
+        assert keras_alone != "works"

@@ -174,6 +174,15 @@ def rescaling(mean: Sequence[float], std: Sequence[float]) -> keras.layers.Resca
     )
 
 
+def _sharded_by_batch():
+    """Returns options by which several workers share each batch of a dataset."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA  # by default files are shared
+    )
+    return options
+
+
 def train_and_test(
     train: Source,
     test: Source,
@@ -245,9 +254,9 @@ def train_and_test(
     )
 
     train_dataset, test_dataset = (
-        ordered_map(
-            batches, lambda images, labels: (preprocessing(images), labels)
-        ).prefetch(tf.data.AUTOTUNE)
+        ordered_map(batches, lambda images, labels: (preprocessing(images), labels))
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(_sharded_by_batch())
         for batches in (train_batches, test_batches)
     )
     train_dataset.epoch_counter = counter

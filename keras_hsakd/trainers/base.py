@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_hsakd.distribution import MultiWorkerFit, num_replicas
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.ops import (
     class_logits,
@@ -13,13 +14,12 @@ from keras_hsakd.ops import (
     transformed_views,
     untransformed,
 )
-from keras_hsakd.replicas import num_replicas
 from keras_hsakd.trainers import checks
 from keras_hsakd.views import View, check_suit
 from keras_hsakd.views import get as get_views
 
 
-class HeadsTrainer(keras.Model):
+class HeadsTrainer(MultiWorkerFit, keras.Model):
     """Base class of the trainers of networks with auxiliary heads.
 
     `train_step` turns a batch into its views and hands over to Keras' own step,
