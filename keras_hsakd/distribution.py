@@ -60,7 +60,7 @@ class MultiWorkerFit:
     """
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if iterator is not None and _is_multi_worker():
+        if iterator is not None and _has_workers(self):
             strategy = self.distribute_strategy
             for _, _, batches in iterator:
                 data_batch = keras.tree.map_structure(
@@ -74,13 +74,15 @@ class MultiWorkerFit:
         def step(data):
             return keras.tree.map_structure(lambda x: x[None], step_function(data))
 
-        return super()._make_function(step if _is_multi_worker() else step_function)
+        return super()._make_function(step if _has_workers(self) else step_function)
 
 
-def _is_multi_worker():
+def _has_workers(model):
+    """Returns whether a model was made to be trained by several workers."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
-    strategy = tf.distribute.get_strategy()
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return isinstance(
+        model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
+    )
