@@ -70,11 +70,12 @@ class MultiWorkerFit:
             iterator = None
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
-    def _make_function(self, step_function):
+    def _make_function(self, step_function, **options):
         def step(data):
             return keras.tree.map_structure(lambda x: x[None], step_function(data))
 
-        return super()._make_function(step if _has_workers(self) else step_function)
+        chosen = step if _has_workers(self) else step_function
+        return super()._make_function(chosen, **options)
 
 
 def _has_workers(model):
