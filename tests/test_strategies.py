@@ -165,8 +165,9 @@ def assert_trained_alike(results, expected):
     for name, received in results.items():
         weights, logs = expected[name]["weights"], expected[name]["logs"]
         for a, b in zip(weights, received["weights"], strict=True):
-            # float32 sums in another order; ten steps
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-6, err_msg=name)
+            # float32 sums in another order; ten steps, and 1.1e-6 with batch norm
+            atol = 3e-6 if name.endswith("normalized") else 1e-6
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol, err_msg=name)
         assert set(received["logs"]) == set(logs)
         for key, values in logs.items():
             assert received["logs"][key] == pytest.approx(values, rel=1e-5)

@@ -45,9 +45,9 @@ class Distiller(HeadsTrainer):
         pairs: Pairs `(teacher's head, student's head)` of names, each of the student's
             heads once: `[("aux_1", "aux_1"), ("aux_4", "aux_2")]`. Defaults to the last
             of the teacher's heads, in order.
-        views: `"rotations"`, `"half_turns"`, `"color_permutations"`, or a list of two
-            or more functions on batches of images, the first of which leaves them as
-            they are; as many as the heads are made for. Defaults to `"rotations"`.
+        views: One of `keras_hsakd.views.names()`, or a list of two or more functions
+            on batches of images, the first of which leaves them as they are; as many
+            as the heads are made for. Defaults to `"rotations"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:

@@ -41,9 +41,9 @@ class MutualDistiller(HeadsTrainer):
             different architecture, with as many heads and classes each. They must not
             share layers.
         temperature: The temperature `tau > 0` of the divergences. Defaults to 3.
-        views: `"rotations"`, `"half_turns"`, `"color_permutations"`, or a list of two
-            or more functions on batches of images, the first of which leaves them as
-            they are; as many as the heads are made for. Defaults to `"rotations"`.
+        views: One of `keras_hsakd.views.names()`, or a list of two or more functions
+            on batches of images, the first of which leaves them as they are; as many
+            as the heads are made for. Defaults to `"rotations"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:

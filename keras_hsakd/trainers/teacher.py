@@ -31,9 +31,9 @@ class TeacherTrainer(HeadsTrainer):
         freeze_backbone: Whether to train the heads alone, on a backbone that is already
             trained: it runs in inference mode and keeps all its weights and
             statistics. Defaults to `False`, all is trained jointly.
-        views: `"rotations"`, `"half_turns"`, `"color_permutations"`, or a list of two
-            or more functions on batches of images, the first of which leaves them as
-            they are; as many as the heads are made for. Defaults to `"rotations"`.
+        views: One of `keras_hsakd.views.names()`, or a list of two or more functions
+            on batches of images, the first of which leaves them as they are; as many
+            as the heads are made for. Defaults to `"rotations"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
