@@ -1,6 +1,82 @@
-"""Training on many devices under `tf.distribute`, and what Keras needs for it."""
+"""Training on many devices and by many workers, and what Keras needs for it."""
+
+import contextlib
+from collections.abc import Iterator
 
 import keras
+import numpy as np
+
+STRATEGIES = ("mirrored", "multiworker")
+
+
+def make_strategy(name: str | None):
+    """Returns a `tf.distribute` strategy by the name that the command line gives it.
+
+    Args:
+        name: `"mirrored"`, the GPUs of this machine; `"multiworker"`, the processes
+            that `TF_CONFIG` names, of which this must be the first thing done; or
+            `None`, what is there now, one device as a rule.
+
+    Returns:
+        A `tf.distribute.Strategy`.
+
+    Raises:
+        ValueError: If the name is another one, or the backend is not TensorFlow.
+
+    Example:
+    >>> make_strategy(None).num_replicas_in_sync
+    1
+    """
+    if name not in (None, *STRATEGIES):
+        raise ValueError(
+            f"Expected `strategy` to be one of {STRATEGIES}. Received: {name!r}"
+        )
+    if keras.backend.backend() != "tensorflow":
+        if name is None:
+            return None
+        raise ValueError(
+            "Expected the TensorFlow backend for a `tf.distribute` strategy; on JAX, "
+            "`keras.distribution.set_distribution` has the same effect. "
+            f"Received: strategy={name!r} on {keras.backend.backend()}"
+        )
+    import tensorflow as tf
+
+    return {
+        None: tf.distribute.get_strategy,
+        "mirrored": tf.distribute.MirroredStrategy,
+        "multiworker": tf.distribute.MultiWorkerMirroredStrategy,
+    }[name]()
+
+
+def worker_index(strategy=None) -> int:
+    """Returns the number of this process among the workers that train together.
+
+    Worker 0, the chief, alone writes files.
+
+    Args:
+        strategy: A `tf.distribute.Strategy`. Defaults to the current one.
+
+    Returns:
+        That of JAX's processes, or of the strategy's workers; 0 where there is one.
+
+    Example:
+    >>> worker_index()
+    0
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.process_index()
+    if keras.backend.backend() != "tensorflow":
+        return 0
+    import tensorflow as tf
+
+    strategy = strategy or tf.distribute.get_strategy()
+    if not _is_multi_worker(strategy):
+        return 0
+    resolver = strategy.cluster_resolver
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_id + int(has_chief and resolver.task_type == "worker")
 
 
 def num_replicas() -> int:
@@ -78,12 +154,125 @@ class MultiWorkerFit:
         return super()._make_function(chosen, **options)
 
 
-def _has_workers(model):
-    """Returns whether a model was made to be trained by several workers."""
-    if keras.backend.backend() != "tensorflow":
-        return False
+def any_worker(model: keras.Model, *flags: bool) -> list[bool]:
+    """Returns, for each flag, whether it is set on any of a model's workers.
+
+    All workers must call it at the same step.
+    """
+    if not _has_workers(model):
+        return list(flags)
+    return gathered(model, np.array(flags, "float64")).any(axis=0).tolist()
+
+
+def gathered(model: keras.Model, values: np.ndarray) -> np.ndarray:
+    """Returns a vector of each of a model's workers, a row each, in their order.
+
+    All workers must call it at the same step.
+    """
+    if not _has_workers(model):
+        return values[None]
     import tensorflow as tf
 
-    return isinstance(
-        model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
+    strategy = model.distribute_strategy
+    row = tf.constant([[worker_index(strategy), *values]], tf.float64)
+    rows = strategy.gather(strategy.run(lambda: tf.identity(row)), axis=0).numpy()
+    by_worker = {int(row[0]): row[1:] for row in rows}
+    return np.stack([by_worker[index] for index in sorted(by_worker)])
+
+
+def read_replicas(model: keras.Model, variables: list) -> np.ndarray:
+    """Returns the values of variables in each replica, a row each, in float64.
+
+    The variables of metrics differ between replicas, which are summed when read.
+
+    Args:
+        model: The model that they belong to; all its workers must call it at the same
+            step.
+        variables: `keras.Variable`s of no more than double precision.
+
+    Returns:
+        Array of shape `(replicas, sizes of all variables)`, the same on all workers.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return _vector([[keras.ops.convert_to_numpy(v) for v in variables]])
+    strategy = model.distribute_strategy
+    local = zip(
+        *(strategy.experimental_local_results(v.value) for v in variables), strict=True
+    )
+    rows = _vector([[part.numpy() for part in parts] for parts in local])
+    workers = gathered(model, rows.ravel())
+    return workers.reshape(-1, rows.shape[1])
+
+
+def assign_replicas(model: keras.Model, variables: list, rows: np.ndarray) -> None:
+    """Gives variables the values that `read_replicas` returned.
+
+    With another number of replicas, the first gets the sum of all.
+    """
+    replicas, first = 1, 0
+    if keras.backend.backend() == "tensorflow":
+        strategy = model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+        local = len(strategy.extended.worker_devices)
+        first = worker_index(strategy) * local
+    if len(rows) != replicas:
+        rows = np.stack([rows.sum(axis=0), *np.zeros((replicas - 1, rows.shape[1]))])
+    offset = 0
+    for variable in variables:
+        size = int(np.prod(variable.shape))
+        parts = rows[:, offset : offset + size].reshape(-1, *variable.shape)
+        offset += size
+        if replicas == 1:
+            variable.assign(parts[0])
+            continue
+        components = strategy.experimental_local_results(variable.value)
+        for component, part in zip(components, parts[first:], strict=False):
+            component.assign(part.astype(component.dtype.as_numpy_dtype))
+
+
+def _vector(rows):
+    return np.stack(
+        [np.concatenate([np.ravel(x).astype("float64") for x in row]) for row in rows]
+    )
+
+
+@contextlib.contextmanager
+def lost_workers_named(model: keras.Model) -> Iterator[None]:
+    """Says so where training ends since another worker is gone.
+
+    TensorFlow notices within a minute, whether the process died or does not answer.
+
+    Raises:
+        RuntimeError: In place of the error of the communication.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _has_workers(model) and type(error).__name__ in _LOST:
+            index = worker_index(model.distribute_strategy)
+            count = model.distribute_strategy.num_replicas_in_sync
+            raise RuntimeError(
+                f"Expected all {count} replicas to train to the end. Received: worker "
+                f"{index} cannot reach another one. Start all of them again; with "
+                f"snapshots they go on. ({type(error).__name__})"
+            ) from error
+        raise
+
+
+# What TensorFlow raises in communication with a process that is gone.
+_LOST = ("UnavailableError", "AbortedError", "DeadlineExceededError", "CancelledError")
+
+
+def _has_workers(model):
+    """Returns whether a model was made to be trained by several workers."""
+    return keras.backend.backend() == "tensorflow" and _is_multi_worker(
+        model.distribute_strategy
+    )
+
+
+def _is_multi_worker(strategy):
+    import tensorflow as tf
+
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and bool(
+        strategy.cluster_resolver.cluster_spec().jobs  # none without TF_CONFIG
     )

@@ -333,6 +333,20 @@ def test_resume_in_the_middle_of_an_epoch():
         np.testing.assert_array_equal(labels, expected[1])
     assert train.epoch_counter.value == 6
 
+    # Nothing is read for the blank batches.
+    train.epoch_counter.value, train.epoch_counter.first_step = 5, 3
+    resumed = list(train.as_numpy_iterator())
+    assert len(resumed) == len(whole)
+    for (images, labels), expected in zip(resumed[3:], whole[3:], strict=True):
+        np.testing.assert_array_equal(images, expected[0])
+        np.testing.assert_array_equal(labels, expected[1])
+    assert not any(labels.any() for _, labels in resumed[:3])
+    assert (train.epoch_counter.value, train.epoch_counter.first_step) == (6, 0)
+
+    train.epoch_counter.held = True
+    assert next(iter(train))[0].shape == whole[0][0].shape
+    assert train.epoch_counter.value == 6
+
 
 def test_fit_sees_a_new_epoch_in_each_pass_and_knows_the_steps():
     train, test = data.load("digits", examples_per_class=10, image_size=8)

@@ -170,7 +170,9 @@ def assert_trained_alike(results, expected):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol, err_msg=name)
         assert set(received["logs"]) == set(logs)
         for key, values in logs.items():
-            assert received["logs"][key] == pytest.approx(values, rel=1e-5)
+            # A divergence is a difference of logs of order 1: 1.5e-7 seen.
+            expected_values = pytest.approx(values, rel=1e-5, abs=1e-6)
+            assert received["logs"][key] == expected_values, f"{name} {key}"
 
 
 def test_two_replicas_train_as_one_device(one_device):

@@ -25,15 +25,19 @@ class EpochCounter:
     It advances when a pass yields its first batch, so that each epoch has an order of
     its own under `model.fit(train, epochs=...)`. Set `value` to go back, or to resume:
     to go on at step `s` of epoch `e`, set `train.epoch_counter.value = e` and iterate
-    over `train.skip(s)`.
+    over `train.skip(s)`; with `first_step = s`, nothing is read for what is skipped.
 
-    A pass that is dropped after its first batch counts too, and both the trainers and
-    Keras look at one before training. The trainers undo that for a dataset with the
-    attribute `epoch_counter`; give it to what you derive from one:
+    A pass that is dropped after its first batch counts too, and Keras drops some. The
+    trainers therefore hold the counter of a dataset with the attribute `epoch_counter`
+    and set it at the beginning of each epoch; give it to what you derive from one:
     `mapped = train.map(...)`, `mapped.epoch_counter = train.epoch_counter`.
 
     Attributes:
         value: Int. Defaults to 0.
+        first_step: Int; in the next pass the batches before it are blank. Defaults
+            to 0.
+        held: Bool, whether both stay as they are when a pass begins. Defaults to
+            `False`.
 
     Example:
     >>> train, _ = load("digits")
@@ -46,12 +50,16 @@ class EpochCounter:
     """
 
     value: int = 0
+    first_step: int = 0
+    held: bool = False
 
     def begin_pass(self):
-        """Yields the epoch of the pass that begins, as a generator of one element."""
-        epoch = self.value
-        self.value += 1
-        yield epoch
+        """Yields epoch and first step of the pass that begins, as its one element."""
+        begun = self.value, self.first_step
+        if not self.held:
+            self.value += 1
+            self.first_step = 0
+        yield begun
 
 
 def epoch_batches(
@@ -59,7 +67,7 @@ def epoch_batches(
     batch_size: int,
     seed: int,
     epoch: int | tf.Tensor,
-    first_step: int = 0,
+    first_step: int | tf.Tensor = 0,
     augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     crop: str = "padded",
 ) -> tf.data.Dataset:
@@ -74,7 +82,8 @@ def epoch_batches(
         batch_size: Int; the last batch may be smaller.
         seed: Int, not negative.
         epoch: Int or scalar integer tensor.
-        first_step: Int, the batch of the epoch to begin at. Defaults to 0.
+        first_step: Int or scalar int64 tensor, the batch of the epoch to begin at.
+            Defaults to 0.
         augmentation: Callable from a batch of images and a seed of shape `(2,)` to a
             batch of images. Defaults to `None`, which leaves them as they are.
         crop: `"resized"` applies `random_resized_crop` to each image before. Defaults
@@ -231,14 +240,24 @@ def train_and_test(
     augmentation = functools.partial(
         augmented, padding=padding, flip=flip, augment=augment
     )
-    epochs = tf.data.Dataset.from_generator(
-        counter.begin_pass, output_signature=tf.TensorSpec((), tf.int64)
+    scalar = tf.TensorSpec((), tf.int64)
+    passes = tf.data.Dataset.from_generator(
+        counter.begin_pass, output_signature=(scalar, scalar)
     )
-    train_batches = epochs.flat_map(
-        lambda epoch: epoch_batches(
-            train, batch_size, seed, epoch, augmentation=augmentation, crop=crop
+
+    def begin_pass(epoch, first_step):
+        batches = epoch_batches(
+            train, batch_size, seed, epoch, first_step, augmentation, crop
         )
-    )
+        images, labels = batches.element_spec
+        blank = (
+            tf.zeros((batch_size, train.image_size, train.image_size, 3), images.dtype),
+            tf.zeros((batch_size,), labels.dtype),
+        )
+        skipped = tf.data.Dataset.from_tensors(blank).repeat(first_step)
+        return skipped.concatenate(batches)
+
+    train_batches = passes.flat_map(begin_pass)
     # A `flat_map` has no known length; Keras' progress bar asks for it.
     train_batches = train_batches.apply(
         tf.data.experimental.assert_cardinality(math.ceil(len(train) / batch_size))

@@ -5,7 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_hsakd.distribution import MultiWorkerFit, num_replicas
+from keras_hsakd.distribution import num_replicas
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.ops import (
     class_logits,
@@ -15,11 +15,12 @@ from keras_hsakd.ops import (
     untransformed,
 )
 from keras_hsakd.trainers import checks
+from keras_hsakd.trainers.fitting import Fitting, dtype_policy
 from keras_hsakd.views import View, check_suit
 from keras_hsakd.views import get as get_views
 
 
-class HeadsTrainer(MultiWorkerFit, keras.Model):
+class HeadsTrainer(Fitting, keras.Model):
     """Base class of the trainers of networks with auxiliary heads.
 
     `train_step` turns a batch into its views and hands over to Keras' own step,
@@ -48,10 +49,10 @@ class HeadsTrainer(MultiWorkerFit, keras.Model):
         for network in networks.values():
             checks.check_input(network)
             check_suit(functions, network, network.input_shape[1:])
-        kwargs.setdefault("dtype", _dtype_policy(next(iter(networks.values()))))
+        kwargs.setdefault("dtype", dtype_policy(next(iter(networks.values()))))
         # The networks cast their own inputs, each by its own policy.
         super().__init__(autocast=False, **kwargs)
-        self._frozen_ids = frozenset(id(variable) for variable in frozen)
+        self.frozen_ids = frozenset(id(variable) for variable in frozen)
         self.views = views if isinstance(views, str) else functions
         self._evaluating = False
         self._evaluates_heads = False
@@ -105,7 +106,7 @@ class HeadsTrainer(MultiWorkerFit, keras.Model):
 
     @property
     def trainable_variables(self):
-        return [v for v in super().trainable_variables if id(v) not in self._frozen_ids]
+        return [v for v in super().trainable_variables if id(v) not in self.frozen_ids]
 
     @property
     def non_trainable_variables(self):
@@ -114,7 +115,7 @@ class HeadsTrainer(MultiWorkerFit, keras.Model):
 
     @property
     def trainable_weights(self):
-        return [v for v in super().trainable_weights if id(v) not in self._frozen_ids]
+        return [v for v in super().trainable_weights if id(v) not in self.frozen_ids]
 
     @property
     def non_trainable_weights(self):
@@ -122,6 +123,11 @@ class HeadsTrainer(MultiWorkerFit, keras.Model):
         return [v for v in self.weights if id(v) not in trained]
 
     # Training.
+
+    @property
+    def term_names(self) -> list[str]:
+        """Names of the terms of the loss among the logs."""
+        return list(self._term_metrics)
 
     def compile(
         self,
@@ -179,70 +185,9 @@ class HeadsTrainer(MultiWorkerFit, keras.Model):
         self.loss_weights = loss_weights
         return self
 
-    def fit(
-        self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        **kwargs,
-    ):
-        """Trains as `keras.Model.fit`, on plain images and their class labels.
-
-        Args:
-            x: A `tf.data.Dataset` of (image, label) or (image, label, sample weight)
-                batches, or whatever else `keras.Model.fit` takes. Images are
-                `(B, size, size, channels)`; labels are integers `(B,)` or class
-                probabilities `(B, N)`.
-            y: Labels, where `x` is an array.
-            batch_size: As in `keras.Model.fit`.
-            epochs: As in `keras.Model.fit`.
-            verbose: As in `keras.Model.fit`.
-            callbacks: As in `keras.Model.fit`.
-            **kwargs: Other arguments of `keras.Model.fit`, as `validation_data`,
-                `class_weight`, `initial_epoch` or `steps_per_epoch`.
-
-        Returns:
-            A `keras.callbacks.History`.
-
-        Raises:
-            ValueError: If the first batch does not suit the network, before training.
-            FloatingPointError: If a term of the loss is not finite; names it.
-        """
-        self._assert_compile_called("fit")
-        num_classes = self.network.output["logits"].shape[-1]
-        class_weight = kwargs.get("class_weight")
-        if class_weight and set(class_weight) != set(range(num_classes)):
-            raise ValueError(
-                f"Expected `class_weight` to have each class of 0 to {num_classes - 1}."
-                f" Received: class_weight={class_weight}"
-            )
-        given = [] if callbacks is None else callbacks
-        given = given if isinstance(given, (list, tuple)) else [given]
-        if hasattr(x, "epoch_counter"):
-            # Looking at a first batch, here or in Keras, is not a pass over the data.
-            given = [_RewindAtTheStart(x.epoch_counter), *given]
-        # First in the list: no other callback is to keep a ruined model.
-        callbacks = [checks.StopOnNonFiniteLoss(self._term_metrics), *given]
-        if checks.is_tf_dataset(x):
-            # Keras shuffles no tf.data.Dataset, and warns where it is told to.
-            kwargs.setdefault("shuffle", False)
-        first, x = checks.first_batch(x, y)
-        if first is not None:
-            images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
-            checks.check_batch(self.network, images, labels)
-            check_suit(self.view_functions, self.network, images.shape[1:])
-        return super().fit(
-            x,
-            y,
-            batch_size=batch_size,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=callbacks,
-            **kwargs,
-        )
+    def check_batch(self, images, labels):
+        super().check_batch(images, labels)
+        check_suit(self.view_functions, self.network, images.shape[1:])
 
     def train_step(self, *args):
         # TensorFlow calls train_step(data), JAX train_step(state, data).
@@ -418,23 +363,3 @@ def _standardize_labels(labels):
 
 def _head_metric_names(prefix, head):
     return {kind: f"{prefix}{head}_{kind}_accuracy" for kind in ("joint", "class")}
-
-
-def _dtype_policy(network):
-    """Returns the policy under which the network was made."""
-    for layer in network._flatten_layers():
-        if layer.compute_dtype == "float16":
-            return layer.dtype_policy
-    return network.dtype_policy
-
-
-class _RewindAtTheStart(keras.callbacks.Callback):
-    """Gives an epoch counter, once training begins, the value that it has now."""
-
-    def __init__(self, counter):
-        super().__init__()
-        self.counter = counter
-        self.value = counter.value
-
-    def on_train_begin(self, logs=None):
-        self.counter.value = self.value

@@ -18,6 +18,12 @@ def check_input(network: keras.Model) -> None:
         )
 
 
+def num_classes(network: keras.Model) -> int:
+    """Returns the number of classes of a network with or without heads."""
+    outputs = network.output
+    return (outputs["logits"] if isinstance(outputs, dict) else outputs).shape[-1]
+
+
 def check_batch(network: keras.Model, images, labels) -> None:
     """Raises a ValueError unless a batch of images and labels suits a network."""
     expected = tuple(network.input_shape[1:])
@@ -30,24 +36,24 @@ def check_batch(network: keras.Model, images, labels) -> None:
             f"Expected images of shape (batch, {', '.join(map(str, expected))}), "
             f"as `{network.name}` takes them. Received: shape {shape}"
         )
-    num_classes = network.output["logits"].shape[-1]
+    classes = num_classes(network)
     labels = None if labels is None else np.asarray(labels)
     if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if (
         labels is None
         or labels.ndim not in (1, 2)
-        or (labels.ndim == 2 and labels.shape[1] != num_classes)
+        or (labels.ndim == 2 and labels.shape[1] != classes)
     ):
         received = None if labels is None else f"shape {labels.shape}"
         raise ValueError(
             "Expected labels of shape (batch,), integers, or "
-            f"(batch, {num_classes}), class probabilities. Received: {received}"
+            f"(batch, {classes}), class probabilities. Received: {received}"
         )
     low, high = labels.min(), labels.max()
-    if labels.ndim == 1 and not 0 <= low <= high < num_classes:
+    if labels.ndim == 1 and not 0 <= low <= high < classes:
         raise ValueError(
-            f"Expected labels in 0 to {num_classes - 1}, the classes of "
+            f"Expected labels in 0 to {classes - 1}, the classes of "
             f"`{network.name}`. Received: labels from {low} to {high}"
         )
 
@@ -101,11 +107,15 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         super().__init__()
         self.term_names = tuple(term_names)
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
     def on_train_batch_end(self, batch, logs=None):
         terms = {name: float(logs[name]) for name in self.term_names}
         bad = [f"{k}={value}" for k, value in terms.items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(
                 "Expected the terms of the loss to be finite. "
-                f"Received: {', '.join(bad)} at batch {batch} of the epoch"
+                f"Received: {', '.join(bad)} at step {batch + 1} of epoch "
+                f"{self._epoch + 1}"
             )

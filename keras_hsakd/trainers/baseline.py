@@ -1,0 +1,51 @@
+"""Training of a network without heads, to compare with."""
+
+import keras
+
+from keras_hsakd.trainers.fitting import Fitting, dtype_policy
+
+
+class BaselineTrainer(Fitting, keras.Model):
+    """Trains a network without heads on integer labels alone.
+
+    It does what the network's own `fit` does with the cross-entropy as its loss, and
+    adds what the trainers share: checks, the guard against a loss that is not finite,
+    snapshots, several workers.
+
+    Args:
+        network: A functional model from images to class logits. What is frozen in it
+            stays frozen.
+        **kwargs: `name` and `dtype` of the `keras.Model`.
+
+    Example:
+    >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
+    >>> network = keras_hsakd.models.create("resnet8", 10, (8, 8, 3), heads=False)
+    >>> trainer = BaselineTrainer(network).compile("sgd", metrics=["accuracy"])
+    >>> history = trainer.fit(train, validation_data=test, verbose=0)
+    >>> sorted(history.history)
+    ['accuracy', 'loss', 'val_accuracy', 'val_loss']
+    """
+
+    def __init__(self, network: keras.Model, **kwargs):
+        kwargs.setdefault("dtype", dtype_policy(network))
+        # The network casts its own inputs.
+        super().__init__(autocast=False, **kwargs)
+        self.network = network
+        self.built = True
+
+    def compile(self, *args, **kwargs):
+        """Configures training as `keras.Model.compile`, with the cross-entropy.
+
+        Args:
+            *args: Arguments of `keras.Model.compile`.
+            **kwargs: The same.
+
+        Returns:
+            The model, so that `.fit(...)` can follow.
+        """
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        super().compile(*args, **kwargs, loss=loss)
+        return self
+
+    def call(self, images, training=None):
+        return self.network(images, training=training)
