@@ -17,6 +17,7 @@ import importlib
 from keras_hsakd import checkpoints, layers, losses, models, ops, optimizers, views
 from keras_hsakd.distribution import synchronize_batch_norm
 from keras_hsakd.heads import attach_heads, find_taps, strip_heads
+from keras_hsakd.snapshots import Preempted, Resume
 from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
 from keras_hsakd.views import check_views
 
@@ -25,6 +26,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Distiller",
     "MutualDistiller",
+    "Preempted",
+    "Resume",
     "TeacherTrainer",
     "attach_heads",
     "check_views",

@@ -48,13 +48,14 @@ def make_strategy(name: str | None):
     }[name]()
 
 
-def worker_index(strategy=None) -> int:
+def worker_index(model: keras.Model | None = None) -> int:
     """Returns the number of this process among the workers that train together.
 
     Worker 0, the chief, alone writes files.
 
     Args:
-        strategy: A `tf.distribute.Strategy`. Defaults to the current one.
+        model: A model, for the strategy that it was made under. Defaults to `None`,
+            the current strategy.
 
     Returns:
         That of JAX's processes, or of the strategy's workers; 0 where there is one.
@@ -67,16 +68,40 @@ def worker_index(strategy=None) -> int:
         import jax
 
         return jax.process_index()
-    if keras.backend.backend() != "tensorflow":
-        return 0
-    import tensorflow as tf
-
-    strategy = strategy or tf.distribute.get_strategy()
+    strategy = _strategy(model)
     if not _is_multi_worker(strategy):
         return 0
     resolver = strategy.cluster_resolver
     has_chief = "chief" in resolver.cluster_spec().jobs
     return resolver.task_id + int(has_chief and resolver.task_type == "worker")
+
+
+def num_workers(model: keras.Model | None = None) -> int:
+    """Returns the number of processes that train together.
+
+    Args:
+        model: As in `worker_index`.
+
+    Example:
+    >>> num_workers()
+    1
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.process_count()
+    strategy = _strategy(model)
+    if not _is_multi_worker(strategy):
+        return 1
+    return strategy.cluster_resolver.cluster_spec().num_tasks("worker") + (
+        "chief" in strategy.cluster_resolver.cluster_spec().jobs
+    )
+
+
+def scope_of(model: keras.Model):
+    """Returns the context in which the variables of a model are made."""
+    strategy = _strategy(model)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def num_replicas() -> int:
@@ -136,7 +161,7 @@ class MultiWorkerFit:
     """
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if iterator is not None and _has_workers(self):
+        if iterator is not None and _is_multi_worker(_strategy(self)):
             strategy = self.distribute_strategy
             for _, _, batches in iterator:
                 data_batch = keras.tree.map_structure(
@@ -150,7 +175,7 @@ class MultiWorkerFit:
         def step(data):
             return keras.tree.map_structure(lambda x: x[None], step_function(data))
 
-        chosen = step if _has_workers(self) else step_function
+        chosen = step if _is_multi_worker(_strategy(self)) else step_function
         return super()._make_function(chosen, **options)
 
 
@@ -159,7 +184,7 @@ def any_worker(model: keras.Model, *flags: bool) -> list[bool]:
 
     All workers must call it at the same step.
     """
-    if not _has_workers(model):
+    if num_workers(model) == 1:
         return list(flags)
     return gathered(model, np.array(flags, "float64")).any(axis=0).tolist()
 
@@ -169,12 +194,16 @@ def gathered(model: keras.Model, values: np.ndarray) -> np.ndarray:
 
     All workers must call it at the same step.
     """
-    if not _has_workers(model):
+    if num_workers(model) == 1:
         return values[None]
+    if keras.backend.backend() == "jax":
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(values)
     import tensorflow as tf
 
     strategy = model.distribute_strategy
-    row = tf.constant([[worker_index(strategy), *values]], tf.float64)
+    row = tf.constant([[worker_index(model), *values]], tf.float64)
     rows = strategy.gather(strategy.run(lambda: tf.identity(row)), axis=0).numpy()
     by_worker = {int(row[0]): row[1:] for row in rows}
     return np.stack([by_worker[index] for index in sorted(by_worker)])
@@ -193,9 +222,9 @@ def read_replicas(model: keras.Model, variables: list) -> np.ndarray:
     Returns:
         Array of shape `(replicas, sizes of all variables)`, the same on all workers.
     """
-    if keras.backend.backend() != "tensorflow":
+    strategy = _strategy(model)
+    if strategy is None:
         return _vector([[keras.ops.convert_to_numpy(v) for v in variables]])
-    strategy = model.distribute_strategy
     local = zip(
         *(strategy.experimental_local_results(v.value) for v in variables), strict=True
     )
@@ -209,12 +238,9 @@ def assign_replicas(model: keras.Model, variables: list, rows: np.ndarray) -> No
 
     With another number of replicas, the first gets the sum of all.
     """
-    replicas, first = 1, 0
-    if keras.backend.backend() == "tensorflow":
-        strategy = model.distribute_strategy
-        replicas = strategy.num_replicas_in_sync
-        local = len(strategy.extended.worker_devices)
-        first = worker_index(strategy) * local
+    strategy = _strategy(model)
+    replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+    first = worker_index(model) * (replicas // num_workers(model))
     if len(rows) != replicas:
         rows = np.stack([rows.sum(axis=0), *np.zeros((replicas - 1, rows.shape[1]))])
     offset = 0
@@ -248,13 +274,12 @@ def lost_workers_named(model: keras.Model) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _has_workers(model) and type(error).__name__ in _LOST:
-            index = worker_index(model.distribute_strategy)
-            count = model.distribute_strategy.num_replicas_in_sync
+        if num_workers(model) > 1 and type(error).__name__ in _LOST:
             raise RuntimeError(
-                f"Expected all {count} replicas to train to the end. Received: worker "
-                f"{index} cannot reach another one. Start all of them again; with "
-                f"snapshots they go on. ({type(error).__name__})"
+                f"Expected all {num_workers(model)} workers to train to the end. "
+                f"Received: worker {worker_index(model)} cannot reach another one "
+                f"({type(error).__name__}). Start all of them again; with snapshots "
+                "they go on"
             ) from error
         raise
 
@@ -263,14 +288,18 @@ def lost_workers_named(model: keras.Model) -> Iterator[None]:
 _LOST = ("UnavailableError", "AbortedError", "DeadlineExceededError", "CancelledError")
 
 
-def _has_workers(model):
-    """Returns whether a model was made to be trained by several workers."""
-    return keras.backend.backend() == "tensorflow" and _is_multi_worker(
-        model.distribute_strategy
-    )
+def _strategy(model):
+    """Returns the strategy of a model, or the current one; None without TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy() if model is None else model.distribute_strategy
 
 
 def _is_multi_worker(strategy):
+    if strategy is None:
+        return False
     import tensorflow as tf
 
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and bool(

@@ -33,6 +33,11 @@ def written_whole(path: str | os.PathLike) -> Iterator[str]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the name is on disk, too
+        finally:
+            os.close(directory)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)

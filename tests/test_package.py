@@ -14,7 +14,7 @@ GROUPS = [
     {"cli"},
     {"demo", "experiments"},
     {"runs", "recipes"},
-    {"checkpoints", "export", "data", "callbacks", "plots"},
+    {"checkpoints", "export", "data", "callbacks", "plots", "snapshots"},
     {"trainers", "models", "optimizers"},
     {"views"},
     {"heads"},

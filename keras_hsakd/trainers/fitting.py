@@ -14,12 +14,19 @@ class FitCallback(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def around_fit(
-        self, data, callbacks: Sequence[keras.callbacks.Callback], shuffle: bool
+        self,
+        model: keras.Model,
+        data,
+        first_batch,
+        callbacks: Sequence[keras.callbacks.Callback],
+        shuffle: bool,
     ) -> Iterator[list[keras.callbacks.Callback]]:
         """Surrounds a `fit`, whether it ends well or not.
 
         Args:
+            model: The trainer.
             data: The training data, `x` of `fit`.
+            first_batch: Its first batch, see `checks.first_batch`.
             callbacks: The callbacks of `fit`, this one among them.
             shuffle: Whether Keras shuffles the data.
 
@@ -102,13 +109,12 @@ class Fitting(MultiWorkerFit):
         if first is not None:
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
             self.check_batch(images, labels)
+        shuffle = kwargs.get("shuffle", True)
         with contextlib.ExitStack() as stack:
-            for callback in callbacks:
-                callback.set_model(self)
             for callback in tuple(callbacks):
                 if isinstance(callback, FitCallback):
                     callbacks = stack.enter_context(
-                        callback.around_fit(x, callbacks, kwargs.get("shuffle", True))
+                        callback.around_fit(self, x, first, callbacks, shuffle)
                     )
             stack.enter_context(lost_workers_named(self))
             return super().fit(
@@ -149,7 +155,7 @@ class CountEpochs(FitCallback):
         self._next = counter.value
 
     @contextlib.contextmanager
-    def around_fit(self, data, callbacks, shuffle):
+    def around_fit(self, model, data, first_batch, callbacks, shuffle):
         self.counter.held = True
         try:
             yield callbacks
