@@ -47,6 +47,19 @@ class Throughput(keras.callbacks.Callback):
         logs["learning_rate"] = self._learning_rate
         logs["images_per_second"] = self.images_per_epoch / self._seconds
 
+    def get_state(self) -> dict:
+        """Returns what a snapshot keeps: where the epoch at hand is."""
+        begun = getattr(self, "_began", None)
+        return {
+            "seconds": 0.0 if begun is None else time.perf_counter() - begun,
+            "learning_rate": getattr(self, "_learning_rate", None),
+        }
+
+    def set_state(self, state: dict) -> None:
+        """Goes on with what a snapshot kept."""
+        self._began = time.perf_counter() - state["seconds"]
+        self._learning_rate = state["learning_rate"]
+
     def _stop(self):
         if self._seconds is None:
             self._seconds = time.perf_counter() - self._began
@@ -131,6 +144,14 @@ class SaveNetwork(keras.callbacks.Callback):
         self.monitor = monitor
         self.best = None
         self.last = None
+
+    def get_state(self) -> dict:
+        """Returns what a snapshot keeps."""
+        return {"best": self.best, "last": self.last}
+
+    def set_state(self, state: dict) -> None:
+        """Goes on with what a snapshot kept."""
+        self.best, self.last = state["best"], state["last"]
 
     def on_epoch_end(self, epoch, logs=None):
         last = os.path.join(self.folder, "last.keras")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from keras_hsakd import demo, experiments, models, recipes
 from keras_hsakd.runs import CHECKPOINTS
-from keras_hsakd.settings import DataSettings, TrainingSettings
+from keras_hsakd.settings import DataSettings, ExecutionSettings, TrainingSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words of the command line. Defaults to those of the process.
 
     Returns:
-        The exit status: 0, 1 after an error, or 130 when interrupted.
+        The exit status: 0, 1 after an error, or 130 when interrupted. A training that
+        SIGTERM ended with a snapshot raises `keras_hsakd.Preempted`, which exits with
+        75.
     """
     options = vars(_parser().parse_args(arguments))
     run = options.pop("run_command")
@@ -160,6 +162,7 @@ def _parser():
         "--overwrite", action="store_true", help="replace other runs in that folder"
     )
     _add_verbose(command)
+    _add_settings(command, ExecutionSettings)
 
     command = add(
         "convert",
@@ -306,6 +309,7 @@ def _add_output(command, head_metrics=False):
             help="log the accuracies of the heads too; validation takes longer",
         )
     _add_verbose(group)
+    _add_settings(command, ExecutionSettings)
 
 
 def _add_temperature(command):
@@ -352,6 +356,7 @@ def _grouped(options):
     return {
         "data_settings": DataSettings(**_taken(options, DataSettings)),
         "training": TrainingSettings(**_taken(options, TrainingSettings)),
+        "execution": ExecutionSettings(**_taken(options, ExecutionSettings)),
         **options,
     }
 
@@ -365,9 +370,12 @@ def _baseline(options):
 
 
 def _distill(options):
-    training = TrainingSettings(**_taken(options, TrainingSettings))
-    weights = dict(options.pop("loss_weights") or ())
-    _report(experiments.distill(training=training, loss_weights=weights, **options))
+    grouped = {
+        "training": TrainingSettings(**_taken(options, TrainingSettings)),
+        "execution": ExecutionSettings(**_taken(options, ExecutionSettings)),
+        "loss_weights": dict(options.pop("loss_weights") or ()),
+    }
+    _report(experiments.distill(**grouped, **options))
 
 
 def _mutual(options):
@@ -389,6 +397,7 @@ def _run_recipe(options):
                 f"Received: no {name}"
             )
     running = {k: options.pop(k) for k in ("output", "overwrite", "verbose")}
+    running["execution"] = ExecutionSettings(**_taken(options, ExecutionSettings))
     steps = ("teacher", "backbone", "student")
     given = {k: v for k in steps if (v := options.pop(k)) is not None}
     recipe = recipes.get(options.pop("name")).scaled(**options)
@@ -417,6 +426,9 @@ def _convert(options):
 
 
 def _report(run):
+    if run.record["last"] is None:  # a worker that writes no files
+        print(f"Done; the first worker writes {run.path}")
+        return
     last, best = (run.record[checkpoint] for checkpoint in CHECKPOINTS)
     monitor = run.record["monitor"]
     print(

@@ -31,9 +31,7 @@ def make_strategy(name: str | None):
         raise ValueError(
             f"Expected `strategy` to be one of {STRATEGIES}. Received: {name!r}"
         )
-    if keras.backend.backend() != "tensorflow":
-        if name is None:
-            return None
+    if name is not None and keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Expected the TensorFlow backend for a `tf.distribute` strategy; on JAX, "
             "`keras.distribution.set_distribution` has the same effect. "
@@ -207,6 +205,11 @@ def gathered(model: keras.Model, values: np.ndarray) -> np.ndarray:
     rows = strategy.gather(strategy.run(lambda: tf.identity(row)), axis=0).numpy()
     by_worker = {int(row[0]): row[1:] for row in rows}
     return np.stack([by_worker[index] for index in sorted(by_worker)])
+
+
+def wait_for_workers(model: keras.Model) -> None:
+    """Returns when all of a model's workers have come here."""
+    gathered(model, np.zeros(1))
 
 
 def read_replicas(model: keras.Model, variables: list) -> np.ndarray:

@@ -14,16 +14,21 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_hsakd import checkpoints, data, export, models, plots
+from keras_hsakd import checkpoints, data, distribution, export, models, plots
 from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, Throughput
 from keras_hsakd.files import written_whole
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.recipes import Recipe
 from keras_hsakd.runs import CHECKPOINTS, Run, check_output
-from keras_hsakd.settings import DataSettings, TrainingSettings
-from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
-from keras_hsakd.trainers.checks import StopOnNonFiniteLoss
+from keras_hsakd.settings import DataSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd.snapshots import Preempted, Resume
+from keras_hsakd.trainers import (
+    BaselineTrainer,
+    Distiller,
+    MutualDistiller,
+    TeacherTrainer,
+)
 
 # By kind of data, the settings that only the other kind has.
 _ONLY_FOLDER = ("flip", "mean", "std", "corrupt")
@@ -38,6 +43,7 @@ def train_teacher(
     head_metrics: bool = False,
     overwrite: bool = False,
     verbose: int = 1,
+    execution: ExecutionSettings = ExecutionSettings(),
 ) -> Run:
     """Trains a network with auxiliary heads on labels, to teach others.
 
@@ -52,6 +58,8 @@ def train_teacher(
             makes validation take four times as long. Defaults to `False`.
         overwrite: Whether to replace a run in `output`. Defaults to `False`.
         verbose: As in `keras.Model.fit`. Defaults to 1, a progress bar.
+        execution: On which devices, with which snapshots, and whether to go on with
+            the run in `output`. Defaults to `ExecutionSettings()`.
 
     Returns:
         The finished `Run`.
@@ -67,13 +75,13 @@ def train_teacher(
     >>> run = train_teacher("teacher", images, training)  # doctest: +SKIP
     >>> run.record["last"]["val_accuracy"]  # doctest: +SKIP
     """
-    check_output(output, overwrite)
+    strategy = _begin(output, overwrite, training, execution)
     record = {"kind": "teacher"}
     if backbone is not None:
         backbone_run = Run.open(backbone)
         trained = strip_heads(backbone_run.network())
     images = _load(data_settings, training)
-    with _precision(training):
+    with _making(training, strategy):
         network = _create(training, images)
         trainer = TeacherTrainer(network, freeze_backbone=backbone is not None)
     if backbone is not None:
@@ -86,6 +94,7 @@ def train_teacher(
         network,
         images,
         training,
+        execution,
         verbose,
         head_metrics=head_metrics,
     )
@@ -97,6 +106,7 @@ def train_baseline(
     training: TrainingSettings,
     overwrite: bool = False,
     verbose: int = 1,
+    execution: ExecutionSettings = ExecutionSettings(),
 ) -> Run:
     """Trains a network without heads on labels alone, to compare students with.
 
@@ -106,6 +116,7 @@ def train_baseline(
         training: As in `train_teacher`.
         overwrite: As in `train_teacher`.
         verbose: As in `train_teacher`.
+        execution: As in `train_teacher`.
 
     Returns:
         The finished `Run`.
@@ -122,13 +133,22 @@ def train_baseline(
     >>> run.network().output.shape
     (None, 10)
     """
-    check_output(output, overwrite)
+    strategy = _begin(output, overwrite, training, execution)
     images = _load(data_settings, training)
-    with _precision(training):
+    with _making(training, strategy):
         # Its weights at the start are those of a student with heads of this seed.
         network = strip_heads(_create(training, images))
+        trainer = BaselineTrainer(network)
     record = {"kind": "baseline"}
-    return _train_on_labels(output, record, network, images, training, verbose)
+    return _train(
+        Run(os.path.abspath(output), record),
+        trainer,
+        network,
+        images,
+        training,
+        execution,
+        verbose,
+    )
 
 
 def distill(
@@ -141,6 +161,7 @@ def distill(
     head_metrics: bool = False,
     overwrite: bool = False,
     verbose: int = 1,
+    execution: ExecutionSettings = ExecutionSettings(),
     **data_changes,
 ) -> Run:
     """Distils a student from the teacher in a run folder.
@@ -159,6 +180,7 @@ def distill(
         head_metrics: As in `train_teacher`.
         overwrite: As in `train_teacher`.
         verbose: As in `train_teacher`.
+        execution: As in `train_teacher`.
         **data_changes: Attributes of `DataSettings` that differ from the teacher's.
 
     Returns:
@@ -175,14 +197,15 @@ def distill(
     >>> training = TrainingSettings(model="wrn_16_2")
     >>> run = distill("student", "teacher", training)  # doctest: +SKIP
     """
-    check_output(output, overwrite)
+    strategy = _begin(output, overwrite, training, execution)
     teacher_run = Run.open(teacher)
     if os.path.realpath(output) == os.path.realpath(teacher):
         raise FileExistsError(
             "Expected `output` to be another folder than `teacher`. "
             f"Received: '{output}'"
         )
-    teacher_network = teacher_run.network(checkpoint)
+    with strategy.scope():
+        teacher_network = teacher_run.network(checkpoint)
     try:
         head_names(teacher_network)
     except ValueError:
@@ -193,7 +216,7 @@ def distill(
         ) from None
     images = _load(_changed_data(teacher_run, data_changes), training)
     _check_same_images(teacher_run, images, "teacher")
-    with _precision(training):
+    with _making(training, strategy):
         student = _create(training, images)
         distiller = Distiller(teacher_network, student, temperature)
     record = {
@@ -208,6 +231,7 @@ def distill(
         student,
         images,
         training,
+        execution,
         verbose,
         head_metrics=head_metrics,
         loss_weights=loss_weights,
@@ -223,6 +247,7 @@ def train_mutual(
     head_metrics: bool = False,
     overwrite: bool = False,
     verbose: int = 1,
+    execution: ExecutionSettings = ExecutionSettings(),
 ) -> Run:
     """Trains networks that teach each other, without a teacher (online HSSAKD).
 
@@ -237,6 +262,7 @@ def train_mutual(
         head_metrics: As in `train_teacher`.
         overwrite: As in `train_teacher`.
         verbose: As in `train_teacher`.
+        execution: As in `train_teacher`.
 
     Returns:
         The finished `Run`.
@@ -251,12 +277,12 @@ def train_mutual(
     >>> training = TrainingSettings(model="wrn_40_2")
     >>> run = train_mutual("online", images, training)  # doctest: +SKIP
     """
-    check_output(output, overwrite)
+    strategy = _begin(output, overwrite, training, execution)
     peers = [training.model] if peers is None else list(peers)
     images = _load(data_settings, training)
-    with _precision(training):
+    with _making(training, strategy):
         network = _create(training, images)
-        others = [_network(name, images) for name in peers]
+        others = [_network(name, training, images) for name in peers]
         distiller = MutualDistiller([network, *others], temperature)
     record = {"kind": "mutual", "temperature": temperature, "peers": peers}
     return _train(
@@ -265,6 +291,7 @@ def train_mutual(
         network,
         images,
         training,
+        execution,
         verbose,
         monitor="val_net_1_accuracy",
         head_metrics=head_metrics,
@@ -279,6 +306,7 @@ def train_linear(
     checkpoint: str = "last",
     overwrite: bool = False,
     verbose: int = 1,
+    execution: ExecutionSettings = ExecutionSettings(),
 ) -> Run:
     """Trains a linear classifier on the frozen features of a trained network.
 
@@ -292,6 +320,7 @@ def train_linear(
         checkpoint: `"last"` or `"best"` of the network. Defaults to `"last"`.
         overwrite: As in `train_teacher`.
         verbose: As in `train_teacher`.
+        execution: As in `train_teacher`.
 
     Returns:
         The finished `Run`.
@@ -312,16 +341,26 @@ def train_linear(
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 4.4, and
     the authors' `eval_rep.py`.
     """
-    check_output(output, overwrite)
+    strategy = _begin(output, overwrite, training, execution)
     backbone_run = Run.open(backbone)
     _check_model(backbone_run, training)
-    trained = strip_heads(backbone_run.network(checkpoint))
+    with strategy.scope():
+        trained = strip_heads(backbone_run.network(checkpoint))
     size = backbone_run.record["images"]["image_size"]
     images = _load(dataclasses.replace(data_settings, image_size=size), training)
-    with _precision(training):
+    with _making(training, strategy):
         network = _linear_classifier(trained, training, images)
+        trainer = BaselineTrainer(network)
     record = {"kind": "linear", "backbone": _origin(backbone_run, checkpoint)}
-    return _train_on_labels(output, record, network, images, training, verbose)
+    return _train(
+        Run(os.path.abspath(output), record),
+        trainer,
+        network,
+        images,
+        training,
+        execution,
+        verbose,
+    )
 
 
 _KINDS = {
@@ -339,6 +378,7 @@ def run_recipe(
     given: Mapping[str, str | os.PathLike] | None = None,
     overwrite: bool = False,
     verbose: int = 1,
+    execution: ExecutionSettings = ExecutionSettings(),
 ) -> dict[str, Run]:
     """Runs an experiment of the paper, each training in a run folder of its own.
 
@@ -352,6 +392,8 @@ def run_recipe(
         overwrite: Whether to replace runs in `output` with other settings, or that
             were not finished. Defaults to `False`.
         verbose: As in `keras.Model.fit`. Defaults to 1, a progress bar.
+        execution: As in `train_teacher`, of each training. Defaults to
+            `ExecutionSettings()`.
 
     Returns:
         The runs by the names of the steps.
@@ -371,7 +413,7 @@ def run_recipe(
     folders = {step.name: os.path.join(output, step.name) for step in steps}
     for step in steps:  # before anything is trained
         if not _is_done(folders[step.name], step):
-            check_output(folders[step.name], overwrite)
+            check_output(folders[step.name], overwrite or execution.resume)
     os.makedirs(output, exist_ok=True)
     runs = {}
     for step in steps:
@@ -389,6 +431,7 @@ def run_recipe(
             training=step.training,
             overwrite=overwrite,
             verbose=verbose,
+            execution=execution,
             **arguments,
             **step.options,
         )
@@ -688,28 +731,52 @@ def _check_same_images(run, images, argument):
             )
 
 
+def _begin(output, overwrite, training, execution):
+    """Checks where a run is to be, and returns the strategy that it runs under.
+
+    A strategy of several workers must be made before TensorFlow does anything.
+    """
+    if overwrite and execution.resume:
+        raise ValueError(
+            "Expected `overwrite` or `resume`, not both: a run is replaced or goes on. "
+            "Received: both"
+        )
+    strategy = distribution.make_strategy(execution.strategy)
+    with strategy.scope():
+        if distribution.worker_index() == 0:
+            check_output(output, overwrite or execution.resume)
+    if training.deterministic:
+        keras.utils.set_random_seed(training.seed)
+        tf.config.experimental.enable_op_determinism()
+    return strategy
+
+
 @contextlib.contextmanager
-def _precision(training):
-    """Makes networks under the dtype policy of the settings."""
+def _making(training, strategy):
+    """Makes networks for a strategy, under the dtype policy of the settings."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(training.precision)
     try:
-        yield
+        with strategy.scope():
+            yield
     finally:
         keras.config.set_dtype_policy(before)
 
 
 def _create(training, images):
     keras.utils.set_random_seed(training.seed)
-    return _network(training.model, images)
+    return _network(training.model, training, images)
 
 
-def _network(name, images):
-    return models.create(
+def _network(name, training, images):
+    network = models.create(
         name,
         num_classes=len(images.train.class_names),
         input_shape=tuple(images.train.element_spec[0].shape[1:]),
     )
+    if training.synchronize_batch_norm:
+        distribution.synchronize_batch_norm(network)
+    return network
 
 
 def _linear_classifier(trained, training, images):
@@ -760,27 +827,14 @@ def _take_over(trained, network, run):
         variable.assign(values[variable.path])
 
 
-def _train_on_labels(output, record, network, images, training, verbose):
-    return _train(
-        Run(os.path.abspath(output), record),
-        network,
-        network,
-        images,
-        training,
-        verbose,
-        callbacks=[StopOnNonFiniteLoss(["loss"])],  # the trainers have their own
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-
-
 def _train(
     run,
     model,
     network,
     images,
     training,
+    execution,
     verbose,
-    callbacks=(),
     monitor="val_accuracy",
     **compiling,
 ):
@@ -796,52 +850,103 @@ def _train(
         nesterov=training.nesterov,
         weight_decay=training.weight_decay,
     )
-    model.compile(optimizer=optimizer, metrics=["accuracy"], **compiling)
+    with distribution.scope_of(model):
+        model.compile(optimizer=optimizer, metrics=["accuracy"], **compiling)
     run.record.update(_record(network, images, training, monitor))
-    try:
-        plots.pyplot()
-    except ImportError as error:
-        print(f"No curves.png: {error}")
-
+    goes_on = execution.resume and run.exists()
+    if goes_on:
+        run = _found(run)
+        if run.record["status"] == "finished":
+            return run
+    is_chief = distribution.worker_index(model) == 0
     saving = SaveNetwork(network, run.path, monitor)
     recorder = _Recorder(run, saving)
     log = os.path.join(run.path, "log.csv")
+    files = [
+        keras.callbacks.CSVLogger(log),
+        keras.callbacks.TensorBoard(
+            os.path.join(run.path, "tensorboard"), write_graph=False
+        ),
+        saving,
+        recorder,
+    ]
+    resume = Resume(
+        os.path.join(run.path, "snapshots"),
+        execution.snapshot_steps,
+        execution.snapshot_seconds,
+        execution.snapshots,
+    )
+    if is_chief:
+        try:
+            plots.pyplot()
+        except ImportError as error:
+            print(f"No curves.png: {error}")
     try:
         with KeepInterrupt() as keep_interrupt:
-            run.begin()
+            if is_chief:
+                run.go_on() if goes_on else run.begin()
+            distribution.wait_for_workers(model)
             model.fit(
                 images.train,
                 validation_data=images.test,
                 epochs=training.epochs,
                 callbacks=[
                     keep_interrupt,
-                    *callbacks,
                     Throughput(images.train.num_examples),
-                    keras.callbacks.CSVLogger(log),
-                    keras.callbacks.TensorBoard(
-                        os.path.join(run.path, "tensorboard"), write_graph=False
-                    ),
-                    saving,
-                    recorder,
+                    *(files if is_chief else ()),
+                    resume,
                 ],
-                verbose=verbose,
+                verbose=verbose if is_chief else 0,
                 shuffle=False,
             )
         run.record["status"] = "finished"
     except KeyboardInterrupt:
         run.record["status"] = "interrupted"
         raise
+    except Preempted:
+        run.record["status"] = "preempted"
+        raise
     except BaseException as error:
         run.record.update(status="failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
-        recorder.write()
-        if saving.last:
+        if is_chief:
+            recorder.write()
+        if is_chief and saving.last:
             with contextlib.suppress(ImportError):
                 plots.training_curves(
                     log, os.path.join(run.path, "curves.png"), run.describe()
                 )
+    if is_chief:
+        run.finish()
     return run
+
+
+# What may differ between a run and what goes on with it.
+_OF_A_START = ("status", "epochs_done", "last", "best", "versions", "machine")
+_OF_A_START += ("began", "seconds", "error")
+
+
+def _found(run):
+    """Returns the run in a folder, which must be the one that is to go on."""
+    found = Run.open(run.path)
+    wanted = json.loads(json.dumps(run.record))
+    for name, value in wanted.items():
+        received = found.record.get(name)
+        if name in _OF_A_START or received == value:
+            continue
+        if isinstance(value, dict) and isinstance(received, dict):
+            differing = {k for k in value if value[k] != received.get(k)}
+            value = {key: value[key] for key in sorted(differing)}
+            received = {key: received.get(key) for key in sorted(differing)}
+        raise ValueError(
+            f"Expected the settings of the run in '{run.path}' to go on with it: "
+            f"{name} {received}. Received: {value}"
+        )
+    if found.record["status"] != "finished":
+        found.record["status"] = "running"
+        found.record.pop("error", None)
+    return found
 
 
 def _record(network, images, training, monitor):
@@ -873,6 +978,12 @@ class _Recorder(keras.callbacks.Callback):
         self.run = run
         self.saving = saving
         self.began = time.perf_counter()
+
+    def get_state(self):
+        return time.perf_counter() - self.began
+
+    def set_state(self, state):
+        self.began = time.perf_counter() - state
 
     def on_epoch_end(self, epoch, logs=None):
         self.write()

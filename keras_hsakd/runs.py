@@ -17,6 +17,7 @@ _FILES = (
     "log.csv",
     "curves.png",
     "tensorboard",
+    "snapshots",
     _RECORD,
 )
 
@@ -32,6 +33,7 @@ class Run:
     | `log.csv` | all that was measured, a row an epoch |
     | `curves.png` | the same as a picture, where matplotlib is installed |
     | `tensorboard/` | the same for TensorBoard |
+    | `snapshots/` | while it trains: what `--resume` goes on from |
 
     Attributes:
         path: The folder.
@@ -78,16 +80,35 @@ class Run:
             ) from error
         return run
 
+    def exists(self) -> bool:
+        """Returns whether the folder holds a run already."""
+        return os.path.isfile(os.path.join(self.path, _RECORD))
+
     def begin(self) -> None:
         """Makes the folder, or removes the files of the run that is replaced there."""
         os.makedirs(self.path, exist_ok=True)
         for name in _FILES:
-            path = os.path.join(self.path, name)
-            if os.path.isdir(path):
-                shutil.rmtree(path)
-            elif os.path.exists(path):
-                os.remove(path)
+            self._remove(name)
         self.write()
+
+    def go_on(self) -> None:
+        """Removes what a process that was killed left half written."""
+        for name in os.listdir(self.path):
+            if name.startswith(".partial-"):
+                self._remove(name)
+        self.write()
+
+    def finish(self) -> None:
+        """Removes the snapshots, which are of no use any more."""
+        self.write()
+        self._remove("snapshots")
+
+    def _remove(self, name):
+        path = os.path.join(self.path, name)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        elif os.path.exists(path):
+            os.remove(path)
 
     def write(self) -> None:
         """Writes `run.json`, whole."""
@@ -181,7 +202,7 @@ def check_output(output: str | os.PathLike, overwrite: bool) -> None:
     else:
         if overwrite:
             return
-        there += "; `--overwrite` replaces it"
+        there += "; `--resume` goes on with it, `--overwrite` replaces it"
     raise FileExistsError(
         f"Expected `output` to be a new or empty folder. Received: '{output}', "
         f"which {there}"

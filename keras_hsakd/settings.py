@@ -119,6 +119,10 @@ class TrainingSettings:
         weight_decay: Coupled (L2), on all trained variables.
         seed: Of the initial weights, the order of the images and the augmentation.
         precision: Name of a Keras dtype policy.
+        synchronize_batch_norm: Whether batch normalization uses the batch of all
+            devices, which then train as one does.
+        deterministic: Whether TensorFlow keeps to operations that give the same bits
+            each time.
     """
 
     model: str = setting(help="network to train, see `keras-hsakd models`")
@@ -138,6 +142,12 @@ class TrainingSettings:
         "dtype policy of the network",
         choices=("float32", "mixed_float16", "mixed_bfloat16"),
     )
+    synchronize_batch_norm: bool = setting(
+        False, "batch normalization over the batch of all devices, not each its part"
+    )
+    deterministic: bool = setting(
+        False, "operations that give the same bits each time; slower on GPUs"
+    )
 
     def __post_init__(self):
         """Checks the numbers that nothing else checks before training."""
@@ -155,3 +165,33 @@ class TrainingSettings:
                     f"Expected `{name}` to be {'above' if strict else 'at least'} "
                     f"{minimum}. Received: {name}={value}"
                 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExecutionSettings:
+    """On what a training runs, and what becomes of it when it is stopped.
+
+    Attributes:
+        strategy: `"mirrored"`, the GPUs of this machine, or `"multiworker"`, the
+            processes that `TF_CONFIG` names; see `keras_hsakd.distribution`.
+        resume: Whether to go on with a run that was stopped, or to leave one as it is
+            that has finished.
+        snapshot_steps: Steps between two snapshots.
+        snapshot_seconds: Seconds between two snapshots.
+        snapshots: Number of snapshots kept while training.
+    """
+
+    strategy: str | None = setting(
+        None,
+        "mirrored: all GPUs of this machine; multiworker: the processes of TF_CONFIG "
+        "(default: one device)",
+        choices=("mirrored", "multiworker"),
+    )
+    resume: bool = setting(
+        False, "go on with the run in that folder, at the step where it was stopped"
+    )
+    snapshot_steps: int | None = setting(
+        None, "steps between two snapshots (default: by time)"
+    )
+    snapshot_seconds: float = setting(600.0, "seconds between two snapshots")
+    snapshots: int = setting(2, "snapshots kept while training")

@@ -11,6 +11,7 @@ import pytest
 
 from keras_hsakd import checkpoints, cli, demo, experiments, models, strip_heads
 from keras_hsakd.runs import Run
+from keras_hsakd.settings import ExecutionSettings
 
 SMALL = "--data digits --image-size 8 --examples-per-class 5 --batch-size 25"
 COMMANDS = (
@@ -161,6 +162,7 @@ def test_distill_changes_only_what_is_given(monkeypatch):
         "head_metrics": False,
         "overwrite": False,
         "verbose": 1,
+        "execution": ExecutionSettings(),
     }
 
 
