@@ -387,7 +387,12 @@ class Resume(FitCallback):
             "trainer": type(self.model).__name__,
             "frozen": self._frozen,
             "variables": {
-                kind: [[v.path, list(v.shape), v.dtype] for v in variables]
+                # An optimizer that is built in a step has other scopes in its paths.
+                kind: [
+                    [_without_counters(v.path if kind == "model" else v.name)]
+                    + [list(v.shape), v.dtype]
+                    for v in variables
+                ]
                 for kind, variables in self._variables().items()
             },
         }
@@ -455,16 +460,14 @@ class Resume(FitCallback):
                 f"'{self._written}', {steps}. Received: "
                 f"steps_per_execution={model.steps_per_execution}"
             )
-        reads = keras.backend.backend() == "tensorflow"  # JAX' loop has read them
         logs = model.get_metrics_result()
         self._train_function = model.train_function
 
         def skip(*arguments):
             nonlocal executions
             *state, iterator = arguments
-            if reads:
-                for _ in range(model.steps_per_execution):
-                    next(iterator)
+            for _ in range(model.steps_per_execution):
+                next(iterator, None)  # the last execution may have fewer steps
             executions -= 1
             if not executions:
                 model.train_function, self._train_function = self._train_function, None
@@ -614,6 +617,11 @@ def _check_data(data, shuffle):
             "`tf.data.Dataset`, or arrays or a `PyDataset` with `shuffle=False`. "
             f"Received: a {type(data).__name__}, shuffle={shuffle}"
         )
+
+
+def _without_counters(path):
+    """Returns the path of a variable without what Keras counts up in a process."""
+    return re.sub(r"_\d+(?=/|_|$)", "", path)
 
 
 def _place(epoch, step):

@@ -9,7 +9,6 @@ it; with `--strategy` it is one of several workers, or has several devices.
 
 import argparse
 import hashlib
-import json
 import os
 import pathlib
 import signal
@@ -28,7 +27,7 @@ from keras_hsakd.trainers import BaselineTrainer
 EPOCHS, STEPS, BATCH_SIZE = 4, 10, 12
 
 
-def network(name, dropout=0.2, heads=True):
+def network(name, dropout, heads=True):
     images = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, name=f"{name}_conv")(images)
     x = keras_hsakd.layers.BatchNormalization()(x)
@@ -91,18 +90,8 @@ def kill_in_write(number):
 
 
 def train(method, output, options):
-    # Learning rates by a schedule for one, by a callback for another.
-    callbacks = [
-        keras.callbacks.EarlyStopping("val_loss", patience=50),
-        keras.callbacks.CSVLogger(output / "log.csv"),
-        keras.callbacks.ModelCheckpoint(
-            output / "best.weights.h5",
-            monitor="loss",
-            mode="min",
-            save_best_only=True,
-            save_weights_only=True,
-        ),
-    ]
+    callbacks = [keras.callbacks.EarlyStopping("val_loss", patience=50)]
+    # Learning rates by a schedule for some, by a callback for the others.
     if method in ("teacher", "frozen"):
         optimizer = keras.optimizers.AdamW(
             keras.optimizers.schedules.CosineDecay(0.05, EPOCHS * STEPS)
@@ -113,18 +102,24 @@ def train(method, output, options):
             "loss", mode="min", factor=0.5, patience=0, min_delta=0.2
         )
         callbacks.append(plateau)
+    if distribution.worker_index() == 0:
+        callbacks += [keras.callbacks.CSVLogger(output / "log.csv")]
     if options.strategy != "multiworker":
-        callbacks.append(Counting(options.sleep))
-    elif distribution.worker_index():
-        callbacks = [c for c in callbacks if not hasattr(c, "filename")][:1] + [
-            c for c in callbacks if isinstance(c, keras.callbacks.ReduceLROnPlateau)
-        ]
+        best = keras.callbacks.ModelCheckpoint(
+            output / "best.weights.h5",
+            monitor="loss",
+            mode="min",
+            save_best_only=True,
+            save_weights_only=True,
+        )
+        callbacks.append(best)
+    callbacks.append(Counting(options.sleep))
     train, test = keras_hsakd.data.load(
         "digits", image_size=8, batch_size=BATCH_SIZE, limit=STEPS * BATCH_SIZE
     )
 
     def make(name, **arguments):
-        made = network(name, 0.2 if options.strategy is None else 0, **arguments)
+        made = network(name, options.dropout, **arguments)
         return keras_hsakd.synchronize_batch_norm(made)
 
     trainer = TRAINERS[method](make).compile(optimizer, metrics=["accuracy"])
@@ -139,6 +134,8 @@ def train(method, output, options):
     digest = hashlib.sha256()
     for value in trainer.get_weights():
         digest.update(value.tobytes())
+    if distribution.worker_index():
+        return None
     return {
         "weights": digest.hexdigest(),
         "values": [np.ravel(v).tolist() for v in trainer.network.get_weights()],
@@ -159,6 +156,8 @@ def main():
     parser.add_argument("output", type=pathlib.Path)
     parser.add_argument("--every-steps", type=int, default=3)
     parser.add_argument("--sleep", type=float, default=0.05)
+    # Replicas draw the same masks for different images, one device does not.
+    parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--kill-after", type=float, help="seconds of training")
     parser.add_argument("--kill-in-write", type=int, help="number of a write to disk")
     parser.add_argument("--strategy", choices=distribution.STRATEGIES)
@@ -176,7 +175,7 @@ def main():
         timer.start()
     with strategy.scope():
         final = train(options.method, options.output, options)
-    if distribution.worker_index() == 0:
+    if final:
         files.write_json(options.output / "final.json", final)
 
 

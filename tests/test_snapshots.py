@@ -1,0 +1,432 @@
+"""Trainings that are stopped and go on; `test_resume.py` has those that are killed."""
+
+import os
+import pathlib
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+from keras_hsakd import Distiller, MutualDistiller, Resume, TeacherTrainer, files
+from keras_hsakd.snapshots import Preempted, Snapshot, list_snapshots
+from keras_hsakd.trainers import BaselineTrainer
+
+pytestmark = pytest.mark.core
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+EPOCHS, STEPS = 2, 3
+tensorflow_alone = pytest.mark.skipif(
+    not TENSORFLOW, reason="nothing of its own on JAX, where compiling takes long"
+)
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends a training at the given call of an event, as a kill would."""
+
+    def __init__(self, event=None, call=0, action=None):
+        super().__init__()
+        self.calls = 0
+
+        def stop(*arguments, **keywords):
+            self.calls += 1
+            if self.calls == call:
+                if action is None:
+                    raise StoppedError
+                action()
+
+        if event:
+            setattr(self, event, stop)
+
+
+class Counting(keras.callbacks.Callback):
+    """A user's callback with a state; it draws random numbers, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.noise = [], np.zeros(2)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append([batch, logs["loss"]])
+        self.noise = self.noise + np.random.normal(size=2)
+
+    def get_state(self):
+        return {"seen": self.seen, "noise": self.noise}
+
+    def set_state(self, state):
+        self.seen, self.noise = state["seen"], state["noise"]
+
+
+def baseline(make, **options):
+    network = make("student", **options)
+    return BaselineTrainer(keras.Model(network.input, network.output["logits"]))
+
+
+TRAINERS = {
+    "distiller": lambda make, **o: Distiller(make("teacher", **o), make("student")),
+    "teacher": lambda make, **o: TeacherTrainer(make("teacher", **o)),
+    "frozen": lambda make, **o: TeacherTrainer(make("teacher", **o), True),
+    "mutual": lambda make, **o: MutualDistiller([make("a"), make("b", **o)]),
+    "baseline": baseline,
+}
+
+
+@pytest.fixture
+def train(tiny_network, batch, tmp_path):
+    """Returns a function that trains, from the newest snapshot if there is one."""
+    images, labels = batch
+
+    def run(
+        method="distiller",
+        stop=None,
+        folder=tmp_path / "snapshots",
+        seed=0,
+        optimizer=(),
+        callbacks=(),
+        compiling=(),
+        resume=None,
+        epochs=EPOCHS,
+        data=(images, labels),
+        shuffle=False,
+        **network,
+    ):
+        keras.utils.set_random_seed(seed)
+
+        def make(name, **options):
+            # A teacher has another seed than a student: a restart changes neither.
+            return tiny_network(name, heads=1, **{"dropout": 0.3, **options})
+
+        trainer = TRAINERS[method](make, **network)
+        trainer.compile(
+            optimizer
+            if isinstance(optimizer, keras.optimizers.Optimizer)
+            else keras.optimizers.Adam(0.01, **dict(optimizer)),
+            metrics=["accuracy"],
+            # Tracing takes longer than these few steps.
+            **{"run_eagerly": TENSORFLOW, **dict(compiling)},
+        )
+        counting = Counting()
+        resume = resume or Resume(folder, every_steps=2, keep=100)
+        trainer.fit(
+            *data,
+            batch_size=len(images) // STEPS if len(data) > 1 else None,
+            epochs=epochs,
+            shuffle=shuffle,
+            validation_data=(images, labels),
+            verbose=0,
+            callbacks=[counting, *callbacks, *([stop] if stop else []), resume],
+        )
+        return trainer, counting
+
+    return run
+
+
+def result(trained):
+    """Returns all that must be the same, as arrays and lists."""
+    trainer, counting = trained
+    return (
+        [np.asarray(w) for w in trainer.get_weights()],
+        [keras.ops.convert_to_numpy(v) for v in trainer.optimizer.variables],
+        trainer.history.history,
+        trainer.history.epoch,
+        counting.seen,
+        counting.noise.tolist(),
+    )
+
+
+def assert_identical(trained, expected):
+    keras.tree.map_structure(
+        np.testing.assert_array_equal, result(trained), result(expected)
+    )
+
+
+def check_going_on(train, tmp_path, *stops, **options):
+    """Compares a training that is stopped again and again with one that is not."""
+    expected = train(folder=tmp_path / "whole", **options)
+    for event, call in stops:
+        with pytest.raises(StoppedError):
+            train(stop=Stop(event, call), **options)
+    trained = train(**options)
+    assert_identical(trained, expected)
+    return trained
+
+
+# A snapshot comes every two steps; an epoch has three, and so has a validation.
+@pytest.mark.parametrize(
+    ("event", "call"),
+    [
+        pytest.param("on_train_batch_end", 1, id="before the first snapshot"),
+        pytest.param("on_train_batch_end", 3, id="in the first epoch"),
+        pytest.param("on_test_batch_end", 2, id="in validation"),
+        pytest.param("on_epoch_end", 1, id="at the end of an epoch"),
+        pytest.param("on_train_batch_begin", 6, id="in the second epoch"),
+        pytest.param("on_train_end", 1, id="at the end"),
+    ],
+)
+@tensorflow_alone  # the next test is enough for JAX
+def test_a_training_goes_on_as_if_it_had_never_stopped(train, tmp_path, event, call):
+    check_going_on(train, tmp_path, (event, call))
+
+
+# In the first training, and in the one that goes on.
+TWICE = ("on_train_batch_end", 3), ("on_train_batch_end", 3)
+
+
+@pytest.mark.parametrize("method", TRAINERS if TENSORFLOW else ["frozen"])
+def test_every_trainer_goes_on(train, tmp_path, method):
+    check_going_on(train, tmp_path, *TWICE, method=method)
+
+
+@tensorflow_alone
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": {"gradient_accumulation_steps": 2}},
+        {"optimizer": {"use_ema": True, "ema_overwrite_frequency": None}},
+        {"compiling": {"run_eagerly": False, "steps_per_execution": 2}},
+        {"compiling": {"auto_scale_loss": True}, "precision": "mixed_float16"},
+    ],
+    ids=["accumulation", "average", "steps_per_execution", "mixed precision"],
+)
+def test_what_keras_adds_to_a_training_goes_on(train, tmp_path, options):
+    keras.config.set_dtype_policy(options.pop("precision", "float32"))
+    check_going_on(train, tmp_path, *TWICE[:1], method="teacher", **options)
+
+
+@tensorflow_alone
+def test_callbacks_of_keras_go_on(train, tmp_path):
+    def callbacks():
+        return (
+            keras.callbacks.EarlyStopping(
+                "val_loss", patience=2, min_delta=10, restore_best_weights=True
+            ),
+            keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=10),
+            keras.callbacks.ModelCheckpoint(
+                tmp_path / "best.weights.h5",
+                monitor="val_loss",
+                save_best_only=True,
+                save_weights_only=True,
+            ),
+            keras.callbacks.TensorBoard(tmp_path / "logs", write_graph=False),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        )
+
+    options = {"method": "teacher", "epochs": 9}
+    first = callbacks()
+    expected = train(folder=tmp_path / "whole", callbacks=first, **options)
+    log = (tmp_path / "log.csv").read_text()
+    assert expected[0].history.epoch == [0, 1, 2]  # stopped early
+    again = callbacks()
+    for event, call in (("on_epoch_end", 2), ("on_train_batch_end", 2)):
+        with pytest.raises(StoppedError):
+            train(stop=Stop(event, call), callbacks=callbacks(), **options)
+    trained = train(callbacks=again, **options)
+    assert_identical(trained, expected)
+    assert (tmp_path / "log.csv").read_text() == log
+    for name in ("wait", "best", "stopped_epoch", "cooldown_counter"):
+        for one, other in zip(first, again, strict=True):
+            assert getattr(one, name, None) == getattr(other, name, None)
+    # What has finished stays as it is.
+    assert_identical(train(callbacks=callbacks(), **options), expected)
+
+
+def test_terminated_is_preempted(train, tmp_path):
+    expected = train(method="frozen", folder=tmp_path / "whole")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for event, place in (
+        ("on_train_batch_begin", "epoch-00000-step-0000001-"),
+        ("on_test_batch_begin", "epoch-00000-step-0000003-"),
+    ):
+        with pytest.raises(Preempted) as preempted:
+            train(method="frozen", stop=Stop(event, 1, terminate))
+        assert preempted.value.code == 75
+        newest = list_snapshots(tmp_path / "snapshots")[0]
+        assert os.path.basename(newest).startswith(place)
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert_identical(train(method="frozen"), expected)
+
+
+# Files.
+
+
+def test_a_snapshot_is_read_as_it_was_written(tmp_path):
+    bfloat16 = keras.ops.convert_to_numpy(keras.ops.ones((2, 3), "bfloat16"))
+    arrays = {"x": np.arange(3), "scalar": np.float64(2.5), "half": bfloat16}
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    record = {"epoch": 1, "step": 12, "loss": float("inf"), "value": 0.1 + 0.2}
+    path = Snapshot(arrays, record).write(tmp_path)
+    assert os.path.basename(path).startswith("epoch-00001-step-0000012-")
+    read = Snapshot.read(path)
+    assert read.record == record
+    np.testing.assert_array_equal(read.arrays["x"], arrays["x"])
+    assert read.arrays["scalar"] == 2.5
+    half = read.arrays["half"].view(bfloat16.dtype)[..., 0]
+    np.testing.assert_array_equal(half, bfloat16)
+    assert os.listdir(tmp_path) == [os.path.basename(path)]
+
+
+def test_no_code_is_read(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        record = {"epoch": 0, "step": 1}
+        content = {"x": np.array([Malicious()], object)}
+        Snapshot.read(Snapshot(content, record).write(tmp_path))
+    assert not (tmp_path / "executed").exists()
+
+
+def damage(path, how):
+    content = bytearray(pathlib.Path(path).read_bytes())
+    content[len(content) // 2] ^= 1
+    content = {"flipped": content, "short": content[:-100], "empty": b""}[how]
+    pathlib.Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["flipped", "short", "empty"])
+@tensorflow_alone
+def test_a_damaged_snapshot_is_passed_over(train, tmp_path, how, capsys):
+    with pytest.raises(StoppedError):
+        train(method="frozen", stop=Stop("on_train_batch_end", 5))
+    newest, before, *_ = list_snapshots(tmp_path / "snapshots")
+    damage(newest, how)
+    with (
+        pytest.warns(UserWarning, match=f"1 damaged .*from '{before}'"),
+        pytest.raises(StoppedError),
+    ):
+        train(method="frozen", stop=Stop("on_train_batch_begin", 1))
+    assert f"from '{before}'" in capsys.readouterr().out
+    for path in list_snapshots(tmp_path / "snapshots")[1:]:
+        damage(path, how)
+    with pytest.raises(ValueError, match="a whole snapshot .* damaged ones"):
+        train(method="frozen")
+
+
+@tensorflow_alone
+def test_the_newest_are_kept_and_what_does_not_change_is_not_in_them(train, tmp_path):
+    folder = tmp_path / "snapshots"
+    folder.mkdir()
+    (folder / ".partial-1-epoch-00000").write_text("of a process that was killed")
+    trainer, _ = train(resume=Resume(folder, every_steps=1, keep=3))
+    assert [os.path.basename(path)[:24] for path in list_snapshots(folder)] == [
+        "epoch-00002-step-0000000",
+        "epoch-00001-step-0000003",
+        "epoch-00001-step-0000002",
+    ]
+    assert len(os.listdir(folder)) == 3
+    arrays = Snapshot.read(list_snapshots(folder)[1]).arrays
+    kept = sum(name.startswith("model_") for name in arrays)
+    assert kept == len(trainer.student.variables)
+
+
+# Bad days.
+
+
+@tensorflow_alone
+def test_a_full_disk_leaves_the_snapshots_before(train, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def full(source, target):
+        if "step-0000001-" in os.fspath(target):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(OSError, match="snapshot after step 1 of epoch 2. .*No space"):
+        train(method="frozen")
+    monkeypatch.undo()
+    (only,) = os.listdir(tmp_path / "snapshots")
+    assert Snapshot.read(tmp_path / "snapshots" / only).record["step"] == 2
+
+
+@tensorflow_alone
+def test_a_folder_that_cannot_be_written_is_said_before_training(train, tmp_path):
+    (tmp_path / "file").write_text("")
+    stop = Stop("on_train_begin", 1)
+    with pytest.raises(OSError, match="a folder for snapshots that can be written"):
+        train(method="frozen", stop=stop, folder=tmp_path / "file" / "snapshots")
+    assert not stop.calls
+
+
+class Ruin(keras.callbacks.Callback):
+    """Gives a weight no number after the fourth step."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        iterations = int(self.model.optimizer.iterations)
+        if iterations == 4:
+            variable = self.model.trainable_variables[0]
+            variable.assign(np.full(variable.shape, np.nan))
+
+
+@tensorflow_alone
+def test_a_ruined_training_names_the_last_snapshot(train, tmp_path):
+    with pytest.raises(FloatingPointError) as error:
+        train(method="frozen", callbacks=[Ruin()])
+    newest = list_snapshots(tmp_path / "snapshots")[0]
+    message = str(error.value)
+    assert "ce_aux_1=nan at step 2 of epoch 2" in message
+    assert f"The last snapshot is '{newest}'" in message
+    assert "epoch-00001-step-0000001-" in newest
+
+
+@tensorflow_alone
+def test_no_snapshot_is_taken_of_weights_that_are_no_numbers(train, tmp_path):
+    class Late(keras.callbacks.Callback):
+        """After the loss of the step, as an exploding update does."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch:
+                self.model.trainable_variables[0].assign_add(np.inf)
+
+    with pytest.raises(FloatingPointError, match="kernel after step 2 of .* is no"):
+        train(method="frozen", callbacks=[Late()])
+    assert not os.listdir(tmp_path / "snapshots")
+
+
+@tensorflow_alone
+def test_a_snapshot_of_another_training_is_refused(train, tmp_path):
+    with pytest.raises(StoppedError):
+        train(stop=Stop("on_train_batch_end", 3))
+    for message, options in (
+        ("with trainer TeacherTrainer. Received: Distiller", {"method": "teacher"}),
+        ("with frozen '?[0-9a-f]+'?. Received:", {"seed": 1}),
+        ("with variables ", {"optimizer": keras.optimizers.SGD(0.1)}),
+        (
+            "callbacks of the snapshot .* Received: EarlyStopping",
+            {"callbacks": [keras.callbacks.EarlyStopping("loss")]},
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(stop=Stop("on_train_batch_begin", 1), **options)
+
+
+def test_data_that_cannot_be_read_again_is_refused(train, batch):
+    images, labels = batch
+
+    def generator():
+        while True:
+            yield images, labels
+
+    with pytest.raises(ValueError, match="same at each start .* generator"):
+        train(method="frozen", data=(generator(),))
+    with pytest.raises(ValueError, match="`shuffle=False`.* ndarray, shuffle=True"):
+        train(method="frozen", shuffle=True)
+
+
+def test_arguments_are_checked(tmp_path):
+    for options in ({"every_steps": 0}, {"every_seconds": -1}, {"keep": 0}):
+        (name,) = options
+        with pytest.raises(ValueError, match=f"Expected `{name}` to be at least"):
+            Resume(tmp_path, **options)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="a trainer of keras_hsakd .* Sequential"):
+        model.fit(np.ones((2, 2)), np.ones(2), callbacks=[Resume(tmp_path)], verbose=0)
