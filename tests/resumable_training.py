@@ -104,15 +104,6 @@ def train(method, output, options):
         callbacks.append(plateau)
     if distribution.worker_index() == 0:
         callbacks += [keras.callbacks.CSVLogger(output / "log.csv")]
-    if options.strategy != "multiworker":
-        best = keras.callbacks.ModelCheckpoint(
-            output / "best.weights.h5",
-            monitor="loss",
-            mode="min",
-            save_best_only=True,
-            save_weights_only=True,
-        )
-        callbacks.append(best)
     callbacks.append(Counting(options.sleep))
     train, test = keras_hsakd.data.load(
         "digits", image_size=8, batch_size=BATCH_SIZE, limit=STEPS * BATCH_SIZE
@@ -122,6 +113,11 @@ def train(method, output, options):
         made = network(name, options.dropout, **arguments)
         return keras_hsakd.synchronize_batch_norm(made)
 
+    begin = time.monotonic()
+    if options.kill_after is not None:
+        timer = threading.Timer(options.kill_after, kill)
+        timer.daemon = True
+        timer.start()
     trainer = TRAINERS[method](make).compile(optimizer, metrics=["accuracy"])
     resume = keras_hsakd.Resume(output / "snapshots", options.every_steps)
     history = trainer.fit(
@@ -146,6 +142,7 @@ def train(method, output, options):
             for callback in callbacks
             if isinstance(callback, Counting)
         ],
+        "seconds": time.monotonic() - begin,
         "log": (output / "log.csv").read_text(),
     }
 
@@ -169,10 +166,6 @@ def main():
     options.output.mkdir(exist_ok=True)
     if options.kill_in_write:
         kill_in_write(options.kill_in_write)
-    if options.kill_after is not None:
-        timer = threading.Timer(options.kill_after, kill)
-        timer.daemon = True
-        timer.start()
     with strategy.scope():
         final = train(options.method, options.output, options)
     if final:
