@@ -209,7 +209,8 @@ def gathered(model: keras.Model, values: np.ndarray) -> np.ndarray:
 
 def wait_for_workers(model: keras.Model) -> None:
     """Returns when all of a model's workers have come here."""
-    gathered(model, np.zeros(1))
+    with lost_workers_named(model):
+        gathered(model, np.zeros(1))
 
 
 def read_replicas(model: keras.Model, variables: list) -> np.ndarray:
@@ -266,10 +267,13 @@ def _vector(rows):
 
 
 @contextlib.contextmanager
-def lost_workers_named(model: keras.Model) -> Iterator[None]:
+def lost_workers_named(model: keras.Model | None = None) -> Iterator[None]:
     """Says so where training ends since another worker is gone.
 
     TensorFlow notices within a minute, whether the process died or does not answer.
+
+    Args:
+        model: As in `worker_index`.
 
     Raises:
         RuntimeError: In place of the error of the communication.

@@ -757,7 +757,7 @@ def _making(training, strategy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(training.precision)
     try:
-        with strategy.scope():
+        with strategy.scope(), distribution.lost_workers_named():
             yield
     finally:
         keras.config.set_dtype_policy(before)
@@ -839,18 +839,18 @@ def _train(
     **compiling,
 ):
     """Compiles and trains a model, and keeps the run folder up to date."""
-    optimizer = SGD(
-        step_decay(
-            training.learning_rate,
-            training.epochs,
-            len(images.train),
-            training.milestones,
-        ),
-        momentum=training.momentum,
-        nesterov=training.nesterov,
-        weight_decay=training.weight_decay,
-    )
     with distribution.scope_of(model):
+        optimizer = SGD(
+            step_decay(
+                training.learning_rate,
+                training.epochs,
+                len(images.train),
+                training.milestones,
+            ),
+            momentum=training.momentum,
+            nesterov=training.nesterov,
+            weight_decay=training.weight_decay,
+        )
         model.compile(optimizer=optimizer, metrics=["accuracy"], **compiling)
     run.record.update(_record(network, images, training, monitor))
     goes_on = execution.resume and run.exists()
