@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-kills lint format clean
 
 demo: $(VENV)/.installed ## Train, distil, export and serve on real digits: 5 minutes
 	$(BIN)/keras-hsakd demo --overwrite
@@ -17,6 +17,9 @@ test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX
 
 test-slow: $(VENV)/.installed ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments go on: 15 minutes
+	$(BIN)/python tests/kill_and_resume.py --moments 20
 
 lint: $(VENV)/.installed ## Style, as CI checks it
 	$(BIN)/ruff check .

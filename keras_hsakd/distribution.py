@@ -1,6 +1,7 @@
 """Training on many devices and by many workers, and what Keras needs for it."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import keras
@@ -200,11 +201,22 @@ def gathered(model: keras.Model, values: np.ndarray) -> np.ndarray:
         return multihost_utils.process_allgather(values)
     import tensorflow as tf
 
-    strategy = model.distribute_strategy
     row = tf.constant([[worker_index(model), *values]], tf.float64)
-    rows = strategy.gather(strategy.run(lambda: tf.identity(row)), axis=0).numpy()
+    rows = _gathering(model.distribute_strategy)(row).numpy()
     by_worker = {int(row[0]): row[1:] for row in rows}
     return np.stack([by_worker[index] for index in sorted(by_worker)])
+
+
+@functools.cache
+def _gathering(strategy):
+    """Returns a function that gathers rows, traced once: it may run in each step."""
+    import tensorflow as tf
+
+    @tf.function
+    def gather(row):
+        return strategy.gather(strategy.run(tf.identity, args=(row,)), axis=0)
+
+    return gather
 
 
 def wait_for_workers(model: keras.Model) -> None:

@@ -1,9 +1,13 @@
 """Runs the examples as a user does: as scripts, small."""
 
+import concurrent.futures
+import contextlib
 import importlib.util
+import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 
@@ -12,15 +16,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_hsakd
+
 ROOT = pathlib.Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 
-def run(name, *arguments, cwd):
+def run(name, *arguments, cwd, **environment):
     result = subprocess.run(
         [sys.executable, EXAMPLES / name, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -93,6 +99,40 @@ def test_custom_model(tmp_path):
 def test_check_views(tmp_path):
     printed = run("check_views.py", "--epochs", "1", cwd=tmp_path)
     assert re.search(r"aux_3 +\d+\.\d%", printed)
+
+
+@pytest.mark.slow  # two processes; `test_resume.py` has some in CI
+def test_multi_worker(tmp_path):
+    keras_hsakd.models.create("resnet8", 10, (32, 32, 3)).save(
+        tmp_path / "teacher.keras"
+    )
+    small = ["--data", "digits", "--model", "wrn_10_1", "--epochs", "1"]
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        workers = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+    printed = []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for index in range(2):
+            config = {
+                "cluster": {"worker": workers},
+                "task": {"type": "worker", "index": index},
+            }
+            printed.append(
+                pool.submit(
+                    run,
+                    "multi_worker.py",
+                    *small,
+                    cwd=tmp_path,
+                    TF_CONFIG=json.dumps(config),
+                )
+            )
+    first, second = (future.result() for future in printed)
+    assert "val_accuracy: " in first and "Wrote student.keras" in first
+    assert second == ""
+    student = keras.saving.load_model(tmp_path / "student.keras")
+    assert sorted(student.output) == ["aux_1", "aux_2", "aux_3", "logits"]
 
 
 def test_examples_are_short():
