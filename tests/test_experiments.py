@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_hsakd import experiments, plots
 from keras_hsakd.runs import Run
-from keras_hsakd.settings import DataSettings, TrainingSettings
+from keras_hsakd.settings import DataSettings, ExecutionSettings, TrainingSettings
 
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
@@ -338,6 +338,68 @@ def test_a_damaged_network_is_reported(runs, tmp_path):
     (tmp_path / "last.keras").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="last.keras' to be a whole Keras file"):
         experiments.evaluate(tmp_path)
+
+
+def test_a_stopped_run_goes_on(runs, tmp_path, monkeypatch, capsys):
+    class StoppedError(Exception):
+        pass
+
+    steps = iter(range(3))
+
+    def stop(*arguments):
+        if next(steps, None) is None:
+            raise StoppedError
+
+    def train(**changes):
+        execution = ExecutionSettings(resume=True, snapshot_steps=1)
+        training = dataclasses.replace(TRAINING, **changes)
+        options = {"head_metrics": True, "execution": execution, "verbose": 0}
+        return experiments.train_teacher(tmp_path / "run", DIGITS, training, **options)
+
+    monkeypatch.setattr(keras.callbacks.TensorBoard, "on_train_batch_end", stop)
+    with pytest.raises(StoppedError):
+        train()
+    monkeypatch.undo()
+    assert Run.open(tmp_path / "run").record["status"] == "failed"
+    left = tmp_path / "run" / ".partial-1-last.keras"
+    left.write_text("of a process that was killed")
+    with pytest.raises(ValueError, match="training {'seed': 0}. Received: {'seed': 1}"):
+        train(seed=1)
+    record = train().record
+    assert "Going on after step 1 of epoch 2, from" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path / "run")) == FILES
+    expected = Run.open(runs / "teacher")
+    assert record["status"] == "finished" and "error" not in record
+
+    def without_rate(results):
+        return {k: v for k, v in results.items() if k != "images_per_second"}
+
+    for name in ("last", "best"):
+        assert without_rate(record[name]) == without_rate(expected.record[name])
+    for a, b in zip(
+        Run.open(tmp_path / "run").network().get_weights(),
+        expected.network().get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert [without_rate(row) for row in logged(tmp_path / "run")] == [
+        without_rate(row) for row in logged(runs / "teacher")
+    ]
+    # What has finished is left as it is.
+    network = (tmp_path / "run" / "last.keras").read_bytes()
+    assert train().record["status"] == "finished"
+    assert (tmp_path / "run" / "last.keras").read_bytes() == network
+
+
+def test_a_run_is_replaced_or_goes_on():
+    with pytest.raises(ValueError, match="`overwrite` or `resume`, not both"):
+        experiments.train_baseline(
+            "run",
+            DIGITS,
+            TRAINING,
+            overwrite=True,
+            execution=ExecutionSettings(resume=True),
+        )
 
 
 def test_only_a_run_is_overwritten(tmp_path):
