@@ -139,7 +139,7 @@ class Resume(FitCallback):
 
     - SIGTERM, which announces a preemption, ends the process with exit code 75 after
       the step at hand and a snapshot of it.
-    - A damaged snapshot is passed over with a warning for the one before.
+    - A damaged snapshot is passed over with a warning for the one before, and renamed.
     - The last snapshot stays when training ends: a script that is started again then
       has the trained model at once. Remove the folder to train anew.
     - Several workers need one folder that all of them see; worker 0 alone writes. Their
@@ -289,12 +289,6 @@ class Resume(FitCallback):
                 f"Expected a whole snapshot in '{self.folder}', or none. "
                 f"Received: {len(paths)} damaged ones: {damaged[0]}"
             )
-        if damaged and self._is_chief:
-            warnings.warn(
-                f"Passed over {len(damaged)} damaged snapshot(s), going on from "
-                f"'{found[0]}': {damaged[0]}",
-                stacklevel=2,
-            )
         record = found[1].record if found[1] else {"epoch": -1, "step": -1}
         places = gathered(self.model, np.array([record["epoch"], record["step"]]))
         if len(np.unique(places, axis=0)) > 1:
@@ -302,13 +296,22 @@ class Resume(FitCallback):
                 f"Expected all workers to see the same snapshots in '{self.folder}'. "
                 f"Received: (epoch, step) {places.astype(int).tolist()}, by worker"
             )
+        if damaged and self._is_chief:
+            warnings.warn(
+                f"Passed over {len(damaged)} damaged snapshot(s), going on from "
+                f"'{found[0]}': {damaged[0]}",
+                stacklevel=2,
+            )
+            for path in paths[: len(damaged)]:  # no longer among the newest
+                folder, name = os.path.split(path)
+                os.replace(path, os.path.join(folder, f"damaged-{name}"))
         return found
 
     def _last(self):
         return (
             f"The last snapshot is '{self._written}'"
             if self._written
-            else ("There is no snapshot")
+            else "There is no snapshot"
         )
 
     # Taking snapshots.
