@@ -415,6 +415,32 @@ class Resume(FitCallback):
                     f"with {name} {expected}. Received: {received}"
                 )
 
+    def _saved_states(self):
+        """Returns each callback that has a state, with the one in the snapshot.
+
+        Other workers than the first may have fewer callbacks.
+        """
+        saved = list(self._snapshot.record["callbacks"])
+        names = [name for name, _ in saved]
+        pairs = []
+        for callback in self.callbacks:
+            if _state_of(callback) is None:
+                continue
+            name = type(callback).__name__
+            place = next((i for i, (kind, _) in enumerate(saved) if kind == name), None)
+            if place is None:
+                raise ValueError(
+                    f"Expected the callbacks of the snapshot '{self._written}', with "
+                    f"states of {names}. Received: one more {name}"
+                )
+            pairs.append((callback, saved.pop(place)[1]))
+        if saved and self._is_chief:
+            raise ValueError(
+                f"Expected the callbacks of the snapshot '{self._written}', with "
+                f"states of {names}. Received: no {saved[0][0]}"
+            )
+        return pairs
+
     def _restore(self):
         model, arrays, record = self.model, self._snapshot.arrays, self._snapshot.record
         for kind, variables in self._variables().items():
@@ -426,25 +452,8 @@ class Resume(FitCallback):
                 variable.assign(value)
         if record["step"]:
             assign_replicas(model, model.metrics_variables, arrays["metrics"])
-        saved = [(name, state) for name, state in record["callbacks"]]
-        for callback in self.callbacks:
-            if _state_of(callback) is None:
-                continue
-            name = type(callback).__name__
-            state = next((state for kind, state in saved if kind == name), None)
-            if state is None:
-                raise ValueError(
-                    "Expected the callbacks of the snapshot "
-                    f"'{self._written}', {[name for name, _ in record['callbacks']]}. "
-                    f"Received: {name}"
-                )
-            saved.remove((name, state))
+        for callback, state in self._states:
             _set_state_of(callback, _unpacked(state, arrays))
-        if saved and self._is_chief:
-            raise ValueError(
-                f"Expected the callbacks of the snapshot '{self._written}' again. "
-                f"Received: no {saved[0][0]}"
-            )
         _set_random_states(_unpacked(record["random"], arrays))
 
     def _restore_history(self):
@@ -507,6 +516,7 @@ class Resume(FitCallback):
             self._each("on_train_begin", logs)
             return
         self._check_snapshot()
+        self._states = self._saved_states()
         record = self._snapshot.record
         if record["step"]:
             # Has Keras make the metrics, whose values the snapshot has.
@@ -515,8 +525,8 @@ class Resume(FitCallback):
             )
             self.model.evaluate(images, labels, sample_weight=weights, verbose=0)
             self._skipped = record["step"]
-        for callback in self.callbacks:
-            _keep_file_of(callback, record)
+        for callback, state in self._states:
+            _keep_file_of(callback, state)
         self._each("on_train_begin", logs)
         self._restore()
         epochs = self.params["epochs"]
@@ -698,14 +708,11 @@ def _set_state_of(callback, state):
             setattr(callback, name, value)
 
 
-def _keep_file_of(callback, record):
+def _keep_file_of(callback, state):
     """Has a CSV file go on where it was, before the callback would empty it."""
-    if not isinstance(callback, keras.callbacks.CSVLogger):
-        return
-    states = [s for name, s in record["callbacks"] if name == type(callback).__name__]
-    if states and os.path.exists(callback.filename):
-        with open(callback.filename, "r+b") as file:
-            file.truncate(min(states[0]["size"], os.path.getsize(callback.filename)))
+    file = getattr(callback, "filename", None)
+    if isinstance(callback, keras.callbacks.CSVLogger) and os.path.exists(file):
+        os.truncate(file, min(state["size"], os.path.getsize(file)))
         callback.append = True
 
 
