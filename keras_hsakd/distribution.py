@@ -40,11 +40,19 @@ def make_strategy(name: str | None):
         )
     import tensorflow as tf
 
-    return {
-        None: tf.distribute.get_strategy,
+    return tf.distribute.get_strategy() if name is None else _made_once(name)
+
+
+@functools.cache
+def _made_once(name):
+    """Returns a strategy, whose communication a process cannot set up twice."""
+    import tensorflow as tf
+
+    strategies = {
         "mirrored": tf.distribute.MirroredStrategy,
         "multiworker": tf.distribute.MultiWorkerMirroredStrategy,
-    }[name]()
+    }
+    return strategies[name]()
 
 
 def worker_index(model: keras.Model | None = None) -> int:

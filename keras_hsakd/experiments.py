@@ -22,7 +22,7 @@ from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.recipes import Recipe
 from keras_hsakd.runs import CHECKPOINTS, Run, check_output
 from keras_hsakd.settings import DataSettings, ExecutionSettings, TrainingSettings
-from keras_hsakd.snapshots import Preempted, Resume
+from keras_hsakd.snapshots import Preempted, Resume, list_snapshots
 from keras_hsakd.trainers import (
     BaselineTrainer,
     Distiller,
@@ -408,6 +408,7 @@ def run_recipe(
     >>> list(run_recipe(recipe, "baseline", verbose=0))  # doctest: +SKIP
     ['baseline']
     """
+    distribution.make_strategy(execution.strategy)  # before anything else
     given = dict(given or {})
     steps = recipe.without(*given).steps
     folders = {step.name: os.path.join(output, step.name) for step in steps}
@@ -853,13 +854,17 @@ def _train(
         )
         model.compile(optimizer=optimizer, metrics=["accuracy"], **compiling)
     run.record.update(_record(network, images, training, monitor))
-    goes_on = execution.resume and run.exists()
-    if goes_on:
+    snapshots = os.path.join(run.path, "snapshots")
+    goes_on = False
+    if execution.resume and run.exists():
         run = _found(run)
         if run.record["status"] == "finished":
             return run
+        goes_on = bool(list_snapshots(snapshots))
     is_chief = distribution.worker_index(model) == 0
     saving = SaveNetwork(network, run.path, monitor)
+    if goes_on:
+        saving.last, saving.best = run.record["last"], run.record["best"]
     recorder = _Recorder(run, saving)
     log = os.path.join(run.path, "log.csv")
     files = [
@@ -871,7 +876,7 @@ def _train(
         recorder,
     ]
     resume = Resume(
-        os.path.join(run.path, "snapshots"),
+        snapshots,
         execution.snapshot_steps,
         execution.snapshot_seconds,
         execution.snapshots,
@@ -883,8 +888,10 @@ def _train(
             print(f"No curves.png: {error}")
     try:
         with KeepInterrupt() as keep_interrupt:
-            if is_chief:
-                run.go_on() if goes_on else run.begin()
+            if is_chief and goes_on:
+                run.go_on()
+            elif is_chief:
+                run.begin()
             distribution.wait_for_workers(model)
             model.fit(
                 images.train,
@@ -919,12 +926,15 @@ def _train(
                 )
     if is_chief:
         run.finish()
+    distribution.wait_for_workers(model)  # they may read what was written
     return run
 
 
 # What may differ between a run and what goes on with it.
-_OF_A_START = ("status", "epochs_done", "last", "best", "versions", "machine")
-_OF_A_START += ("began", "seconds", "error")
+_OF_A_START = (
+    *("status", "epochs_done", "last", "best", "versions", "machine", "began"),
+    *("seconds", "error"),
+)
 
 
 def _found(run):
