@@ -4,8 +4,9 @@
 
 Each trainer is trained once without a stop. Then trainings are killed at random moments
 of their time, some of them while a snapshot is half written, and started again; what
-comes out must be bit-identical. The same for one worker of two, after which both are
-started again. `make test-kills` runs it; `test_resume.py` has the short version.
+comes out must be bit-identical. The same for one worker of two, killed or silent, after
+which both are started again. `make test-kills` runs it; `test_resume.py` has the short
+version.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import os
 import pathlib
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -59,6 +61,14 @@ def end_of(process, *expected):
         f"{process.returncode}: {errors[-3000:]}"
     )
     return errors
+
+
+def wait_for_snapshot(output, *workers):
+    until = time.monotonic() + 120
+    while not list(output.glob("snapshots/epoch-*")):
+        assert all(worker.poll() is None for worker in workers)
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def result(output):
@@ -110,26 +120,31 @@ def main():
         for worker in start_workers("distiller", together):
             end_of(worker)
         expected = result(together)
-        after = round(chosen.uniform(0, expected.pop("seconds")), 2)
-        output = folder / "workers-killed"
-        first, second = start_workers(
-            "distiller", output, each=((), ("--kill-after", after))
-        )
-        end_of(second, KILLED)
-        begin = time.monotonic()
-        said = "workers to train to the end" in end_of(first, 1)
-        waited = time.monotonic() - begin
-        for worker in start_workers("distiller", output):
-            end_of(worker)
-        received = result(output)
-        received.pop("seconds")
-        same = received == expected
-        failed += not (same and said)
-        print(
-            f"worker 1 of 2 killed after {after} s: the other one "
-            f"{'said so and ' if said else ''}ended {waited:.1f} s later; both again: "
-            f"{'identical' if same else 'DIFFERENT'}"
-        )
+        seconds = expected.pop("seconds")
+        for what, sent in (("killed", signal.SIGKILL), ("silent", signal.SIGSTOP)):
+            output = folder / f"workers-{what}"
+            first, second = start_workers("distiller", output)
+            wait_for_snapshot(output, first, second)
+            after = round(chosen.uniform(0, seconds / 2), 2)
+            time.sleep(after)
+            second.send_signal(sent)
+            begin = time.monotonic()
+            said = "workers to train to the end" in end_of(first, 1)
+            waited = time.monotonic() - begin
+            second.kill()
+            end_of(second, KILLED)
+            for worker in start_workers("distiller", output):
+                end_of(worker)
+            received = result(output)
+            received.pop("seconds")
+            same = received == expected
+            failed += not (same and said)
+            print(
+                f"worker 1 of 2 {what} {after} s after the first snapshot: the other "
+                f"one {'said so and ' if said else ''}ended {waited:.1f} s later; both "
+                f"again: {'identical' if same else 'DIFFERENT'}",
+                flush=True,
+            )
     print(f"{killed} of {options.moments} killed, {failed} failed")
     return 1 if failed else 0
 

@@ -26,27 +26,18 @@ def test_killed_trainings_go_on_bit_identical(tmp_path):
     assert received == expected
 
 
-def wait_for_snapshot(folder, workers):
-    until = time.monotonic() + 120
-    while not list(folder.glob("epoch-*")):
-        assert all(worker.poll() is None for worker in workers)
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
 def test_workers_are_preempted_and_lost_and_one_goes_on_alone(tmp_path):
     together = ("--dropout", 0)  # masks are drawn by replica
     whole = processes.start("distiller", tmp_path / "whole", *together)
     output = tmp_path / "stopped"
-    snapshots = output / "snapshots"
 
     workers = processes.start_workers("distiller", output, *together)
-    wait_for_snapshot(snapshots, workers)
+    processes.wait_for_snapshot(output, *workers)
     workers[1].send_signal(signal.SIGTERM)  # one is told, both end
     for worker in workers:
         processes.end_of(worker, 75)
 
-    kill = ("--kill-after", 7)
+    kill = ("--kill-after", 7, "--sleep", 0.3)
     workers = processes.start_workers("distiller", output, *together, each=((), kill))
     processes.end_of(workers[1], processes.KILLED)
     begin = time.monotonic()
