@@ -233,6 +233,7 @@ def test_callbacks_of_keras_go_on(train, tmp_path):
     assert_identical(train(callbacks=callbacks(), **options), expected)
 
 
+@tensorflow_alone
 def test_terminated_is_preempted(train, tmp_path):
     expected = train(method="frozen", folder=tmp_path / "whole")
     before = signal.getsignal(signal.SIGTERM)
