@@ -14,12 +14,12 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_killed_trainings_go_on_bit_identical(tmp_path):
-    whole = processes.start("distiller", tmp_path / "whole")
+    whole = processes.start("teacher", tmp_path / "whole")
     output = tmp_path / "killed"
     for kill in (("--kill-in-write", 6), ("--kill-after", 4, "--sleep", 0.15)):
-        processes.end_of(processes.start("distiller", output, *kill), processes.KILLED)
+        processes.end_of(processes.start("teacher", output, *kill), processes.KILLED)
         assert list((output / "snapshots").glob("epoch-*"))
-    processes.end_of(processes.start("distiller", output))
+    processes.end_of(processes.start("teacher", output))
     processes.end_of(whole)
     received, expected = processes.result(output), processes.result(tmp_path / "whole")
     del received["seconds"], expected["seconds"]
