@@ -5,6 +5,8 @@ import json
 import os
 from collections.abc import Iterator
 
+_PARTIAL = ".partial-"
+
 
 @contextlib.contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[str]:
@@ -27,7 +29,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[str]:
     'cat'
     """
     folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".partial-{os.getpid()}-{name}")
+    temporary = os.path.join(folder, f"{_PARTIAL}{os.getpid()}-{name}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -41,6 +43,23 @@ def written_whole(path: str | os.PathLike) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def remove_partial(folder: str | os.PathLike) -> None:
+    """Removes what `written_whole` had begun in processes that were killed.
+
+    Args:
+        folder: The folder, in which no other process writes.
+
+    Example:
+    >>> open(".partial-1-labels.txt", "w").close()
+    >>> remove_partial(".")
+    >>> os.listdir(".")
+    []
+    """
+    for name in os.listdir(folder):
+        if name.startswith(_PARTIAL):
+            os.remove(os.path.join(folder, name))
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

@@ -7,7 +7,7 @@ import shutil
 import keras
 
 from keras_hsakd import data
-from keras_hsakd.files import read_json, write_json
+from keras_hsakd.files import read_json, remove_partial, write_json
 from keras_hsakd.settings import DataSettings, TrainingSettings
 
 _RECORD = "run.json"
@@ -93,9 +93,7 @@ class Run:
 
     def go_on(self) -> None:
         """Removes what a process that was killed left half written."""
-        for name in os.listdir(self.path):
-            if name.startswith(".partial-"):
-                self._remove(name)
+        remove_partial(self.path)
         self.write()
 
     def finish(self) -> None:

@@ -27,7 +27,7 @@ from keras_hsakd.distribution import (
     scope_of,
     worker_index,
 )
-from keras_hsakd.files import written_whole
+from keras_hsakd.files import remove_partial, written_whole
 from keras_hsakd.trainers.fitting import FitCallback, Fitting
 
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)-([0-9a-f]{16})\.npz")
@@ -257,22 +257,22 @@ class Resume(FitCallback):
         """Raises an OSError unless the folder can be written, and tidies it."""
         if not self._is_chief:
             return
-        try:
+        with self._explaining("a folder for snapshots that can be written"):
             os.makedirs(self.folder, exist_ok=True)
-            for name in os.listdir(self.folder):
-                if name.startswith(".partial-"):  # of a process that was killed
-                    os.remove(os.path.join(self.folder, name))
+            remove_partial(self.folder)
             probe = os.path.join(self.folder, "probe")
             with written_whole(probe) as temporary, open(temporary, "w"):
                 pass
             os.remove(probe)
+
+    @contextlib.contextmanager
+    def _explaining(self, expected, hint=""):
+        """Says what was expected where the folder cannot be written."""
+        try:
+            yield
         except OSError as error:
-            raise type(error)(
-                error.errno,
-                f"Expected a folder for snapshots that can be written. Received: "
-                f"{error.strerror}",
-                self.folder,
-            ) from error
+            message = f"Expected {expected}. Received: {error.strerror}{hint}"
+            raise type(error)(error.errno, message, self.folder) from error
 
     def _newest(self):
         """Returns path and content of the newest snapshot that is whole."""
@@ -332,17 +332,11 @@ class Resume(FitCallback):
         self._since, self._steps_since = time.monotonic(), 0
         if not self._is_chief:
             return
-        try:
+        expected = f"to write a snapshot after {_place(epoch, step)}"
+        with self._explaining(expected, f". {self._last()}"):
             self._written = snapshot.write(self.folder)
             for path in list_snapshots(self.folder)[self.keep :]:
                 os.remove(path)
-        except OSError as error:
-            raise type(error)(
-                error.errno,
-                f"Expected to write a snapshot after {_place(epoch, step)}. "
-                f"Received: {error.strerror}. {self._last()}",
-                self.folder,
-            ) from error
 
     def _capture(self, epoch, step, history, metrics):
         model = self.model
@@ -574,7 +568,9 @@ class Resume(FitCallback):
             self._counter.first_step = step
 
     def on_test_begin(self, logs=None):
-        self._metrics_of_training = self._metrics()  # validation begins them anew
+        if num_workers(self.model) == 1:
+            # For a snapshot in the validation, which begins them anew.
+            self._metrics_of_training = self._metrics()
         self._each("on_test_begin", logs)
 
     def on_test_batch_begin(self, batch, logs=None):
