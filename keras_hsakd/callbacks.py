@@ -8,7 +8,7 @@ import time
 
 import keras
 
-from keras_hsakd.files import written_whole
+from keras_hsakd.files import atomic_write
 
 
 class Throughput(keras.callbacks.Callback):
@@ -155,10 +155,10 @@ class SaveNetwork(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         last = os.path.join(self.folder, "last.keras")
-        with written_whole(last) as temporary:
+        with atomic_write(last) as temporary:
             self.network.save(temporary)
         self.last = {"epoch": epoch + 1, **logs}
         if self.best is None or logs[self.monitor] > self.best[self.monitor]:
-            with written_whole(os.path.join(self.folder, "best.keras")) as temporary:
+            with atomic_write(os.path.join(self.folder, "best.keras")) as temporary:
                 shutil.copyfile(last, temporary)
             self.best = self.last

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_hsakd.files import written_whole
+from keras_hsakd.files import atomic_write
 from keras_hsakd.models import mobilenet_v2, resnet, shufflenet, vgg, wrn
 
 # The authors' two parts of a network with heads.
@@ -309,12 +309,12 @@ def save_torch(model: keras.Model, path: str | os.PathLike) -> None:
     state = torch_state_dict(model)
     if os.fspath(path).endswith(".safetensors"):
         numpy = _optional("safetensors.numpy")
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             numpy.save_file(state, temporary)
         return
     torch = _optional("torch")
     tensors = {key: torch.from_numpy(value) for key, value in state.items()}
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save({"net": tensors}, temporary)
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_hsakd import checkpoints, data, distribution, export, models, plots
 from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, Throughput
-from keras_hsakd.files import written_whole
+from keras_hsakd.files import atomic_write
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.recipes import Recipe
@@ -518,7 +518,7 @@ def import_torch(
     )
     run.begin()
     for checkpoint in CHECKPOINTS:
-        with written_whole(os.path.join(run.path, f"{checkpoint}.keras")) as temporary:
+        with atomic_write(os.path.join(run.path, f"{checkpoint}.keras")) as temporary:
             network.save(temporary)
     return run
 

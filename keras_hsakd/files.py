@@ -9,7 +9,7 @@ _PARTIAL = ".partial-"
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[str]:
+def atomic_write(path: str | os.PathLike) -> Iterator[str]:
     """Yields a temporary path whose file takes the place of `path` at the end.
 
     The file is on disk before it gets its name. After an error or an interruption in
@@ -22,7 +22,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[str]:
         A path in the same folder with the same suffix.
 
     Example:
-    >>> with written_whole("labels.txt") as temporary:
+    >>> with atomic_write("labels.txt") as temporary:
     ...     with open(temporary, "w") as file:
     ...         _ = file.write("cat")
     >>> open("labels.txt").read()
@@ -46,7 +46,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[str]:
 
 
 def remove_partial(folder: str | os.PathLike) -> None:
-    """Removes what `written_whole` had begun in processes that were killed.
+    """Removes what `atomic_write` had begun in processes that were killed.
 
     Args:
         folder: The folder, in which no other process writes.
@@ -74,7 +74,7 @@ def write_json(path: str | os.PathLike, content: dict) -> None:
     >>> read_json("run.json")
     {'seed': 0}
     """
-    with written_whole(path) as temporary, open(temporary, "w") as file:
+    with atomic_write(path) as temporary, open(temporary, "w") as file:
         json.dump(content, file, indent=2)
 
 

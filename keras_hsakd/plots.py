@@ -4,7 +4,7 @@ import csv
 import os
 import types
 
-from keras_hsakd.files import written_whole
+from keras_hsakd.files import atomic_write
 
 
 def pyplot() -> types.ModuleType:
@@ -66,6 +66,6 @@ def training_curves(
         if axes.lines:
             axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(title)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plotting.close(figure)

@@ -27,7 +27,7 @@ from keras_hsakd.distribution import (
     scope_of,
     worker_index,
 )
-from keras_hsakd.files import remove_partial, written_whole
+from keras_hsakd.files import atomic_write, remove_partial
 from keras_hsakd.trainers.fitting import FitCallback, Fitting
 
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)-([0-9a-f]{16})\.npz")
@@ -75,7 +75,7 @@ class Snapshot:
             f"{_digest(content)}.npz"
         )
         path = os.path.join(folder, name)
-        with written_whole(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             file.write(content)
         return path
 
@@ -261,7 +261,7 @@ class Resume(FitCallback):
             os.makedirs(self.folder, exist_ok=True)
             remove_partial(self.folder)
             probe = os.path.join(self.folder, "probe")
-            with written_whole(probe) as temporary, open(temporary, "w"):
+            with atomic_write(probe) as temporary, open(temporary, "w"):
                 pass
             os.remove(probe)
 

@@ -2,14 +2,14 @@ import os
 
 import pytest
 
-from keras_hsakd.files import read_json, write_json, written_whole
+from keras_hsakd.files import atomic_write, read_json, write_json
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_what_was_there_survives_an_error(tmp_path, error):
     path = tmp_path / "run.json"
     write_json(path, {"seed": 0})
-    with pytest.raises(error), written_whole(path) as temporary:
+    with pytest.raises(error), atomic_write(path) as temporary:
         with open(temporary, "w") as file:
             file.write("half")
         assert read_json(path) == {"seed": 0}
@@ -19,7 +19,7 @@ def test_what_was_there_survives_an_error(tmp_path, error):
 
 
 def test_the_temporary_file_has_the_suffix_and_the_folder(tmp_path):
-    with written_whole(tmp_path / "last.keras") as temporary:
+    with atomic_write(tmp_path / "last.keras") as temporary:
         assert os.path.dirname(temporary) == str(tmp_path)
         assert temporary.endswith(".keras")
         open(temporary, "w").close()
