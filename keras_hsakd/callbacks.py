@@ -1,10 +1,12 @@
 """What `keras.callbacks` lacks."""
 
+import json
 import os
 import shutil
 import signal
 import threading
 import time
+import zipfile
 
 import keras
 
@@ -66,11 +68,10 @@ class Throughput(keras.callbacks.Callback):
 
 
 class KeepInterrupt(keras.callbacks.Callback):
-    """Sees to it that Ctrl-C ends a training, whatever it interrupts.
+    """Re-raises a Ctrl-C that a library swallowed, at the next batch.
 
     A `KeyboardInterrupt` that is raised while a library traces a function or cleans up
-    can be lost there. Within the context of this callback it is raised again at the
-    next batch.
+    can be lost there. This callback is the context manager that listens for it.
 
     Example:
     >>> x, y = np.ones((8, 2)), np.ones((8, 1))
@@ -109,11 +110,56 @@ class KeepInterrupt(keras.callbacks.Callback):
     on_test_batch_begin = on_train_batch_begin
 
 
+CHECKPOINTS = ("last", "best")
+
+
+def checkpoint_path(folder: str | os.PathLike, checkpoint: str) -> str:
+    """Returns the path of a network that `SaveNetwork` saves, one of `CHECKPOINTS`."""
+    return os.path.join(folder, f"{checkpoint}.keras")
+
+
+def save_with_results(
+    network: keras.Model, path: str | os.PathLike, results: dict
+) -> None:
+    """Saves a network as a Keras file that has its results inside.
+
+    One file, so that whatever happens in between, the two belong together.
+
+    Args:
+        network: The network to save.
+        path: Path of the `.keras` file, written whole.
+        results: What was measured of it, as JSON has it.
+
+    Example:
+    >>> network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> save_with_results(network, "last.keras", {"epoch": 3})
+    >>> read_results("last.keras")
+    {'epoch': 3}
+    >>> keras.saving.load_model("last.keras").output_shape
+    (None, 1)
+    """
+    with atomic_write(path) as temporary:
+        network.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.comment = json.dumps(results).encode()
+
+
+def read_results(path: str | os.PathLike) -> dict | None:
+    """Returns what `save_with_results` kept in a file, or None."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.comment) if archive.comment else None
+    except (FileNotFoundError, zipfile.BadZipFile):
+        return None
+
+
 class SaveNetwork(keras.callbacks.Callback):
     """Saves a network after each epoch as `last.keras`, and the best as `best.keras`.
 
     Unlike `keras.callbacks.ModelCheckpoint` it saves the trained network and not the
-    trainer around it, both at once, and a file takes its place only when it is whole.
+    trainer around it, each with its results in one file, which takes its place only
+    when it is whole. A training that goes on takes up the results of these files,
+    which may be ahead of its snapshot.
 
     Args:
         network: The network to save.
@@ -146,19 +192,20 @@ class SaveNetwork(keras.callbacks.Callback):
         self.last = None
 
     def get_state(self) -> dict:
-        """Returns what a snapshot keeps."""
-        return {"best": self.best, "last": self.last}
+        """Returns nothing: the files have it. A state there is, all the same."""
+        return {}
 
     def set_state(self, state: dict) -> None:
-        """Goes on with what a snapshot kept."""
-        self.best, self.last = state["best"], state["last"]
+        """Goes on with the results of the files."""
+        self.last, self.best = (
+            read_results(checkpoint_path(self.folder, name)) for name in CHECKPOINTS
+        )
 
     def on_epoch_end(self, epoch, logs=None):
-        last = os.path.join(self.folder, "last.keras")
-        with atomic_write(last) as temporary:
-            self.network.save(temporary)
+        last, best = (checkpoint_path(self.folder, name) for name in CHECKPOINTS)
         self.last = {"epoch": epoch + 1, **logs}
+        save_with_results(self.network, last, self.last)
         if self.best is None or logs[self.monitor] > self.best[self.monitor]:
-            with atomic_write(os.path.join(self.folder, "best.keras")) as temporary:
+            with atomic_write(best) as temporary:
                 shutil.copyfile(last, temporary)
             self.best = self.last

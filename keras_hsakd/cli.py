@@ -1,16 +1,32 @@
-"""The command `keras-hsakd`: parses, and hands over to `experiments` and `demo`."""
+"""The command `keras-hsakd`: parses, and hands over to `runs` and `demo`."""
 
 import argparse
 import dataclasses
+import functools
+import inspect
 import os
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
 
-from keras_hsakd import demo, experiments, models, recipes
-from keras_hsakd.runs import CHECKPOINTS
-from keras_hsakd.settings import DataSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd import demo, models
+from keras_hsakd.callbacks import CHECKPOINTS
+from keras_hsakd.runs import (
+    KINDS,
+    DataSettings,
+    ExecutionSettings,
+    TrainingSettings,
+    evaluate,
+    export_run,
+    export_torch,
+    import_torch,
+    recipes,
+    run_recipe,
+    train,
+)
+from keras_hsakd.runs.images import OF_THE_NETWORK, OF_TRAINING
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,11 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         75.
     """
     options = vars(_parser().parse_args(arguments))
-    run = options.pop("run_command")
+    run, debug = options.pop("run_command"), options.pop("debug")
     try:
         run(options)
     except (ArithmeticError, ImportError, OSError, RuntimeError, ValueError) as error:
-        print(f"keras-hsakd: {error}", file=sys.stderr)
+        if debug:
+            traceback.print_exc()
+        # What is raised on purpose says what was expected.
+        hint = "" if debug or "Expected" in str(error) else " (--debug shows where)"
+        print(f"keras-hsakd: {error}{hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("keras-hsakd: interrupted", file=sys.stderr)
@@ -51,80 +71,31 @@ def _parser():
             description=description or f"{help[0].upper()}{help[1:]}.",
         )
         command.set_defaults(run_command=run)
+        command.add_argument(
+            "--debug", action="store_true", help="show where an error was raised"
+        )
         return command
 
-    command = add(
-        "teacher",
-        _teacher,
-        "train a network with auxiliary heads on labels",
-    )
-    command.add_argument(
-        "--backbone",
-        help="run folder of the same network, whose backbone is taken over and frozen",
-    )
-    _add_settings(command, DataSettings)
-    _add_settings(command, TrainingSettings)
-    _add_output(command, head_metrics=True)
-
-    command = add(
-        "baseline",
-        _baseline,
-        "train a network without heads on labels alone, to compare with",
-    )
-    _add_settings(command, DataSettings)
-    _add_settings(command, TrainingSettings)
-    _add_output(command)
-
-    command = add(
-        "distill",
-        _distill,
-        "train a student with the help of a teacher",
-        "Trains a student with the help of the teacher in a run folder. Data, classes "
-        "and preprocessing are the teacher's, where no flag says otherwise.",
-    )
-    command.add_argument("--teacher", required=True, help="run folder of the teacher")
-    _add_checkpoint(command, "of the teacher")
-    _add_temperature(command)
-    command.add_argument(
-        "--loss-weights",
-        type=_weight,
-        nargs="+",
-        metavar="TERM=WEIGHT",
-        help="weights of terms of the loss, for example kl_aux_1=0 (default: 1 each)",
-    )
-    _add_settings(command, TrainingSettings)
-    _add_settings(command, DataSettings, inherited="the teacher's", omit=_OF_THE_RUN)
-    _add_output(command, head_metrics=True)
-
-    command = add(
-        "mutual",
-        _mutual,
-        "train networks that teach each other, without a teacher",
-        "Trains networks that learn from labels and from each other (online HSSAKD), "
-        "and keeps the first.",
-    )
-    command.add_argument(
-        "--peers",
-        nargs="+",
-        help="networks that it learns with (default: one more of the same)",
-    )
-    _add_temperature(command)
-    _add_settings(command, DataSettings)
-    _add_settings(command, TrainingSettings)
-    _add_output(command, head_metrics=True)
-
-    command = add(
-        "linear",
-        _linear,
-        "train a linear classifier on a trained network's frozen features",
-    )
-    command.add_argument(
-        "--backbone", required=True, help="run folder of the trained network"
-    )
-    _add_checkpoint(command, "whose features are taken")
-    _add_settings(command, DataSettings, omit=("image_size",))
-    _add_settings(command, TrainingSettings)
-    _add_output(command)
+    for kind in KINDS.values():
+        summary, _, details = inspect.getdoc(kind).partition("\n")
+        command = add(
+            kind.name,
+            functools.partial(_train, kind_class=kind),
+            f"{summary[0].lower()}{summary[1:]}".replace("trains", "train", 1).rstrip(
+                "."
+            ),
+            f"{summary}{details.partition('Reference')[0]}",
+        )
+        _add_settings(command, kind)
+        _add_settings(command, DataSettings, inherited=kind.inherits, omit=kind.fixed)
+        _add_settings(command, TrainingSettings)
+        group = command.add_argument_group("output")
+        group.add_argument("--output", required=True, help="run folder to write")
+        group.add_argument(
+            "--overwrite", action="store_true", help="replace the run in that folder"
+        )
+        _add_verbose(group)
+        _add_settings(command, ExecutionSettings)
 
     command = add(
         "run",
@@ -193,9 +164,8 @@ def _parser():
         action="store_true",
         help="add the accuracies of the heads on rotated images",
     )
-    of_training = ("examples_per_class", "label_fraction", "augment", "crop", "flip")
     _add_settings(
-        command, DataSettings, inherited="the run's", omit=_OF_THE_RUN + of_training
+        command, DataSettings, inherited="the run's", omit=OF_THE_NETWORK + OF_TRAINING
     )
     _add_verbose(command)
 
@@ -244,10 +214,6 @@ def _parser():
     return parser
 
 
-# What a trained network has fixed.
-_OF_THE_RUN = ("image_size", "mean", "std")
-
-
 def _add_settings(command, settings_class, inherited="", omit=()):
     """Adds a flag for each field of a dataclass.
 
@@ -267,10 +233,12 @@ def _add_settings(command, settings_class, inherited="", omit=()):
             continue
         help = field.metadata["help"]
         default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
         if inherited:
             help = f"{help.partition(' (default')[0]} (default: {inherited})"
             default = argparse.SUPPRESS
-        elif default not in (None, dataclasses.MISSING):
+        elif default not in (None, {}, dataclasses.MISSING):
             shown = " ".join(map(str, default)) if type(default) is tuple else default
             help += f" (default: {shown})"
         required = default is dataclasses.MISSING
@@ -279,11 +247,11 @@ def _add_settings(command, settings_class, inherited="", omit=()):
             required=required,
             default=None if required else default,
             help=help,
-            **_parsing(types_by_name[field.name], field.metadata.get("choices")),
+            **_parsing(types_by_name[field.name], field.metadata),
         )
 
 
-def _parsing(hint, choices):
+def _parsing(hint, metadata):
     """Returns how argparse reads a value of a type."""
     if isinstance(hint, types.UnionType):  # with None
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
@@ -293,37 +261,21 @@ def _parsing(hint, choices):
         first, *others = typing.get_args(hint)
         many = "+" if others == [...] else 1 + len(others)
         return {"type": first, "nargs": many}
-    return {"type": hint, "choices": choices}
+    if typing.get_origin(hint) is dict:
+        return {"action": _Pairs, "nargs": "+", "metavar": metadata["metavar"]}
+    return {"type": hint, "choices": metadata.get("choices")}
 
 
-def _add_output(command, head_metrics=False):
-    group = command.add_argument_group("output")
-    group.add_argument("--output", required=True, help="run folder to write")
-    group.add_argument(
-        "--overwrite", action="store_true", help="replace the run in that folder"
-    )
-    if head_metrics:
-        group.add_argument(
-            "--head-metrics",
-            action="store_true",
-            help="log the accuracies of the heads too; validation takes longer",
-        )
-    _add_verbose(group)
-    _add_settings(command, ExecutionSettings)
+class _Pairs(argparse.Action):
+    """Keeps words of the form NAME=NUMBER as a dict."""
 
-
-def _add_temperature(command):
-    command.add_argument(
-        "--temperature",
-        type=float,
-        default=3.0,
-        help="temperature of the divergences (default: 3)",
-    )
-
-
-def _weight(word):
-    term, _, weight = word.partition("=")
-    return term, float(weight)
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            pairs = dict(word.split("=") for word in values)
+            numbers = {name: float(number) for name, number in pairs.items()}
+        except ValueError:
+            parser.error(f"Expected {option_string} NAME=NUMBER. Received: {values}")
+        setattr(namespace, self.dest, numbers)
 
 
 def _add_verbose(command):
@@ -352,38 +304,15 @@ def _taken(options, settings_class):
     return {name: options.pop(name) for name in names & set(options)}
 
 
-def _grouped(options):
-    return {
-        "data_settings": DataSettings(**_taken(options, DataSettings)),
-        "training": TrainingSettings(**_taken(options, TrainingSettings)),
-        "execution": ExecutionSettings(**_taken(options, ExecutionSettings)),
+def _train(options, kind_class):
+    run = train(
+        kind_class(**_taken(options, kind_class)),
+        data=_taken(options, DataSettings),
+        training=TrainingSettings(**_taken(options, TrainingSettings)),
+        execution=ExecutionSettings(**_taken(options, ExecutionSettings)),
         **options,
-    }
-
-
-def _teacher(options):
-    _report(experiments.train_teacher(**_grouped(options)))
-
-
-def _baseline(options):
-    _report(experiments.train_baseline(**_grouped(options)))
-
-
-def _distill(options):
-    grouped = {
-        "training": TrainingSettings(**_taken(options, TrainingSettings)),
-        "execution": ExecutionSettings(**_taken(options, ExecutionSettings)),
-        "loss_weights": dict(options.pop("loss_weights") or ()),
-    }
-    _report(experiments.distill(**grouped, **options))
-
-
-def _mutual(options):
-    _report(experiments.train_mutual(**_grouped(options)))
-
-
-def _linear(options):
-    _report(experiments.train_linear(**_grouped(options)))
+    )
+    _report(run)
 
 
 def _run_recipe(options):
@@ -401,7 +330,7 @@ def _run_recipe(options):
     steps = ("teacher", "backbone", "student")
     given = {k: v for k in steps if (v := options.pop(k)) is not None}
     recipe = recipes.get(options.pop("name")).scaled(**options)
-    for run in experiments.run_recipe(recipe, given=given, **running).values():
+    for run in run_recipe(recipe, given=given, **running).values():
         _report(run)
     if recipe.published:
         print(f"Published, best epoch on the test images: {recipe.published} %")
@@ -411,7 +340,7 @@ def _convert(options):
     source, output = options.pop("source"), options.pop("output")
     checkpoint = options.pop("checkpoint")
     if os.path.isdir(source):
-        experiments.export_torch(source, output, checkpoint)
+        export_torch(source, output, checkpoint)
         print(f"Wrote {output}")
         return
     for name in ("model", "data"):
@@ -421,7 +350,7 @@ def _convert(options):
                 f"what images it was trained on. Received: no `--{name}`"
             )
     settings = DataSettings(**_taken(options, DataSettings))
-    run = experiments.import_torch(output, source, data_settings=settings, **options)
+    run = import_torch(output, source, data=settings, **options)
     print(f"Wrote {run.path}. Accuracy {run.record['last']['val_accuracy']:.2%}")
 
 
@@ -439,12 +368,12 @@ def _report(run):
 
 
 def _evaluate(options):
-    for name, value in experiments.evaluate(**options).items():
+    for name, value in evaluate(**options).items():
         print(f"{name} {value:.4f}")
 
 
 def _export(options):
-    print(f"Wrote {experiments.export_run(**options)}")
+    print(f"Wrote {export_run(**options)}")
 
 
 def _models(options):

@@ -11,11 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd import data, export, models, plots
+from keras_hsakd import data, export, models
 from keras_hsakd.files import write_json
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
-from keras_hsakd.settings import setting
+from keras_hsakd.runs import plots
+from keras_hsakd.runs.settings import setting
 from keras_hsakd.trainers import Distiller, TeacherTrainer
 
 

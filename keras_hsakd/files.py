@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 
 _PARTIAL = ".partial-"
@@ -54,12 +55,31 @@ def remove_partial(folder: str | os.PathLike) -> None:
     Example:
     >>> open(".partial-1-labels.txt", "w").close()
     >>> remove_partial(".")
-    >>> os.listdir(".")
-    []
+    >>> os.path.exists(".partial-1-labels.txt")
+    False
     """
     for name in os.listdir(folder):
         if name.startswith(_PARTIAL):
             os.remove(os.path.join(folder, name))
+
+
+@contextlib.contextmanager
+def best_effort(what: str) -> Iterator[None]:
+    """Reports an error in the block on standard error, in place of raising it.
+
+    For what is written on the way out, when another error may be under way.
+
+    Args:
+        what: What is missing then.
+
+    Example:
+    >>> with best_effort("picture"):
+    ...     raise OSError("no space")
+    """
+    try:
+        yield
+    except Exception as error:
+        print(f"keras-hsakd: no {what}: {error}", file=sys.stderr)
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

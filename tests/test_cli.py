@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 import pytest
+from keras_hsakd.settings import ExecutionSettings
 
 from keras_hsakd import checkpoints, cli, demo, experiments, models, strip_heads
 from keras_hsakd.runs import Run
-from keras_hsakd.settings import ExecutionSettings
 
 SMALL = "--data digits --image-size 8 --examples-per-class 5 --batch-size 25"
 COMMANDS = (

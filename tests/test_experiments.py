@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_hsakd.settings import DataSettings, ExecutionSettings, TrainingSettings
 
 from keras_hsakd import experiments, plots
 from keras_hsakd.runs import Run
-from keras_hsakd.settings import DataSettings, ExecutionSettings, TrainingSettings
 
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)

@@ -33,6 +33,7 @@ def image_folder(
     examples_per_class: int | None = None,
     validation: bool = False,
     corrupt: str = "refuse",
+    skip: Sequence[str] = (),
     augment: str | None = None,
     crop: str = "padded",
     center_crop: float | None = None,
@@ -71,6 +72,8 @@ def image_folder(
             that cannot be; `"skip"` leaves them out with a warning that names them;
             `"unchecked"` does not look, for data too large to decode twice. Defaults to
             `"refuse"`.
+        skip: Strings, files to leave out by their path below `path`, as the attribute
+            `skipped` of an earlier pipeline has them. Defaults to none.
         augment: `"rand_augment"` for stronger augmentation of the training images, see
             `rand_augment`. Defaults to `None`.
         crop: `"padded"`, training images are padded by an eighth of their size and
@@ -87,8 +90,9 @@ def image_folder(
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
         `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
-        the attributes `class_names`, a list of strings, and `num_examples`, the number
-        of images in a pass.
+        the attributes `class_names`, a list of strings, `num_examples`, the number
+        of images in a pass, `files`, their paths, and `skipped`, the files left out,
+        by their path below `path`.
 
     Raises:
         ValueError: If an argument is outside its range, there are fewer than two
@@ -145,8 +149,17 @@ def image_folder(
             f"Expected the test classes of `path` to be among the training classes "
             f"{class_names}. Received: {unknown}"
         )
+    parts = {
+        part: _without(files, path, skip)
+        for part, files in (("train", train_files), ("test", test_files))
+    }
     if corrupt != "unchecked":
-        train_files, test_files = _decodable(train_files, test_files, corrupt)
+        every = [
+            f for files in parts.values() for group in files.values() for f in group
+        ]
+        bad = undecodable(every, corrupt)
+        skip = sorted({*skip, *(os.path.relpath(file, path) for file in bad)})
+        parts = {part: _without(files, path, skip) for part, files in parts.items()}
 
     def examples(files_by_class):
         pairs = [
@@ -157,17 +170,16 @@ def image_folder(
         files, labels = zip(*pairs, strict=True)
         return np.array(files), np.array(labels)
 
-    test = None if validation else examples(test_files)
     train, test = choose(
-        examples(train_files),
-        test,
+        examples(parts["train"]),
+        None if validation else examples(parts["test"]),
         validation,
         examples_per_class,
         seed,
         label_fraction,
         limit,
     )
-    return train_and_test(
+    datasets = train_and_test(
         FileSource(*train, image_size),
         FileSource(*test, image_size),
         batch_size,
@@ -179,18 +191,31 @@ def image_folder(
         crop,
         center_crop,
     )
+    for dataset, (files, _) in zip(datasets, (train, test), strict=True):
+        dataset.files, dataset.skipped = files.tolist(), list(skip)
+    return datasets
 
 
-def _decodable(train_files, test_files, corrupt):
-    """Returns the files of each class that can be decoded; names the others."""
-    parts = (train_files, test_files)
-    files = [file for part in parts for group in part.values() for file in group]
+def undecodable(files: Sequence[str], corrupt: str) -> list[str]:
+    """Returns the files that cannot be decoded, with a warning that names them.
+
+    Args:
+        files: Paths of image files.
+        corrupt: `"skip"`, or `"refuse"` for an error in place of the warning.
+
+    Returns:
+        A list of paths.
+
+    Raises:
+        ValueError: With `"refuse"`, if there are any; names them.
+    """
     with concurrent.futures.ThreadPoolExecutor() as pool:
         reasons = dict(zip(files, pool.map(_why_corrupt, files), strict=True))
-    bad = [f"'{file}' ({reason})" for file, reason in reasons.items() if reason]
+    bad = {file: reason for file, reason in reasons.items() if reason}
     if not bad:
-        return parts
-    shown = ", ".join(bad[:5]) + (", ..." if len(bad) > 5 else "")
+        return []
+    shown = ", ".join(f"'{file}' ({reason})" for file, reason in [*bad.items()][:5])
+    shown += ", ..." if len(bad) > 5 else ""
     if corrupt == "refuse":
         raise ValueError(
             "Expected each file to be a whole image; corrupt='skip' leaves others out. "
@@ -200,18 +225,25 @@ def _decodable(train_files, test_files, corrupt):
         f"Skipped {len(bad)} of {len(files)} files that cannot be decoded: {shown}",
         stacklevel=3,
     )
-    parts = tuple(
-        {name: [f for f in group if not reasons[f]] for name, group in part.items()}
-        for part in parts
-    )
-    for part in parts:
-        for name, group in part.items():
-            if not group:
-                raise ValueError(
-                    "Expected each class folder to have an image that can be decoded. "
-                    f"Received: none in class '{name}'"
-                )
-    return parts
+    return list(bad)
+
+
+def _without(files_by_class, path, skip):
+    """Returns the files of each class but those to skip, at least one of each."""
+    if not skip:
+        return files_by_class
+    skipped = {os.path.join(path, file) for file in skip}
+    kept = {
+        name: [file for file in files if file not in skipped]
+        for name, files in files_by_class.items()
+    }
+    for name, files in kept.items():
+        if not files:
+            raise ValueError(
+                "Expected each class folder to have an image that can be decoded. "
+                f"Received: none in class '{name}'"
+            )
+    return kept
 
 
 def _why_corrupt(file):

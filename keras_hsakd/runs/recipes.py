@@ -6,9 +6,14 @@ implementation, whose README has the published figures.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 
-from keras_hsakd.settings import DataSettings, TrainingSettings
+from keras_hsakd import distribution
+from keras_hsakd.runs.folder import Run, check_output
+from keras_hsakd.runs.kinds import KINDS
+from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd.runs.training import finished_run, train
 from keras_hsakd.suggestions import did_you_mean
 
 
@@ -18,17 +23,17 @@ class Step:
 
     Attributes:
         name: Name of its run folder, below the experiment's.
-        kind: `"teacher"`, `"baseline"`, `"distill"`, `"mutual"` or `"linear"`.
+        kind: A name of `keras_hsakd.runs.KINDS`.
         training: Which network, and how.
-        data: Which images; `None` are the teacher's.
-        needs: Names of earlier steps by the argument that gets their run folder.
-        options: Further arguments of the function of `keras_hsakd.experiments`.
+        data: Which images, or what differs from the teacher's.
+        needs: Names of earlier steps by the option of the kind that gets their folder.
+        options: Further options of the kind.
     """
 
     name: str
     kind: str
     training: TrainingSettings
-    data: DataSettings | None = None
+    data: DataSettings | Mapping[str, object] = dataclasses.field(default_factory=dict)
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     options: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
@@ -95,7 +100,7 @@ class Recipe:
                 "limit": limit,
             }
             images = step.data
-            if images is not None:
+            if isinstance(images, DataSettings):
                 images = dataclasses.replace(images, **_given(changes))
             steps.append(
                 dataclasses.replace(
@@ -170,7 +175,7 @@ def names() -> list[str]:
     """Returns the names of all experiments.
 
     Example:
-    >>> keras_hsakd.recipes.names()[0]
+    >>> names()[0]
     'cifar100/wrn_40_2-wrn_16_2'
     """
     return list(_RECIPES)
@@ -198,6 +203,74 @@ def table() -> str:
             f"| {recipe.published} |"
         )
     return "\n".join(lines)
+
+
+def run_recipe(
+    recipe: Recipe,
+    output: str | os.PathLike,
+    given: Mapping[str, str | os.PathLike] | None = None,
+    overwrite: bool = False,
+    verbose: int = 1,
+    execution: ExecutionSettings = ExecutionSettings(),
+) -> dict[str, Run]:
+    """Runs an experiment of the paper, each training in a run folder of its own.
+
+    A training that is finished already is not run again: one with the same settings,
+    which started from the same weights.
+
+    Args:
+        recipe: A row of the table, scaled or not.
+        output: Folder to write.
+        given: Run folders that stand for steps of the recipe, for example
+            `{"teacher": "runs/teacher"}`. Defaults to `None`, all steps are run.
+        overwrite: Whether to replace runs in `output` with other settings, or that
+            were not finished. Defaults to `False`.
+        verbose: As in `keras.Model.fit`. Defaults to 1, a progress bar.
+        execution: As in `train`, of each training. Defaults to `ExecutionSettings()`.
+
+    Returns:
+        The runs by the names of the steps.
+
+    Raises:
+        FileExistsError: If a folder of `output` holds something else; says what.
+        ValueError: If a setting does not suit, or `given` names no step.
+
+    Example:
+    >>> recipe = get("cifar100/wrn_16_2/baseline")
+    >>> recipe = recipe.scaled(data="digits", epochs=1, limit=40)
+    >>> list(run_recipe(recipe, "baseline", verbose=0))  # doctest: +SKIP
+    ['baseline']
+    """
+    distribution.make_strategy(execution.strategy)  # before anything else
+    folders = {step.name: os.path.join(output, step.name) for step in recipe.steps}
+    folders |= given or {}
+    steps = recipe.without(*(given or ())).steps
+
+    def arguments(step):
+        needs = {name: folders[of] for name, of in step.needs.items()}
+        kind = KINDS[step.kind](**needs, **step.options)
+        return kind, folders[step.name], step.training, step.data
+
+    # Before anything is trained. What is there of a step whose own steps are to be
+    # trained anew cannot be kept.
+    to_train = set()
+    for step in steps:
+        anew = to_train & set(step.needs.values())
+        if anew or not finished_run(*arguments(step)):
+            to_train.add(step.name)
+            check_output(folders[step.name], overwrite or execution.resume)
+    os.makedirs(output, exist_ok=True)
+    runs = {}
+    for step in steps:
+        found = finished_run(*arguments(step))
+        if found:
+            print(f"{step.name}: {found.path} has it, a {found.describe()}")
+        else:
+            print(f"{step.name}: {step.training.model}, {step.training.epochs} epochs")
+        runs[step.name] = found or train(
+            *arguments(step), execution, overwrite, verbose
+        )
+    return runs
 
 
 def _schedule(training):
@@ -254,10 +327,9 @@ def _frozen_teacher(training, data):
     )
 
 
-def _student(training, **options):
-    return Step(
-        "student", "distill", training, needs={"teacher": "teacher"}, options=options
-    )
+def _student(training, data=(), **options):
+    needs = {"teacher": "teacher"}
+    return Step("student", "distill", training, dict(data), needs, options)
 
 
 def _linear(data):
@@ -360,7 +432,7 @@ def _rows():
             f"student on {percent} % of the images",
             (
                 *_joint_teacher(_on_cifar("resnet56"), _CIFAR100),
-                _student(_on_cifar("resnet20"), label_fraction=percent / 100),
+                _student(_on_cifar("resnet20"), {"label_fraction": percent / 100}),
             ),
             published,
         )

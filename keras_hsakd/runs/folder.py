@@ -1,17 +1,23 @@
 """Run folders: what a training leaves behind, for people and for the next command."""
 
 import dataclasses
+import hashlib
+import io
+import json
 import os
 import shutil
+import zipfile
+from collections.abc import Mapping
 
+import h5py
 import keras
 
 from keras_hsakd import data
+from keras_hsakd.callbacks import CHECKPOINTS, checkpoint_path, read_results
 from keras_hsakd.files import read_json, remove_partial, write_json
-from keras_hsakd.settings import DataSettings, TrainingSettings
+from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 
 _RECORD = "run.json"
-CHECKPOINTS = ("last", "best")
 _FILES = (
     *(f"{checkpoint}.keras" for checkpoint in CHECKPOINTS),
     "log.csv",
@@ -20,6 +26,8 @@ _FILES = (
     "snapshots",
     _RECORD,
 )
+# Of the layout of `run.json`.
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +77,10 @@ class Run:
                 f"`distill` wrote. Received: '{os.fspath(path)}', which "
                 + ("has no run.json" if os.path.isdir(path) else "is not a folder")
             )
-        run = cls(os.path.abspath(path), read_json(record))
+        content = read_json(record)
         try:
+            run = cls(os.path.abspath(path), _upgraded(content))
+            run._read_results()
             run.describe(), run.data_settings(), run.training_settings()
             run.preprocessing(), run.class_names
         except (KeyError, TypeError, AttributeError) as error:
@@ -97,7 +107,8 @@ class Run:
         self.write()
 
     def finish(self) -> None:
-        """Removes the snapshots, which are of no use any more."""
+        """Writes that the run has finished, and removes its snapshots."""
+        self.record["status"] = "finished"
         self.write()
         self._remove("snapshots")
 
@@ -111,6 +122,18 @@ class Run:
     def write(self) -> None:
         """Writes `run.json`, whole."""
         write_json(os.path.join(self.path, _RECORD), self.record)
+
+    def _read_results(self):
+        """Takes the results of the checkpoints from their own files.
+
+        After a kill between the two writes they are newer than `run.json`.
+        """
+        for checkpoint in CHECKPOINTS:
+            results = read_results(checkpoint_path(self.path, checkpoint))
+            if results is not None:
+                self.record[checkpoint] = results
+        if self.record["last"]:
+            self.record["epochs_done"] = self.record["last"]["epoch"]
 
     def describe(self) -> str:
         """Returns in one line what the run is and how far it came."""
@@ -126,9 +149,19 @@ class Run:
         return text
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.record["status"] == "finished"
+
+    @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the logits."""
         return self.record["images"]["class_names"]
+
+    @property
+    def views(self) -> str:
+        """Name of the views that the network's heads were trained on."""
+        return self.record["views"]
 
     def data_settings(self) -> DataSettings:
         """Returns what the run was told of its data."""
@@ -157,24 +190,88 @@ class Run:
             FileNotFoundError: If no epoch of the run was finished.
             ValueError: If the checkpoint is unknown, or its file is damaged.
         """
+        path = self._checkpoint(checkpoint)
+        try:
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:  # a damaged file shows as whatever its parsers raise
+            raise _damaged(path, error) from error
+
+    def weights_digest(self, checkpoint: str = "last") -> str:
+        """Returns a checksum of a network's weights, without loading it.
+
+        Of the weights and not of the file, which has the date it was saved.
+
+        Args:
+            checkpoint: As in `network`.
+
+        Returns:
+            The beginning of a SHA-256, in hexadecimal digits.
+
+        Raises:
+            FileNotFoundError: As in `network`.
+            ValueError: As in `network`.
+        """
+        path = self._checkpoint(checkpoint)
+        digest = hashlib.sha256()
+
+        def add(name, item):
+            if isinstance(item, h5py.Dataset):
+                values = item[()]
+                digest.update(f"{name} {values.dtype} {values.shape}".encode())
+                digest.update(values.tobytes())
+
+        try:
+            with zipfile.ZipFile(path) as archive:
+                content = io.BytesIO(archive.read("model.weights.h5"))
+            with h5py.File(content, "r") as weights:
+                weights.visititems(add)
+        except Exception as error:
+            raise _damaged(path, error) from error
+        return digest.hexdigest()[:16]
+
+    def _checkpoint(self, checkpoint):
+        """Returns the path of a network's file, which must be there."""
         if checkpoint not in CHECKPOINTS:
             raise ValueError(
                 f"Expected `checkpoint` to be one of {CHECKPOINTS}. "
                 f"Received: checkpoint={checkpoint!r}"
             )
-        path = os.path.join(self.path, f"{checkpoint}.keras")
+        path = checkpoint_path(self.path, checkpoint)
         if not os.path.isfile(path):
             raise FileNotFoundError(
                 f"Expected a run with a finished epoch. Received: '{self.path}', a "
                 f"{self.describe()}, without {checkpoint}.keras"
             )
-        try:
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:  # a damaged file shows as whatever its parsers raise
-            raise ValueError(
-                f"Expected '{path}' to be a whole Keras file. "
-                f"Received: {type(error).__name__}: {error}"
-            ) from error
+        return path
+
+
+def _damaged(path, error):
+    return ValueError(
+        f"Expected '{path}' to be a whole Keras file. "
+        f"Received: {type(error).__name__}: {error}"
+    )
+
+
+# What the records of format 1, which had no number, kept beside the settings.
+_OPTIONS_1 = ("temperature", "loss_weights", "peers")
+_ORIGINS_1 = ("teacher", "backbone")
+
+
+def _upgraded(record):
+    """Returns a record of any format as one of today's."""
+    if "format" in record:
+        return record
+    record = dict(record)
+    options = {name: record.pop(name) for name in _OPTIONS_1 if name in record}
+    origins = [record.pop(name) for name in _ORIGINS_1 if name in record]
+    return {
+        "format": 1,
+        "options": options,
+        "execution": {},
+        "origin": origins[0] if origins else None,
+        "views": "rotations",
+        **record,
+    }
 
 
 def check_output(output: str | os.PathLike, overwrite: bool) -> None:
@@ -205,3 +302,40 @@ def check_output(output: str | os.PathLike, overwrite: bool) -> None:
         f"Expected `output` to be a new or empty folder. Received: '{output}', "
         f"which {there}"
     )
+
+
+# What makes two runs the same; the devices that they ran on do not.
+_IDENTITY = ("kind", "options", "data", "training", "origin")
+
+
+def differences(wanted: Mapping, found: Mapping) -> dict[str, tuple]:
+    """Returns what differs in the settings of two runs, by their records.
+
+    The network that a run started from is known by its weights, wherever its folder
+    is now.
+
+    Args:
+        wanted: Record of a run as it would begin.
+        found: Record of a run that is there.
+
+    Returns:
+        A dict from a name, as `"training"`, to the differing parts of both.
+    """
+    differing = {}
+    first, second = _settings_of(wanted), _settings_of(found)
+    for name in _IDENTITY:
+        one, other = first[name], second[name]
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            keys = sorted(k for k in one | other if one.get(k) != other.get(k))
+            one, other = ({k: part.get(k) for k in keys} for part in (one, other))
+        differing[name] = one, other
+    return differing
+
+
+def _settings_of(record):
+    settings = {name: record[name] for name in _IDENTITY}
+    if settings["origin"]:
+        settings["origin"] = {"weights": settings["origin"].get("weights")}
+    return json.loads(json.dumps(settings))  # which has no tuples

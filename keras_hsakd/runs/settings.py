@@ -1,4 +1,4 @@
-"""What a run can be told: fields with their defaults and help, for code and flags."""
+"""Settings of a run: dataclasses that are flags, arguments and record in one."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ def setting(default=dataclasses.MISSING, help: str = "", **metadata):
     Args:
         default: Default value. Without one the field must be given.
         help: What the flag's help says.
-        **metadata: `choices` of the flag.
+        **metadata: `choices` or `metavar` of the flag.
 
     Returns:
         A `dataclasses.field`.
@@ -21,7 +21,10 @@ def setting(default=dataclasses.MISSING, help: str = "", **metadata):
     >>> Settings()
     Settings(epochs=240)
     """
-    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+    metadata["help"] = help
+    if isinstance(default, dict):  # a copy for each instance
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,8 @@ def training_curves(
     for name in rows[0] if rows else ():
         if name in ("epoch", "learning_rate", "images_per_second"):
             continue
-        axes, values = losses, [float(row[name]) for row in rows]
+        # A row may have fewer columns than another.
+        axes, values = losses, [float(row[name] or "nan") for row in rows]
         if name.endswith("accuracy"):
             axes, values = accuracies, [100 * value for value in values]
         # What is measured in validation is dashed, in the color of training.

@@ -1,0 +1,36 @@
+"""Runs: what the command line is made of, from settings to run folders."""
+
+from keras_hsakd.runs.evaluation import evaluate, export_run, export_torch
+from keras_hsakd.runs.folder import Run
+from keras_hsakd.runs.kinds import (
+    KINDS,
+    Baseline,
+    Distill,
+    Kind,
+    Linear,
+    Mutual,
+    Teacher,
+)
+from keras_hsakd.runs.recipes import run_recipe
+from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd.runs.training import import_torch, train
+
+__all__ = [
+    "KINDS",
+    "Baseline",
+    "DataSettings",
+    "Distill",
+    "ExecutionSettings",
+    "Kind",
+    "Linear",
+    "Mutual",
+    "Run",
+    "Teacher",
+    "TrainingSettings",
+    "evaluate",
+    "export_run",
+    "export_torch",
+    "import_torch",
+    "run_recipe",
+    "train",
+]

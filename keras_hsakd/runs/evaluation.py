@@ -1,0 +1,141 @@
+"""What the network of a run is worth, and how it leaves its folder."""
+
+import os
+
+import keras
+
+from keras_hsakd import checkpoints, export
+from keras_hsakd.runs.folder import Run
+from keras_hsakd.runs.images import OF_TRAINING, changed, check_same, load_to_measure
+from keras_hsakd.trainers import TeacherTrainer
+
+
+def evaluate(
+    run: str | os.PathLike,
+    checkpoint: str = "last",
+    heads: bool = False,
+    verbose: int = 1,
+    **data_changes,
+) -> dict[str, float]:
+    """Evaluates the network of a run.
+
+    Args:
+        run: Run folder.
+        checkpoint: `"last"` or `"best"`. Defaults to `"last"`.
+        heads: Whether to add the accuracies of the heads on views of the images.
+            Defaults to `False`.
+        verbose: As in `keras.Model.evaluate`. Defaults to 1, a progress bar.
+        **data_changes: Attributes of `DataSettings` that differ from the run's, such
+            as `validation=False`.
+
+    Returns:
+        A dict of `accuracy`, `loss` (cross-entropy of the classes) and, with `heads`,
+        `aux_1_joint_accuracy`, `aux_1_class_accuracy` and so on.
+
+    Raises:
+        FileNotFoundError: If `run` is not a run folder with a finished epoch.
+        ValueError: If the data has other classes than the run, or heads are asked for
+            where there are none.
+
+    Example:
+    >>> sorted(evaluate("student"))  # doctest: +SKIP
+    ['accuracy', 'loss']
+    """
+    opened = Run.open(run)
+    network = opened.network(checkpoint)
+    if heads and not isinstance(network.output, dict):
+        raise ValueError(
+            "Expected the run of a network with auxiliary heads for `heads`. "
+            f"Received: '{run}', a {opened.describe()}"
+        )
+    of_training = dict.fromkeys(set(OF_TRAINING) - {"crop", "flip"})
+    settings = changed(opened, of_training | data_changes)
+    training = opened.training_settings()
+    images = load_to_measure(
+        settings, training.batch_size, training.seed, _checked(opened, settings)
+    )
+    check_same(opened, images, "run")
+    return measure(network, images.test, opened.views, heads, verbose)
+
+
+def _checked(run, settings):
+    """Returns what a run knows of a folder's images, if it decoded those measured on.
+
+    With `validation`, it has not looked at the test images.
+    """
+    known = run.data_settings()
+    same = settings.data == known.data and settings.validation >= known.validation
+    record = run.record["images"]
+    return record if same and "skipped" in record else None
+
+
+def measure(
+    network: keras.Model,
+    test,
+    views: str = "rotations",
+    heads: bool = False,
+    verbose: int = 1,
+) -> dict[str, float]:
+    """Returns loss and accuracies of a network, with heads or without.
+
+    Args:
+        network: A functional model.
+        test: Batches of (image, label).
+        views: Name of the views that its heads were trained on.
+        heads: Whether to add their accuracies.
+        verbose: As in `keras.Model.evaluate`.
+    """
+    if isinstance(network.output, dict):
+        model = TeacherTrainer(network, views=views).compile(metrics=["accuracy"])
+        results = model.evaluate(test, heads=heads, verbose=verbose, return_dict=True)
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        network.compile(loss=loss, metrics=["accuracy"])
+        results = network.evaluate(test, verbose=verbose, return_dict=True)
+    return {name: float(value) for name, value in results.items()}
+
+
+def export_run(
+    run: str | os.PathLike, output: str | os.PathLike, checkpoint: str = "last"
+) -> str:
+    """Exports the network of a run as a SavedModel for TF Serving.
+
+    Args:
+        run: Run folder.
+        output: Folder to make, see `keras_hsakd.export.saved_model`.
+        checkpoint: `"last"` or `"best"`. Defaults to `"last"`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: If `output` exists.
+        FileNotFoundError: If `run` is not a run folder with a finished epoch.
+
+    Example:
+    >>> export_run("student", "serving/student/1")  # doctest: +SKIP
+    'serving/student/1'
+    """
+    opened = Run.open(run)
+    network = opened.network(checkpoint)
+    return export.saved_model(network, output, opened.preprocessing())
+
+
+def export_torch(
+    run: str | os.PathLike, output: str | os.PathLike, checkpoint: str = "last"
+) -> None:
+    """Writes the network of a run as the authors' scripts save theirs.
+
+    Args:
+        run: Run folder of a network of `keras_hsakd.models`.
+        output: File as `keras_hsakd.checkpoints.save_torch` writes it.
+        checkpoint: `"last"` or `"best"`. Defaults to `"last"`.
+
+    Raises:
+        FileNotFoundError: If `run` is not a run folder with a finished epoch.
+        ImportError: If PyTorch is not installed.
+
+    Example:
+    >>> export_torch("student", "wrn_16_2_aux.pth.tar")  # doctest: +SKIP
+    """
+    checkpoints.save_torch(Run.open(run).network(checkpoint), output)

@@ -1,0 +1,318 @@
+"""Kinds of training: a dataclass each, whose fields are flags, arguments and record."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import keras
+
+from keras_hsakd import views
+from keras_hsakd.callbacks import CHECKPOINTS
+from keras_hsakd.heads import head_names, strip_heads
+from keras_hsakd.runs import networks
+from keras_hsakd.runs.folder import Run
+from keras_hsakd.runs.images import (
+    OF_THE_NETWORK,
+    Images,
+    absolute,
+    changed,
+    check_same,
+)
+from keras_hsakd.runs.settings import DataSettings, TrainingSettings, setting
+from keras_hsakd.trainers import (
+    BaselineTrainer,
+    Distiller,
+    MutualDistiller,
+    TeacherTrainer,
+)
+
+
+class Job(NamedTuple):
+    """What is trained: all that the kinds differ in once images are there.
+
+    Attributes:
+        trainer: The `keras.Model` that is fitted.
+        network: The network that is saved.
+        monitor: Name of the quantity among the logs that tells the best epoch.
+        compiling: Further arguments of the trainer's `compile`.
+    """
+
+    trainer: keras.Model
+    network: keras.Model
+    monitor: str = "val_accuracy"
+    compiling: Mapping[str, object] = {}
+
+
+class Origin(NamedTuple):
+    """The network of another run, which a training starts from or learns from.
+
+    Attributes:
+        run: The run.
+        checkpoint: Which of its networks.
+        argument: What the user called the run.
+    """
+
+    run: Run
+    checkpoint: str
+    argument: str
+
+    def network(self) -> keras.Model:
+        """Loads the network."""
+        return self.run.network(self.checkpoint)
+
+    def record(self) -> dict:
+        """Returns what `run.json` says of it."""
+        return {
+            "run": self.run.path,
+            "model": self.run.record["training"]["model"],
+            "checkpoint": self.checkpoint,
+            "weights": self.run.weights_digest(self.checkpoint),
+            **(self.run.record[self.checkpoint] or {}),
+        }
+
+
+def _checkpoint(which):
+    return setting(
+        "last",
+        f"network {which}: after the last epoch, or after that of the best "
+        "val_accuracy",
+        choices=CHECKPOINTS,
+    )
+
+
+def _temperature():
+    return setting(3.0, "temperature of the divergences")
+
+
+def _views():
+    return setting(
+        "rotations",
+        "views of an image that the heads tell apart",
+        choices=views.names(),
+    )
+
+
+def _head_metrics():
+    return setting(
+        False, "log the accuracies of the heads too; validation takes longer"
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Base class: a training on images and labels alone.
+
+    Attributes:
+        name: Name of the command and of the kind in `run.json`.
+        starts_from: Name of the field with the run folder of its `Origin`.
+        inherits: Whose data settings hold where none are given.
+        fixed: Names of data settings that cannot be given.
+    """
+
+    name: ClassVar[str]
+    starts_from: ClassVar[str | None] = None
+    inherits: ClassVar[str] = ""
+    fixed: ClassVar[tuple[str, ...]] = ()
+
+    def origin(self) -> Origin | None:
+        """Returns the network of another run that this one needs.
+
+        Raises:
+            FileNotFoundError: If there is no such run, or none with a finished epoch.
+        """
+        folder = self.starts_from and getattr(self, self.starts_from)
+        if folder is None:
+            return None
+        checkpoint = getattr(self, "checkpoint", "last")
+        return Origin(Run.open(folder), checkpoint, self.starts_from)
+
+    def options(self) -> dict:
+        """Returns the fields but those of the origin, which has a record of its own."""
+        fields = dataclasses.asdict(self)
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in (self.starts_from, "checkpoint")
+        }
+
+    def data_settings(
+        self, data: DataSettings | Mapping | None, origin: Origin | None
+    ) -> DataSettings:
+        """Returns which images it takes.
+
+        Args:
+            data: What the user gave: all settings, or values by their names.
+            origin: As of `origin`.
+        """
+        if not isinstance(data, DataSettings):
+            data = DataSettings(**(data or {}))
+        return absolute(data)
+
+    def check_images(self, images: Images, origin: Origin | None) -> None:
+        """Raises a ValueError unless the images suit the origin."""
+        if origin is not None:
+            check_same(origin.run, images, origin.argument)
+
+    def job(
+        self, training: TrainingSettings, images: Images, origin: Origin | None
+    ) -> Job:
+        """Makes the network and its trainer."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher(Kind):
+    """Trains a network with auxiliary heads on labels, to teach others."""
+
+    name = "teacher"
+    starts_from = "backbone"
+
+    backbone: str | None = setting(
+        None,
+        "run folder of the same network, whose backbone is taken over and frozen "
+        "(default: all is trained jointly)",
+    )
+    views: str = _views()
+    head_metrics: bool = _head_metrics()
+
+    def job(self, training, images, origin):
+        (network,) = networks.create(training, images, self.views)
+        trainer = TeacherTrainer(
+            network, freeze_backbone=origin is not None, views=self.views
+        )
+        if origin is not None:
+            networks.take_over(origin.run, origin.checkpoint, network)
+        return Job(trainer, network, compiling={"head_metrics": self.head_metrics})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Baseline(Kind):
+    """Trains a network without heads on labels alone, to compare with."""
+
+    name = "baseline"
+
+    def job(self, training, images, origin):
+        # Its weights at the start are those of a student with heads of this seed.
+        network = strip_heads(*networks.create(training, images))
+        return Job(BaselineTrainer(network), network)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distill(Kind):
+    """Trains a student with the help of the teacher in a run folder.
+
+    Data, classes, preprocessing and views are the teacher's, where no flag says
+    otherwise.
+    """
+
+    name = "distill"
+    starts_from = "teacher"
+    inherits = "the teacher's"
+    fixed = OF_THE_NETWORK
+
+    teacher: str = setting(help="run folder of the teacher")
+    checkpoint: str = _checkpoint("of the teacher")
+    temperature: float = _temperature()
+    loss_weights: dict[str, float] = setting(
+        {},
+        "weights of terms of the loss, for example kl_aux_1=0 (default: 1 each)",
+        metavar="TERM=WEIGHT",
+    )
+    head_metrics: bool = _head_metrics()
+
+    def data_settings(self, data, origin):
+        if isinstance(data, DataSettings):
+            data = {
+                name: value
+                for name, value in vars(data).items()
+                if value is not None or name not in self.fixed
+            }
+        return changed(origin.run, data or {})
+
+    def job(self, training, images, origin):
+        teacher = origin.network()
+        try:
+            head_names(teacher)
+        except ValueError:
+            raise ValueError(
+                "Expected `teacher` to be the run of a network with auxiliary heads, "
+                "by `keras-hsakd teacher` or `distill`. "
+                f"Received: '{origin.run.path}', a {origin.run.describe()}"
+            ) from None
+        (student,) = networks.create(training, images, origin.run.views)
+        distiller = Distiller(
+            teacher, student, self.temperature, views=origin.run.views
+        )
+        compiling = {
+            "head_metrics": self.head_metrics,
+            "loss_weights": self.loss_weights,
+        }
+        return Job(distiller, student, compiling=compiling)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mutual(Kind):
+    """Trains networks that learn from labels and from each other (online HSSAKD).
+
+    There is no teacher; the folder keeps the network of `--model`, which is `net_1`
+    among the logged quantities.
+    """
+
+    name = "mutual"
+
+    peers: tuple[str, ...] | None = setting(
+        None, "networks that it learns with (default: one more of the same)"
+    )
+    temperature: float = _temperature()
+    views: str = _views()
+    head_metrics: bool = _head_metrics()
+
+    def job(self, training, images, origin):
+        peers = (training.model,) if self.peers is None else tuple(self.peers)
+        all_networks = networks.create(training, images, self.views, peers)
+        distiller = MutualDistiller(all_networks, self.temperature, views=self.views)
+        return Job(
+            distiller,
+            all_networks[0],
+            monitor="val_net_1_accuracy",
+            compiling={"head_metrics": self.head_metrics},
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(Kind):
+    """Trains a linear classifier on a trained network's frozen features.
+
+    It measures how well the features carry over to other images.
+
+    Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 4.4, and
+    the authors' `eval_rep.py`.
+    """
+
+    name = "linear"
+    starts_from = "backbone"
+    fixed = ("image_size",)
+
+    backbone: str = setting(help="run folder of the trained network")
+    checkpoint: str = _checkpoint("whose features are taken")
+
+    def data_settings(self, data, origin):
+        size = origin.run.record["images"]["image_size"]
+        return dataclasses.replace(super().data_settings(data, origin), image_size=size)
+
+    def check_images(self, images, origin):
+        """Takes any classes."""
+
+    def job(self, training, images, origin):
+        model = origin.run.record["training"]["model"]
+        if model != training.model:
+            raise ValueError(
+                f"Expected `backbone` to be a run of {training.model}. "
+                f"Received: '{origin.run.path}', a {origin.run.describe()}"
+            )
+        trained = strip_heads(origin.network())
+        network = networks.linear_classifier(trained, training, images)
+        return Job(BaselineTrainer(network), network)
+
+
+KINDS = {kind.name: kind for kind in (Teacher, Baseline, Distill, Mutual, Linear)}

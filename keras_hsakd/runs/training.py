@@ -1,0 +1,439 @@
+"""One training from its settings to a run folder: the place that ties all together."""
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from keras_hsakd import checkpoints, distribution, models
+from keras_hsakd.callbacks import (
+    CHECKPOINTS,
+    KeepInterrupt,
+    SaveNetwork,
+    Throughput,
+    checkpoint_path,
+    save_with_results,
+)
+from keras_hsakd.files import best_effort
+from keras_hsakd.heads import strip_heads
+from keras_hsakd.optimizers import SGD, step_decay
+from keras_hsakd.runs import networks, plots
+from keras_hsakd.runs.evaluation import measure
+from keras_hsakd.runs.folder import FORMAT, Run, check_output, differences
+from keras_hsakd.runs.images import absolute, load, load_to_measure
+from keras_hsakd.runs.kinds import Job, Kind, Origin
+from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd.snapshots import Preempted, Resume, list_snapshots
+
+
+def train(
+    kind: Kind,
+    output: str | os.PathLike,
+    training: TrainingSettings,
+    data: DataSettings | Mapping | None = None,
+    execution: ExecutionSettings = ExecutionSettings(),
+    overwrite: bool = False,
+    verbose: int = 1,
+) -> Run:
+    """Trains a network, and leaves a run folder.
+
+    Args:
+        kind: What is trained: `Teacher()`, `Baseline()`, `Distill(teacher=folder)`,
+            `Mutual()` or `Linear(backbone=folder)` of `keras_hsakd.runs`, with their
+            options.
+        output: Run folder to write, see `Run`.
+        training: Which network, and how.
+        data: Which images. For a kind that takes them from another run, a dict of the
+            settings that differ from that one's. Defaults to `None`, none differs.
+        execution: On which devices, with which snapshots, and whether to go on with
+            the run in `output`. Defaults to `ExecutionSettings()`.
+        overwrite: Whether to replace a run in `output`. Defaults to `False`.
+        verbose: As in `keras.Model.fit`. Defaults to 1, a progress bar.
+
+    Returns:
+        The finished `Run`.
+
+    Raises:
+        FileExistsError: If `output` holds something; says what.
+        FileNotFoundError: If the run that it starts from, or the data, is not there.
+        FloatingPointError: If a term of the loss is not finite.
+        ValueError: If a setting does not suit, before anything is written.
+
+    Example:
+    >>> from keras_hsakd.runs import Baseline
+    >>> images = DataSettings(data="digits", image_size=8, examples_per_class=5)
+    >>> training = TrainingSettings(model="resnet8", epochs=1)
+    >>> run = train(Baseline(), "baseline", training, images, verbose=0)
+    >>> run.network().output.shape
+    (None, 10)
+    """
+    strategy = _prepare(output, overwrite, training, execution)
+    origin = kind.origin()
+    _check_apart(output, origin)
+    data = kind.data_settings(data, origin)
+    wanted = settings_record(kind, training, data, origin)
+    found = _found(output, wanted) if execution.resume else None
+    if found is not None and found.is_finished:
+        return found
+
+    checked = None if found is None else found.record["images"]
+    images = load(data, training.batch_size, training.seed, checked)
+    kind.check_images(images, origin)
+    with networks.construction(training.precision, strategy):
+        job = kind.job(training, images, origin)
+    record = {
+        **wanted,
+        **_facts(job.network, job.monitor, getattr(job.trainer, "views", None), images),
+        "execution": dataclasses.asdict(execution),
+    }
+    _compile(job, training, len(images.train))
+    return _fit(
+        job, _begun(output, record, found), images, training, execution, verbose
+    )
+
+
+def finished_run(
+    kind: Kind,
+    output: str | os.PathLike,
+    training: TrainingSettings,
+    data: DataSettings | Mapping | None = None,
+) -> Run | None:
+    """Returns the run in a folder if it is the one of these settings, and finished.
+
+    No image is read for it, and no network.
+
+    Args:
+        kind: As in `train`.
+        output: As in `train`.
+        training: As in `train`.
+        data: As in `train`.
+    """
+    try:
+        found, origin = Run.open(output), kind.origin()
+    except (FileNotFoundError, ValueError):
+        return None
+    if not found.is_finished:
+        return None
+    data = kind.data_settings(data, origin)
+    wanted = settings_record(kind, training, data, origin)
+    return None if differences(wanted, found.record) else found
+
+
+def settings_record(
+    kind: Kind,
+    training: TrainingSettings,
+    data: DataSettings,
+    origin: Origin | None,
+) -> dict:
+    """Returns the part of a run's record that is known before an image is read."""
+    return {
+        "format": FORMAT,
+        "kind": kind.name,
+        "options": kind.options(),
+        "data": dataclasses.asdict(data),
+        "training": dataclasses.asdict(training),
+        "origin": None if origin is None else origin.record(),
+    }
+
+
+def _prepare(output, overwrite, training, execution):
+    """Checks where a run is to be, and returns the strategy that it runs under.
+
+    A strategy of several workers must be made before TensorFlow does anything.
+    """
+    if overwrite and execution.resume:
+        raise ValueError(
+            "Expected `overwrite` or `resume`, not both: a run is replaced or goes on. "
+            "Received: both"
+        )
+    strategy = distribution.make_strategy(execution.strategy)
+    with strategy.scope():
+        if distribution.worker_index() == 0:
+            check_output(output, overwrite or execution.resume)
+    if training.deterministic:
+        keras.utils.set_random_seed(training.seed)
+        tf.config.experimental.enable_op_determinism()
+    return strategy
+
+
+def _check_apart(output, origin):
+    if origin and os.path.realpath(output) == os.path.realpath(origin.run.path):
+        raise FileExistsError(
+            f"Expected `output` to be another folder than `{origin.argument}`. "
+            f"Received: '{output}'"
+        )
+
+
+def _found(output, wanted):
+    """Returns the run in a folder, which must be the one that is to go on, or None."""
+    try:
+        found = Run.open(output)
+    except FileNotFoundError:
+        return None
+    for name, (expected, received) in differences(wanted, found.record).items():
+        raise ValueError(
+            f"Expected the settings of the run in '{found.path}' to go on with it: "
+            f"{name} {received}. Received: {expected}"
+        )
+    return found
+
+
+def _begun(output, record, found):
+    """Returns the run that begins, or the one in the folder, if it can go on."""
+    if found is None or not list_snapshots(os.path.join(found.path, "snapshots")):
+        return Run(os.path.abspath(output), record)
+    for name in ("images", "views"):
+        if found.record[name] != record[name]:
+            raise ValueError(
+                f"Expected the images of the run in '{found.path}' to go on with it. "
+                f"Received: other {name}"
+            )
+    changing = ("execution", "status", "versions", "machine")
+    found.record.update({name: record[name] for name in changing})
+    found.record.pop("error", None)
+    return found
+
+
+def _facts(network, monitor, views, images):
+    """Returns the rest of the record of a run that begins."""
+    deployed = strip_heads(network)
+    return {
+        "views": views or "rotations",
+        "status": "running",
+        "epochs_done": 0,
+        "monitor": monitor,
+        "last": None,
+        "best": None,
+        "images": images.record(),
+        "parameters": deployed.count_params(),
+        "multiply_adds": models.multiply_adds(deployed),
+        "versions": _versions(),
+        "machine": _machine(),
+        "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": 0.0,
+    }
+
+
+def _versions():
+    packages = ("keras_hsakd", "keras", "tensorflow", "jax", "numpy")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _machine():
+    return {
+        "system": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "backend": keras.backend.backend(),
+        "devices": keras.distribution.list_devices(),
+    }
+
+
+def _compile(job: Job, training: TrainingSettings, steps_per_epoch: int):
+    schedule = step_decay(
+        training.learning_rate, training.epochs, steps_per_epoch, training.milestones
+    )
+    with distribution.scope_of(job.trainer):
+        optimizer = SGD(
+            schedule,
+            momentum=training.momentum,
+            nesterov=training.nesterov,
+            weight_decay=training.weight_decay,
+        )
+        job.trainer.compile(optimizer=optimizer, metrics=["accuracy"], **job.compiling)
+
+
+def _fit(job, run, images, training, execution, verbose):
+    """Trains, with the run folder up to date, and returns the finished run."""
+    trainer = job.trainer
+    is_chief = distribution.worker_index(trainer) == 0
+    snapshots = os.path.join(run.path, "snapshots")
+    log = os.path.join(run.path, "log.csv")
+    saving = SaveNetwork(job.network, run.path, job.monitor)
+    recorder = Recorder(run, saving)
+    files = [
+        keras.callbacks.CSVLogger(log),
+        keras.callbacks.TensorBoard(
+            os.path.join(run.path, "tensorboard"), write_graph=False
+        ),
+        saving,
+        recorder,
+    ]
+    resume = Resume(
+        snapshots,
+        execution.snapshot_steps,
+        execution.snapshot_seconds,
+        execution.snapshots,
+    )
+    if is_chief:
+        try:
+            plots.pyplot()
+        except ImportError as error:
+            print(f"No curves.png: {error}")
+    try:
+        with (
+            recorder.outcome() if is_chief else contextlib.nullcontext(),
+            KeepInterrupt() as keep_interrupt,
+        ):
+            distribution.wait_for_workers(trainer)  # they have read what was there
+            if is_chief and list_snapshots(snapshots) and execution.resume:
+                run.go_on()
+            elif is_chief:
+                run.begin()
+            distribution.wait_for_workers(trainer)
+            trainer.fit(
+                images.train,
+                validation_data=images.test,
+                epochs=training.epochs,
+                callbacks=[
+                    keep_interrupt,
+                    Throughput(images.train.num_examples),
+                    *(files if is_chief else ()),
+                    resume,
+                ],
+                verbose=verbose if is_chief else 0,
+                shuffle=False,
+            )
+    finally:
+        if is_chief and saving.last:
+            with best_effort("curves.png"), contextlib.suppress(ImportError):
+                picture = os.path.join(run.path, "curves.png")
+                plots.training_curves(log, picture, run.describe())
+    distribution.wait_for_workers(trainer)  # they may read what was written
+    return run
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps `run.json` up to date: a run that is killed has one, too.
+
+    Args:
+        run: The run that is trained.
+        saving: The callback that saves its network.
+    """
+
+    def __init__(self, run: Run, saving: SaveNetwork):
+        super().__init__()
+        self.run = run
+        self.saving = saving
+        self.began = time.perf_counter()
+
+    def get_state(self):
+        """Returns what a snapshot keeps: the seconds until now."""
+        return time.perf_counter() - self.began
+
+    def set_state(self, state):
+        """Goes on with what a snapshot kept."""
+        self.began = time.perf_counter() - state
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.write()
+
+    def write(self):
+        """Writes how far the run is."""
+        last = self.saving.last
+        self.run.record.update(
+            epochs_done=last["epoch"] if last else 0,
+            last=last,
+            best=self.saving.best,
+            seconds=round(time.perf_counter() - self.began, 1),
+        )
+        self.run.write()
+
+    @contextlib.contextmanager
+    def outcome(self):
+        """Writes how the training in the block ends, and never hides its error."""
+        try:
+            yield
+        except BaseException as error:
+            status = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}
+            self.run.record["status"] = status.get(type(error), "failed")
+            if type(error) not in status:
+                self.run.record["error"] = f"{type(error).__name__}: {error}"
+            with best_effort("run.json"):
+                self.write()
+            raise
+        self.write()
+        self.run.finish()
+
+
+def import_torch(
+    output: str | os.PathLike,
+    source: str | os.PathLike,
+    model: str,
+    data: DataSettings,
+    prefix: str = "",
+    overwrite: bool = False,
+    verbose: int = 1,
+) -> Run:
+    """Makes a run folder of a PyTorch checkpoint, as if it had been trained here.
+
+    The network is measured on the test images, so that its published accuracy can be
+    compared. A network with heads can then teach (`Distill`), and a backbone without
+    heads can be given some (`Teacher(backbone=folder)`).
+
+    Args:
+        output: Run folder to write.
+        source: File as `keras_hsakd.checkpoints.load_torch` reads it.
+        model: Which network it is, one of `keras_hsakd.models.names()`.
+        data: The images that it was trained on.
+        prefix: As in `keras_hsakd.checkpoints.load_torch`.
+        overwrite: Whether to replace a run in `output`. Defaults to `False`.
+        verbose: As in `keras.Model.evaluate`.
+
+    Returns:
+        The `Run`.
+
+    Raises:
+        FileExistsError: If `output` holds something; says what.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read or does not fit, before anything is
+            written.
+
+    Example:
+    >>> images = DataSettings(data="cifar100")
+    >>> import_torch(
+    ...     "teacher", "wrn_40_2_aux.pth.tar", "wrn_40_2", images
+    ... )  # doctest: +SKIP
+    """
+    check_output(output, overwrite)
+    state = checkpoints.read_torch(source, prefix)
+    training = TrainingSettings(model=model)
+    data = absolute(data)
+    images = load_to_measure(data, training.batch_size, training.seed)
+    (network,) = networks.create(training, images)
+    if not checkpoints.has_heads(state):
+        network = strip_heads(network)
+    checkpoints.load_torch(network, state)
+    measured = measure(network, images.test, verbose=verbose)
+    results = {"epoch": 0, **{f"val_{name}": v for name, v in measured.items()}}
+    run = Run(
+        os.path.abspath(output),
+        {
+            "format": FORMAT,
+            "kind": "converted",
+            "options": {"source": os.path.abspath(source), "prefix": prefix},
+            "data": dataclasses.asdict(data),
+            "training": dataclasses.asdict(training),
+            "origin": None,
+            "execution": {},
+            **_facts(network, "val_accuracy", None, images),
+            "last": results,
+            "best": results,
+        },
+    )
+    run.begin()
+    for checkpoint in CHECKPOINTS:
+        save_with_results(network, checkpoint_path(run.path, checkpoint), results)
+    run.finish()
+    return run
