@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_hsakd import layers
+from keras_hsakd import layers, models
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +31,19 @@ def float64():
     keras.config.set_floatx("float32")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_network():
     """Returns a maker of the smallest networks with two heads, by hand."""
 
     def make(
-        name="tiny", num_classes=3, size=8, width=4, heads=2, batch_norm=True, dropout=0
+        name="tiny",
+        num_classes=3,
+        size=8,
+        width=4,
+        heads=2,
+        batch_norm=True,
+        dropout=0,
+        num_views=4,
     ):
         def block(x, stride, name):
             x = keras.layers.Conv2D(
@@ -59,11 +66,49 @@ def tiny_network():
         for i in range(1, heads + 1):
             x = block(x, 1 if i == 1 else 2, f"{name}_stage{i}")
             head = block(x, 1, f"{name}_head{i}")
-            outputs[f"aux_{i}"] = classify(head, 4 * num_classes, f"aux_{i}")
+            outputs[f"aux_{i}"] = classify(head, num_views * num_classes, f"aux_{i}")
         outputs["logits"] = classify(x, num_classes, "logits")
         return keras.Model(images, outputs, name=name)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def eager_runs():
+    """Spares runs of a few steps the tracing, which takes longer than the steps."""
+    from keras_hsakd.runs import training
+
+    def compile(job, *arguments):
+        eagerly = {**job.compiling, "run_eagerly": True}
+        traced(job._replace(compiling=eagerly), *arguments)
+
+    traced = training._compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_compile", compile)
+        yield
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tiny_network, eager_runs):
+    """Puts tiny networks with as many heads in the place of the zoo's."""
+
+    def create(name, num_classes, input_shape, num_views=4):
+        if name not in models.names():
+            return zoo(name, num_classes)  # which says so
+        four = name.startswith(("vgg", "mobilenet", "resnet50"))
+        return tiny_network(
+            name,
+            num_classes=num_classes,
+            size=input_shape[0],
+            heads=4 if four or name.endswith("_imagenet") else 3,
+            num_views=num_views,
+            batch_norm=False,
+        )
+
+    zoo = models.create
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "create", create)
+        yield
 
 
 @pytest.fixture

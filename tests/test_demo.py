@@ -11,7 +11,7 @@ SMALL = (
 )
 
 
-def test_the_demo_from_the_command_line(tmp_path, capsys):
+def test_the_demo_from_the_command_line(stand_ins, tmp_path, capsys):
     output = tmp_path / "demo"
     assert (
         cli.main(["demo", "--output", str(output), "--seeds", "2", *SMALL.split()]) == 0

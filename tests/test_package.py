@@ -12,14 +12,14 @@ PACKAGE = pathlib.Path(keras_hsakd.__file__).parent
 # Imports go downward only, and never within a group.
 GROUPS = [
     {"cli"},
-    {"demo", "experiments"},
-    {"runs", "recipes"},
-    {"checkpoints", "export", "data", "callbacks", "plots", "snapshots"},
+    {"demo"},
+    {"runs"},
+    {"checkpoints", "export", "data", "callbacks", "snapshots"},
     {"trainers", "models", "optimizers"},
     {"views"},
     {"heads"},
     {"losses", "layers", "graph"},
-    {"ops", "distribution", "files", "settings", "suggestions"},
+    {"ops", "distribution", "files", "suggestions"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import experiments, models, recipes
+from keras_hsakd import models
 from keras_hsakd.data import names as data_names
-from keras_hsakd.runs import Run
+from keras_hsakd.runs import DataSettings, Run, plots, recipes, run_recipe
 
+PAIR = "cifar100/wrn_40_2-wrn_16_2"
 CLASSES = ("cat", "dog", "eel")
 
 
@@ -72,7 +73,7 @@ def test_networks_and_data_exist_and_fit(name):
         outputs = outputs_of(step.training.model)
         if step.kind in ("teacher", "distill", "mutual"):
             counts.add(len(outputs))
-        if step.data is not None:
+        if isinstance(step.data, DataSettings):
             folders = ("imagenet", "tiny-imagenet-200")
             assert step.data.data in (*data_names(), *folders)
         for term in step.options.get("loss_weights", {}):
@@ -111,11 +112,8 @@ def test_scaled():
     )
     assert [step.training.epochs for step in recipe.steps] == [24, 24, 10]
     assert {step.training.seed for step in recipe.steps} == {3}
-    assert [step.data and step.data.data for step in recipe.steps] == [
-        "mine",
-        None,
-        "other",
-    ]
+    data, student, target = (step.data for step in recipe.steps)
+    assert (data.data, student, target.data) == ("mine", {}, "other")
     assert recipe.steps[-1].data.limit == 5
     assert recipe.steps[-1].data.crop == "resized"
 
@@ -137,40 +135,19 @@ def test_unknown_names():
 # Runs.
 
 
-@pytest.fixture
-def stand_ins(tiny_network, monkeypatch):
-    """Puts tiny networks with as many heads in the place of the paper's."""
-
-    def create(name, num_classes, input_shape):
-        depth = (
-            4 if name.startswith(("vgg", "mobilenet", "resnet50", "resnet18")) else 3
-        )
-        depth = 4 if name.endswith("_imagenet") else depth
-        return tiny_network(
-            name,
-            num_classes=num_classes,
-            size=input_shape[0],
-            heads=depth,
-            batch_norm=False,
-        )
-
-    monkeypatch.setattr(experiments.models, "create", create)
-
-    def no_pictures():
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    def missing():
         raise ImportError("no pictures, to save time")
 
-    # One step of each training: to trace it would take longer than the step.
-    tf.config.run_functions_eagerly(True)
-    monkeypatch.setattr(experiments.plots, "pyplot", no_pictures)
-    yield
-    tf.config.run_functions_eagerly(False)
+    monkeypatch.setattr(plots, "pyplot", missing)
 
 
-def run(name, folder, output, given=None, **scale):
+def run(name, folder, output, given=None, options=(), **scale):
     recipe = recipes.get(name).scaled(
         epochs=1, batch_size=12, data=folder, target_data=folder, **scale
     )
-    return experiments.run_recipe(recipe, output, given, verbose=0)
+    return run_recipe(recipe, output, given, verbose=0, **dict(options))
 
 
 @pytest.fixture(scope="module")
@@ -223,24 +200,45 @@ def test_each_runs_with_the_networks_themselves(name, folder, tmp_path):
 
 
 def test_what_is_finished_is_not_run_again(folder, stand_ins, tmp_path, capsys):
-    name = "cifar100/wrn_40_2-wrn_16_2"
-    first = run(name, folder, tmp_path, image_size=8)
+    first = run(PAIR, folder, tmp_path, image_size=8)
     began = first["teacher"].record["began"]
     shutil.rmtree(tmp_path / "student")
-    again = run(name, folder, tmp_path, image_size=8)
+    again = run(PAIR, folder, tmp_path, image_size=8)
     assert again["teacher"].record["began"] == began
     assert "teacher: " in capsys.readouterr().out
     losses = [runs["student"].record["last"]["loss"] for runs in (first, again)]
     assert losses[0] == losses[1]
     with pytest.raises(FileExistsError, match="`--overwrite` replaces it"):
-        run(name, folder, tmp_path, image_size=8, seed=1)
+        run(PAIR, folder, tmp_path, image_size=8, seed=1)
 
 
 def test_a_teacher_that_is_there(folder, stand_ins, tmp_path):
-    name = "cifar100/wrn_40_2-wrn_16_2"
-    runs = run(name, folder, tmp_path / "a", image_size=8)
-    recipe = recipes.get(f"{name}/frozen").scaled(epochs=1, batch_size=12)
+    runs = run(PAIR, folder, tmp_path / "a", image_size=8)
+    recipe = recipes.get(f"{PAIR}/frozen").scaled(epochs=1, batch_size=12)
     given = {"teacher": runs["teacher"].path}
-    again = experiments.run_recipe(recipe, tmp_path / "b", given, verbose=0)
+    again = run_recipe(recipe, tmp_path / "b", given, verbose=0)
     assert list(again) == ["student"]
-    assert again["student"].record["teacher"]["run"] == runs["teacher"].path
+    assert again["student"].record["origin"]["run"] == runs["teacher"].path
+
+
+def test_a_student_of_another_teacher_is_not_kept(folder, stand_ins, tmp_path):
+    few = run(PAIR, folder, tmp_path / "a", image_size=8, limit=12)
+    with pytest.raises(FileExistsError, match="a/teacher', which holds a teacher run"):
+        run(PAIR, folder, tmp_path / "a", image_size=8, limit=15)
+    overwrite = {"overwrite": True}
+    more = run(PAIR, folder, tmp_path / "a", None, overwrite, image_size=8, limit=15)
+    digests = set()
+    for runs, limit in ((few, 12), (more, 15)):
+        record = runs["student"].record
+        assert record["data"]["limit"] == limit
+        digests.add(record["origin"]["weights"])
+    assert digests >= {more["teacher"].weights_digest()} and len(digests) == 2
+
+    # A teacher of the same settings, with other weights.
+    other = run(PAIR, folder, tmp_path / "b", image_size=8, limit=15, seed=1)
+    given = {"teacher": other["teacher"].path}
+    with pytest.raises(FileExistsError, match="a/student', which holds a distill run"):
+        run(PAIR, folder, tmp_path / "a", given, image_size=8, limit=15)
+    last = run(PAIR, folder, tmp_path / "a", given, overwrite, image_size=8, limit=15)
+    digest = last["student"].record["origin"]["weights"]
+    assert digest == other["teacher"].weights_digest()

@@ -323,6 +323,10 @@ def differences(wanted: Mapping, found: Mapping) -> dict[str, tuple]:
     """
     differing = {}
     first, second = _settings_of(wanted), _settings_of(found)
+    if found["format"] == 1:  # which did not record all options
+        first["options"] = {
+            name: first["options"].get(name) for name in second["options"]
+        }
     for name in _IDENTITY:
         one, other = first[name], second[name]
         if one == other:

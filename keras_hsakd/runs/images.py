@@ -144,8 +144,8 @@ def _arguments(settings):
 
 def absolute(settings: DataSettings) -> DataSettings:
     """Returns data settings that mean the same wherever a command is started."""
-    if _is_named(settings):
-        return settings
+    if _is_named(settings) or not os.path.isdir(settings.data):
+        return settings  # a name, right or wrong
     return dataclasses.replace(settings, data=os.path.abspath(settings.data))
 
 

@@ -175,7 +175,8 @@ def names() -> list[str]:
     """Returns the names of all experiments.
 
     Example:
-    >>> names()[0]
+    >>> from keras_hsakd.runs import recipes
+    >>> recipes.names()[0]
     'cifar100/wrn_40_2-wrn_16_2'
     """
     return list(_RECIPES)

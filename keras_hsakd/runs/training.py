@@ -182,6 +182,12 @@ def _found(output, wanted):
             f"Expected the settings of the run in '{found.path}' to go on with it: "
             f"{name} {received}. Received: {expected}"
         )
+    if not found.is_finished and found.record["format"] != FORMAT:
+        raise ValueError(
+            f"Expected a run that this version of keras_hsakd began, to go on with it. "
+            f"Received: '{found.path}', which one before it began and which has other "
+            "snapshots; `--overwrite` replaces it"
+        )
     return found
 
 

@@ -1,0 +1,628 @@
+"""Run folders: what a training leaves behind, whatever happens to it."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_hsakd import Preempted, models
+from keras_hsakd.data import folders
+from keras_hsakd.runs import (
+    Baseline,
+    DataSettings,
+    Distill,
+    ExecutionSettings,
+    Run,
+    Teacher,
+    TrainingSettings,
+    evaluate,
+    export_run,
+    import_torch,
+    plots,
+    train,
+    training,
+)
+
+OLD_RUNS = pathlib.Path(__file__).parent / "runs_of_format_1"
+DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5)
+RESUME = ExecutionSettings(resume=True, snapshot_steps=1)
+TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
+FILES = ["best.keras", "curves.png", "last.keras", "log.csv", "run.json", "tensorboard"]
+
+
+pytestmark = pytest.mark.usefixtures("stand_ins")
+
+
+@pytest.fixture(scope="module")
+def runs(stand_ins, tmp_path_factory):
+    """Returns a folder with a run of each kind."""
+    folder = tmp_path_factory.mktemp("runs")
+    teacher = Teacher(head_metrics=True)
+    train(teacher, folder / "teacher", TRAINING, DIGITS, verbose=0)
+    train(Baseline(), folder / "baseline", TRAINING, DIGITS, verbose=0)
+    student = Distill(teacher=folder / "teacher")
+    train(student, folder / "student", TRAINING, verbose=0)
+    return folder
+
+
+def train_baseline(output, data=DIGITS, settings=TRAINING, **options):
+    return train(Baseline(), output, settings, data, verbose=0, **options)
+
+
+def make_folder(path, classes, size=8):
+    """Writes a folder of flat images, two for training and one to test each class."""
+    for index, name in enumerate(classes):
+        for part in ("train/{}/1", "train/{}/2", "test/{}/1"):
+            image = np.full((size, size, 3), 25 * index, "uint8")
+            file = f"{path}/{part.format(name)}.png"
+            tf.io.write_file(file, tf.io.encode_png(image))
+    return str(path)
+
+
+def logged(run):
+    with open(run / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def scalars(folder):
+    """Returns the values by tag of all event files in a folder."""
+    values = {}
+    for file in folder.iterdir():
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                scalar = float(tf.make_ndarray(value.tensor))
+                values.setdefault(value.tag, []).append(scalar)
+    return values
+
+
+TERMS = {
+    "teacher": {"ce_loss", "ce_aux_1", "ce_aux_2", "ce_aux_3"},
+    "baseline": set(),
+    "student": {"ce_loss", "kl_main", "kl_aux_1", "kl_aux_2", "kl_aux_3"},
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_run_folder_has_all_that_was_measured(runs, name):
+    run = runs / name
+    assert sorted(os.listdir(run)) == FILES
+    rows = logged(run)
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    measured = {"accuracy", "loss", "val_accuracy", "val_loss"}
+    measured |= TERMS[name] | {"learning_rate", "images_per_second"}
+    assert measured <= set(rows[0])
+    record = Run.open(run).record
+    assert record["status"] == "finished"
+    assert record["epochs_done"] == record["last"]["epoch"] == 2
+    accuracies = [float(row["val_accuracy"]) for row in rows]
+    assert record["last"]["val_accuracy"] == pytest.approx(accuracies[-1])
+    assert record["best"]["val_accuracy"] == pytest.approx(max(accuracies))
+    assert record["images"]["train"] == 50
+    assert record["versions"]["keras"] == keras.__version__
+
+    written = scalars(run / "tensorboard" / "train")
+    for tag in measured:
+        if not tag.startswith("val_"):
+            assert len(written[f"epoch_{tag}"]) == 2
+    validation = scalars(run / "tensorboard" / "validation")
+    np.testing.assert_allclose(validation["epoch_accuracy"], accuracies, rtol=1e-6)
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_heads_are_reported_where_asked_for(runs):
+    assert "val_aux_3_class_accuracy" in logged(runs / "teacher")[0]
+    assert "val_aux_3_class_accuracy" not in logged(runs / "student")[0]
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_evaluate_gives_the_logged_result(runs, name):
+    results = evaluate(runs / name, verbose=0)
+    last = Run.open(runs / name).record["last"]
+    assert results["accuracy"] == pytest.approx(last["val_accuracy"], abs=1e-6)
+    assert results["loss"] == pytest.approx(last["val_loss"], rel=1e-5)
+
+
+def test_evaluate_the_best_on_validation_images_with_heads(runs):
+    run = runs / "student"
+    results = evaluate(run, "best", heads=True, verbose=0, validation=True)
+    # A fifth of each class of the training digits is 199 images; there are 798 to test.
+    right = 199 * results["accuracy"]
+    assert right == pytest.approx(round(right), abs=1e-4)
+    assert 0 <= results["aux_3_joint_accuracy"] <= results["aux_3_class_accuracy"] <= 1
+
+
+def test_export(runs, tmp_path):
+    path = export_run(runs / "student", tmp_path / "serving" / "1")
+    serve = tf.saved_model.load(path).signatures["serving_default"]
+    raw = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), "uint8")
+    logits = serve(images=tf.constant(raw))["logits"]
+    mean, std = 0.3071, 0.3241
+    network = Run.open(runs / "student").network()
+    expected = network((raw / 255 - mean) / std)["logits"]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_the_student_is_distilled_from_the_run_and_leaves_it_alone(runs):
+    record = Run.open(runs / "student").record
+    teacher = Run.open(runs / "teacher")
+    assert record["origin"]["run"] == str(runs / "teacher")
+    assert record["origin"]["epoch"] == 2
+    assert record["origin"]["weights"] == teacher.weights_digest()
+    last = teacher.record["last"]
+    assert record["origin"]["val_accuracy"] == last["val_accuracy"]
+    assert record["images"] == teacher.record["images"]
+    assert record["options"]["temperature"] == 3
+
+
+def test_a_run_can_be_repeated_bit_for_bit(runs, tmp_path):
+    run = Run.open(runs / "baseline")
+    again = train_baseline(
+        tmp_path / "again", run.data_settings(), run.training_settings()
+    )
+    for a, b in zip(
+        again.network().get_weights(), run.network().get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_mixed_precision_is_the_networks_alone(tmp_path):
+    settings = dataclasses.replace(TRAINING, epochs=1, precision="mixed_bfloat16")
+    run = train_baseline(tmp_path / "run", settings=settings)
+    assert keras.config.dtype_policy().name == "float32"
+    policies = {layer.dtype_policy.name for layer in run.network().layers}
+    assert "mixed_bfloat16" in policies
+
+
+def test_a_folder_of_images_from_teacher_to_student(tmp_path, monkeypatch):
+    make_folder(tmp_path / "data", ["cat", "dog"])
+    monkeypatch.chdir(tmp_path)
+    images = DataSettings(
+        data="data", image_size=8, flip=False, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1)
+    )
+    settings = dataclasses.replace(TRAINING, epochs=1)
+    run = train(Teacher(), "teacher", settings, images, verbose=0)
+    assert run.record["data"]["data"] == str(tmp_path / "data")
+    assert run.class_names == ["cat", "dog"]
+    run = train(Distill(teacher="teacher"), "student", settings, verbose=0)
+    layer = run.preprocessing()
+    np.testing.assert_allclose(
+        layer(np.full((1, 1, 1, 3), 255.0)), [[[[2.5, 3, 7]]]], rtol=1e-5
+    )
+
+    # The same classes elsewhere are fed as the teacher knows them.
+    make_folder(tmp_path / "moved", ["cat", "dog"])
+    results = evaluate("student", data="moved", verbose=0)
+    assert results["loss"] == pytest.approx(run.record["last"]["val_loss"], rel=1e-5)
+
+    other = make_folder(tmp_path / "other", ["cat", "cow", "dog"])
+    with pytest.raises(ValueError, match="2 classes of `teacher`.* 3 classes.*'cow'"):
+        train(Distill(teacher="teacher"), "x", settings, {"data": other}, verbose=0)
+    with pytest.raises(ValueError, match=r"normalised with std=\(0.2, 0.2, 0.1\)"):
+        evaluate("student", std=(1.0, 1.0, 1.0), verbose=0)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_teacher_of_another_class_count(runs, tmp_path):
+    data = make_folder(tmp_path / "data", ["cat", "dog"])
+    with pytest.raises(ValueError, match="10 classes of `teacher`.* 2 classes"):
+        train(
+            Distill(teacher=runs / "teacher"),
+            tmp_path / "x",
+            TRAINING,
+            {"data": data, "examples_per_class": None},
+            verbose=0,
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_is_no_teacher(runs, tmp_path):
+    for teacher, error, message in (
+        (runs / "baseline", ValueError, "with auxiliary heads.*a baseline run of wrn"),
+        (runs, FileNotFoundError, "which has no run.json"),
+        (runs / "nothing", FileNotFoundError, "which is not a folder"),
+    ):
+        with pytest.raises(error, match=message):
+            train(Distill(teacher=teacher), tmp_path / "x", TRAINING, verbose=0)
+    with pytest.raises(FileExistsError, match="another folder than `teacher`"):
+        train(
+            Distill(teacher=runs / "teacher"),
+            runs / "teacher",
+            TRAINING,
+            overwrite=True,
+            verbose=0,
+        )
+    with pytest.raises(ValueError, match="for `heads`.*a baseline run"):
+        evaluate(runs / "baseline", heads=True, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "settings", "error", "message"),
+    [
+        ({"data": "nowhere"}, {}, FileNotFoundError, "`data` to be one of.*'nowhere'"),
+        ({"flip": True}, {}, ValueError, "Expected no `flip` for a named data set"),
+        ({}, {"model": "resnet9"}, ValueError, "did you mean 'resnet8'"),
+        ({}, {"milestones": (2,)}, ValueError, "Expected `milestones`"),
+        ({"examples_per_class": 1000}, {}, ValueError, "`examples_per_class`"),
+    ],
+)
+def test_a_setting_that_does_not_suit_leaves_no_folder(
+    images, settings, error, message, tmp_path
+):
+    images = dataclasses.replace(DIGITS, **images)
+    settings = dataclasses.replace(TRAINING, **settings)
+    for kind in (Teacher(), Baseline()):
+        with pytest.raises(error, match=message):
+            train(kind, tmp_path / "x", settings, images, verbose=0)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"weight_decay": -1.0}],
+)
+def test_training_settings_are_checked(wrong):
+    with pytest.raises(ValueError, match=f"Expected `{next(iter(wrong))}` to be"):
+        TrainingSettings(model="resnet8", **wrong)
+
+
+def test_data_dir_is_for_named_data_sets(tmp_path):
+    images = DataSettings(data=make_folder(tmp_path, ["a", "b"]), data_dir="x")
+    with pytest.raises(ValueError, match="Expected no `data_dir` for a folder"):
+        train_baseline(tmp_path / "run", images)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
+@pytest.mark.parametrize("place", ["on_train_begin", "on_train_batch_end", "save"])
+def test_a_training_that_is_cut_off_leaves_a_readable_run(
+    error, place, tmp_path, monkeypatch
+):
+    def cut_off(*arguments, **keywords):
+        raise error
+
+    if place == "save":
+        save = keras.Model.save
+
+        def save_half_of_the_second(network, path):
+            if os.path.exists(tmp_path / "run" / "last.keras"):
+                with open(path, "w") as file:
+                    file.write("half")
+                cut_off()
+            save(network, path)
+
+        monkeypatch.setattr(keras.Model, "save", save_half_of_the_second)
+    else:
+        monkeypatch.setattr(training.Throughput, place, cut_off)
+    kind = type(error) if isinstance(error, Exception) else error
+    with pytest.raises(kind):
+        train_baseline(tmp_path / "run")
+
+    run = Run.open(tmp_path / "run")
+    interrupted = error is KeyboardInterrupt
+    assert run.record["status"] == ("interrupted" if interrupted else "failed")
+    assert interrupted or "disk full" in run.record["error"]
+    assert not [name for name in os.listdir(run.path) if name.startswith(".partial")]
+    if place == "save":
+        assert run.record["epochs_done"] == 1
+        assert evaluate(run.path, verbose=0)["accuracy"] >= 0
+        assert os.path.exists(tmp_path / "run" / "curves.png")
+        monkeypatch.setattr(keras.Model, "save", save)
+    else:
+        with pytest.raises(FileNotFoundError, match="a run with a finished epoch"):
+            evaluate(run.path)
+    if place == "on_train_begin":
+        monkeypatch.undo()
+
+        # The next start says what is there, and may replace it.
+        with pytest.raises(FileExistsError, match="holds a baseline run of wrn_10_1, "):
+            train_baseline(run.path)
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+        run = train_baseline(run.path, overwrite=True)
+        assert run.record["status"] == "finished"
+        assert sorted(os.listdir(run.path)) == sorted([*FILES, "notes.txt"])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    settings = dataclasses.replace(TRAINING, learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="Received: loss="):
+        train_baseline(tmp_path / "run", settings=settings)
+    assert "FloatingPointError" in Run.open(tmp_path / "run").record["error"]
+
+
+def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch, capsys):
+    def missing():
+        raise ImportError("Pictures need matplotlib")
+
+    monkeypatch.setattr(plots, "pyplot", missing)
+    train_baseline(tmp_path / "run", settings=dataclasses.replace(TRAINING, epochs=1))
+    assert "No curves.png: Pictures need matplotlib" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path / "run")) == [
+        name for name in FILES if name != "curves.png"
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"kind": "teacher"}', '{"kind": "x", "training": 1}']
+)
+def test_a_damaged_record_is_reported_and_never_replaced(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match="Expected .*run.json' to"):
+        Run.open(tmp_path)
+    with pytest.raises(FileExistsError, match="damaged run.json"):
+        train_baseline(tmp_path, overwrite=True)
+    assert (tmp_path / "run.json").read_text() == content
+
+
+def test_a_damaged_network_is_reported(runs, tmp_path):
+    record = json.loads((runs / "baseline" / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    whole = (runs / "baseline" / "last.keras").read_bytes()
+    (tmp_path / "last.keras").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="last.keras' to be a whole Keras file"):
+        evaluate(tmp_path)
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a training."""
+
+
+def stop_after(steps, monkeypatch, error=StoppedError):
+    """Has a training end in the step after so many."""
+    left = iter(range(steps))
+
+    def stop(*arguments):
+        if next(left, None) is None:
+            raise error
+
+    monkeypatch.setattr(keras.callbacks.TensorBoard, "on_train_batch_end", stop)
+
+
+def same_results(first, second):
+    """Returns whether two results or logged rows differ in the time taken alone."""
+    first, second = (
+        {k: v for k, v in results.items() if k != "images_per_second"}
+        for results in (first, second)
+    )
+    return first == second
+
+
+def test_a_stopped_run_goes_on(runs, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "run"
+
+    def resume(head_metrics=True, **changes):
+        settings = dataclasses.replace(TRAINING, **changes)
+        kind = Teacher(head_metrics=head_metrics)
+        return train(kind, output, settings, DIGITS, RESUME, verbose=0)
+
+    stop_after(3, monkeypatch)
+    with pytest.raises(StoppedError):
+        resume()
+    monkeypatch.undo()
+    assert Run.open(output).record["status"] == "failed"
+    (output / ".partial-1-last.keras").write_text("of a process that was killed")
+    with pytest.raises(ValueError, match="training {'seed': 0}. Received: {'seed': 1}"):
+        resume(seed=1)
+    # Rows of the log would have other columns, and the picture no line.
+    message = "options {'head_metrics': True}. Received: {'head_metrics': False}"
+    with pytest.raises(ValueError, match=message):
+        resume(head_metrics=False)
+    record = resume().record
+    assert "Going on after step 1 of epoch 2, from" in capsys.readouterr().out
+    assert sorted(os.listdir(output)) == FILES
+    expected = Run.open(runs / "teacher")
+    assert record["status"] == "finished" and "error" not in record
+    assert record["execution"]["snapshot_steps"] == 1
+    for name in ("last", "best"):
+        assert same_results(record[name], expected.record[name])
+    assert Run.open(output).weights_digest() == expected.weights_digest()
+    for row, other in zip(logged(output), logged(runs / "teacher"), strict=True):
+        assert same_results(row, other)
+
+
+def test_what_has_finished_is_left_as_it_is(runs, tmp_path, monkeypatch):
+    def unexpected(*arguments):
+        raise AssertionError("an image is read")
+
+    monkeypatch.setattr(training, "load", unexpected)
+    network = (runs / "student" / "last.keras").read_bytes()
+    # The same teacher, wherever it is now.
+    shutil.copytree(runs / "teacher", tmp_path / "moved")
+    student = Distill(teacher=tmp_path / "moved")
+    run = train(student, runs / "student", TRAINING, execution=RESUME, verbose=0)
+    assert run.record["status"] == "finished"
+    assert (runs / "student" / "last.keras").read_bytes() == network
+    # Another teacher, of the same settings.
+    moved = Run.open(tmp_path / "moved").network()
+    moved.trainable_variables[0].assign(moved.trainable_variables[0] + 1)
+    moved.save(tmp_path / "moved" / "last.keras")
+    with pytest.raises(ValueError, match="origin {'weights': '.*Received: {'weights'"):
+        train(student, runs / "student", TRAINING, execution=RESUME, verbose=0)
+
+
+def test_a_kill_between_two_files_leaves_them_in_agreement(tmp_path, monkeypatch):
+    output, killed = tmp_path / "run", tmp_path / "killed"
+
+    def copy(recorder, epoch, logs=None):
+        if epoch == 1:  # the networks are written, and run.json is not
+            shutil.copytree(output, killed)
+        recorder.write()
+
+    monkeypatch.setattr(training.Recorder, "on_epoch_end", copy)
+    expected = train_baseline(output, execution=RESUME)
+    monkeypatch.undo()
+    assert json.loads((killed / "run.json").read_text())["epochs_done"] == 1
+    record = Run.open(killed).record
+    assert record["status"] == "running"
+    for name in ("last", "best"):
+        assert record[name] == expected.record[name]
+        assert Run.open(killed).weights_digest(name) == expected.weights_digest(name)
+        results = evaluate(killed, name, verbose=0)
+        accuracy = record[name]["val_accuracy"]
+        assert results["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    # The second epoch is trained again, from a snapshot in it.
+    record = train_baseline(killed, execution=RESUME).record
+    for name in ("last", "best"):
+        assert same_results(record[name], expected.record[name])
+
+
+@pytest.mark.parametrize(
+    ("owner", "writer", "file"),
+    [(Run, "write", "run.json"), (plots, "training_curves", "curves.png")],
+)
+def test_a_full_disk_does_not_hide_what_ended_a_training(
+    owner, writer, file, tmp_path, monkeypatch, capsys
+):
+    def full(*arguments):
+        raise OSError("no space left on device")
+
+    def stop(callback, batch, logs=None):
+        if os.path.exists(tmp_path / "run" / "last.keras"):
+            monkeypatch.setattr(owner, writer, full)
+            raise Preempted
+
+    monkeypatch.setattr(training.Throughput, "on_train_batch_end", stop)
+    with pytest.raises(Preempted):
+        train_baseline(tmp_path / "run")
+    assert f"no {file}: no space left on device" in capsys.readouterr().err
+
+
+def test_training_images_are_decoded_when_a_run_begins_and_not_again(
+    tmp_path, monkeypatch
+):
+    data = make_folder(tmp_path / "data", ["cat", "dog"])
+    images = DataSettings(data=data, image_size=8)
+    output = tmp_path / "run"
+    decoded = []
+    check = folders.undecodable
+
+    def counted(files, corrupt):
+        decoded.extend(map(str, files))
+        return check(files, corrupt)
+
+    monkeypatch.setattr(folders, "undecodable", counted)
+    stop_after(1, monkeypatch)
+    with pytest.raises(StoppedError):
+        train_baseline(output, images, execution=RESUME)
+    monkeypatch.undo()
+    assert len(decoded) == 6
+    monkeypatch.setattr(folders, "undecodable", counted)
+    train_baseline(output, images, execution=RESUME)
+    # Nor is what has been looked at.
+    assert evaluate(output, verbose=0)["accuracy"] >= 0
+    assert len(decoded) == 6
+
+
+def test_images_elsewhere_are_decoded_as_far_as_they_are_measured_on(
+    runs, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    data = make_folder(tmp_path / "data", ["cat", "dog"])
+    train_baseline(run, DataSettings(data=data, image_size=8))
+    other = pathlib.Path(make_folder(tmp_path / "other", ["cat", "dog"]))
+    (other / "train" / "cat" / "1.png").write_text("no image")
+    assert evaluate(run, data=str(other), verbose=0)["accuracy"] >= 0
+    (other / "test" / "cat" / "1.png").write_text("no image")
+    with pytest.raises(ValueError, match="test/cat/1.png"):
+        evaluate(run, data=str(other), verbose=0)
+
+
+def test_workers_have_read_what_is_there_before_it_is_replaced(tmp_path, monkeypatch):
+    order = []
+    wait, begin = training.distribution.wait_for_workers, Run.begin
+    monkeypatch.setattr(
+        training.distribution,
+        "wait_for_workers",
+        lambda model: order.append("wait") or wait(model),
+    )
+    monkeypatch.setattr(Run, "begin", lambda run: order.append("begin") or begin(run))
+    train_baseline(tmp_path / "run", settings=dataclasses.replace(TRAINING, epochs=1))
+    assert order[:3] == ["wait", "begin", "wait"]
+
+
+def test_an_import_is_finished_when_its_files_are_there(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError("no space left on device")
+
+    numpy = pytest.importorskip("safetensors.numpy")
+    network = models.create("wrn_10_1", 10, (8, 8, 3))
+    state = {"any": np.zeros(1, "float32")}
+    numpy.save_file(state, tmp_path / "network.safetensors")
+    monkeypatch.setattr(training.checkpoints, "has_heads", lambda state: True)
+    monkeypatch.setattr(
+        training.checkpoints,
+        "load_torch",
+        lambda made, state: made.set_weights(network.get_weights()),
+    )
+    monkeypatch.setattr(training, "save_with_results", full)
+    arguments = tmp_path / "run", tmp_path / "network.safetensors", "wrn_10_1", DIGITS
+    with pytest.raises(OSError, match="no space"):
+        import_torch(*arguments, verbose=0)
+    assert Run.open(tmp_path / "run").record["status"] != "finished"
+    monkeypatch.undo()
+
+
+def test_a_picture_of_rows_that_lack_values(tmp_path):
+    rows = "epoch,loss,aux_1_accuracy\n0,1.5,\n1,1.0,0.5\n"
+    (tmp_path / "log.csv").write_text(rows)
+    plots.training_curves(tmp_path / "log.csv", tmp_path / "curves.png", "run")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Folders that were written before `run.json` had a format.
+
+
+@pytest.fixture
+def old_runs(tmp_path):
+    shutil.copytree(OLD_RUNS, tmp_path / "old")
+    return tmp_path / "old"
+
+
+def test_folders_of_format_1_are_read(old_runs, tmp_path):
+    teacher, student = (Run.open(old_runs / name) for name in ("teacher", "student"))
+    assert student.record["options"]["loss_weights"] == {"kl_aux_1": 0.5}
+    assert student.record["origin"]["epoch"] == 2
+    for run in (teacher, student):
+        results = evaluate(run.path, heads=True, verbose=0)
+        last = run.record["last"]
+        assert results["accuracy"] == pytest.approx(last["val_accuracy"], abs=1e-6)
+        assert results["loss"] == pytest.approx(last["val_loss"], rel=1e-5)
+    assert os.path.isdir(export_run(student.path, tmp_path / "serving" / "1"))
+    settings = dataclasses.replace(TRAINING, epochs=1)
+    kind = Distill(teacher=teacher.path)
+    run = train(kind, tmp_path / "new", settings, verbose=0)
+    assert run.record["origin"]["weights"] == teacher.weights_digest()
+
+
+def test_a_finished_teacher_of_format_1_is_kept(old_runs):
+    before = (old_runs / "teacher" / "run.json").read_text()
+    run = train(Teacher(), old_runs / "teacher", TRAINING, DIGITS, RESUME, verbose=0)
+    assert run.is_finished
+    assert (old_runs / "teacher" / "run.json").read_text() == before
+
+
+def test_an_unfinished_run_of_format_1_is_refused(old_runs):
+    path = old_runs / "teacher" / "run.json"
+    path.write_text(path.read_text().replace('"finished"', '"interrupted"'))
+    before = path.read_text()
+    with pytest.raises(ValueError, match="which one before it began.*--overwrite"):
+        train(Teacher(), old_runs / "teacher", TRAINING, DIGITS, RESUME, verbose=0)
+    assert path.read_text() == before
+
+
+def test_a_run_is_replaced_or_goes_on():
+    with pytest.raises(ValueError, match="`overwrite` or `resume`, not both"):
+        train_baseline("run", overwrite=True, execution=RESUME)
+
+
+def test_only_a_run_is_overwritten(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="which is not a run folder"):
+        train_baseline(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
