@@ -189,26 +189,6 @@ AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 CROPS = ("padded", "resized")
 
 
-def check_augmentation(
-    augment: str | None, crop: str, center_crop: float | None
-) -> None:
-    """Raises a ValueError unless these are values that `load` takes."""
-    if crop not in CROPS:
-        raise ValueError(
-            f"Expected `crop` to be one of {CROPS}. Received: crop={crop!r}"
-        )
-    if center_crop is not None and not 0 < center_crop <= 1:
-        raise ValueError(
-            "Expected `center_crop` to be None or above 0 and at most 1. "
-            f"Received: center_crop={center_crop}"
-        )
-    if augment is not None and augment not in AUGMENTATIONS:
-        raise ValueError(
-            f"Expected `augment` to be None or one of {list(AUGMENTATIONS)}. "
-            f"Received: augment={augment!r}"
-        )
-
-
 @functools.cache
 def _transformations():
     layers = keras.layers

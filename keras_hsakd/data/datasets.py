@@ -10,11 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.data.augment import check_augmentation
-from keras_hsakd.data.checks import check_integer
+from keras_hsakd.data.checks import check_arguments
 from keras_hsakd.data.pipelines import rescaling, train_and_test
 from keras_hsakd.data.sources import ArraySource
-from keras_hsakd.data.subsets import Examples, check_share, choose, hold_out
+from keras_hsakd.data.subsets import Examples, choose, hold_out
 from keras_hsakd.suggestions import did_you_mean
 
 # Where tensorflow-datasets downloads them from.
@@ -282,11 +281,17 @@ def load(
     """
     row, read = _row(name)
     image_size = row.image_size if image_size is None else image_size
-    check_integer("batch_size", batch_size, 1)
-    check_integer("image_size", image_size, 8)
-    check_integer("seed", seed, 0)
-    check_augmentation(augment, crop, center_crop)
-    check_share(examples_per_class, label_fraction, limit)
+    check_arguments(
+        batch_size,
+        image_size,
+        seed,
+        examples_per_class,
+        label_fraction,
+        limit,
+        augment,
+        crop,
+        center_crop,
+    )
 
     train, test, class_names = read(name, data_dir)
     train, test = choose(

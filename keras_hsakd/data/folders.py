@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.data.augment import check_augmentation
-from keras_hsakd.data.checks import check_integer
+from keras_hsakd.data.checks import check_arguments
 from keras_hsakd.data.pipelines import rescaling, train_and_test
 from keras_hsakd.data.sources import FileSource, decode
-from keras_hsakd.data.subsets import check_share, choose
+from keras_hsakd.data.subsets import choose
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -110,9 +109,17 @@ def image_folder(
     >>> train.class_names
     ['cat', 'dog']
     """
-    check_integer("batch_size", batch_size, 1)
-    check_integer("image_size", image_size, 8)
-    check_integer("seed", seed, 0)
+    check_arguments(
+        batch_size,
+        image_size,
+        seed,
+        examples_per_class,
+        label_fraction,
+        limit,
+        augment,
+        crop,
+        center_crop,
+    )
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3:
             raise ValueError(
@@ -125,8 +132,6 @@ def image_folder(
         raise ValueError(
             f"Expected `corrupt` to be one of {_CORRUPT}. Received: corrupt={corrupt!r}"
         )
-    check_augmentation(augment, crop, center_crop)
-    check_share(examples_per_class, label_fraction, limit)
 
     path = pathlib.Path(path)
     if not path.is_dir():

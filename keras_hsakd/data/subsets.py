@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from keras_hsakd.data.checks import check_integer
-
 Examples = tuple[np.ndarray, np.ndarray]
 
 _VALIDATION_FRACTION = 0.2
@@ -50,25 +48,6 @@ def choose(
     if limit is not None:
         train, test = (_any(*examples, limit, seed) for examples in (train, test))
     return train, test
-
-
-def check_share(
-    examples_per_class: int | None, label_fraction: float | None, limit: int | None
-) -> None:
-    """Raises a ValueError unless these are values that `choose` takes."""
-    for name, value in (("examples_per_class", examples_per_class), ("limit", limit)):
-        if value is not None:
-            check_integer(name, value, 1)
-    if label_fraction is not None and not 0 < label_fraction <= 1:
-        raise ValueError(
-            "Expected `label_fraction` to be above 0 and at most 1. "
-            f"Received: label_fraction={label_fraction}"
-        )
-    if label_fraction is not None and examples_per_class is not None:
-        raise ValueError(
-            "Expected one of `label_fraction` and `examples_per_class`. Received: "
-            f"{label_fraction=}, {examples_per_class=}"
-        )
 
 
 def hold_out(
