@@ -14,7 +14,7 @@ from keras_hsakd.runs.settings import TrainingSettings
 
 @contextlib.contextmanager
 def construction(precision: str, strategy) -> Iterator[None]:
-    """Has networks made for a strategy, under the dtype policy of that name."""
+    """Makes networks in the block belong to a strategy and follow a dtype policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

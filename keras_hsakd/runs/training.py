@@ -105,15 +105,9 @@ def finished_run(
     training: TrainingSettings,
     data: DataSettings | Mapping | None = None,
 ) -> Run | None:
-    """Returns the run in a folder if it is the one of these settings, and finished.
+    """Returns the run in a folder if it is what `train` would make, and finished.
 
     No image is read for it, and no network.
-
-    Args:
-        kind: As in `train`.
-        output: As in `train`.
-        training: As in `train`.
-        data: As in `train`.
     """
     try:
         found, origin = Run.open(output), kind.origin()
