@@ -3,136 +3,20 @@
 import argparse
 import importlib
 import os
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
+from keras_hsakd import models
 from keras_hsakd.files import atomic_write
-from keras_hsakd.models import mobilenet_v2, resnet, shufflenet, vgg, wrn
+from keras_hsakd.models.naming import BACKBONE, HEADS
 
-# The authors' two parts of a network with heads.
-_BACKBONE = "backbone."
-_HEADS = "auxiliary_classifier."
 # Where training scripts put the state dict in a checkpoint.
 _WRAPPERS = ("net", "state_dict", "model")
 # Counts the updates of a batch normalization, in PyTorch alone; nothing reads it.
 _COUNTER = "num_batches_tracked"
-
-
-class _Naming(NamedTuple):
-    """How the authors name the layers of a family in a state dict.
-
-    The templates may hold the fields of `_fields`.
-
-    Attributes:
-        block: Path of a block of the backbone.
-        head_block: Path of a block of a head.
-        leaves: Names of layers that they call other than we do.
-        head_leaves: The same, for layers of heads that have another name there.
-        classifier: Name of the backbone's classifier.
-        groups: Number of groups of blocks in each stage, where it isn't one.
-    """
-
-    block: str
-    head_block: str = "block_extractor{head}.{position}.{block}"
-    leaves: dict[str, str] = {}
-    head_leaves: dict[str, str] = {}
-    classifier: str = "fc"
-    groups: tuple[int, ...] = ()
-
-
-_RESNET_LEAVES = {"stem_conv": "conv1", "stem_bn": "bn1"}
-_DOWNSAMPLE = _Naming(
-    block="layer{stage}.{block}",
-    leaves={
-        **_RESNET_LEAVES,
-        "shortcut_conv": "downsample.0",
-        "shortcut_bn": "downsample.1",
-    },
-)
-_SHORTCUT = _Naming(
-    block="layer{stage}.{block}",
-    leaves={
-        **_RESNET_LEAVES,
-        "shortcut_conv": "shortcut.0",
-        "shortcut_bn": "shortcut.1",
-    },
-    classifier="linear",
-)
-_NAMINGS = {
-    **dict.fromkeys(resnet.VARIANTS, _DOWNSAMPLE),
-    **dict.fromkeys(("resnet50", "resnet101", "resnet152"), _SHORTCUT),
-    **dict.fromkeys(
-        wrn.VARIANTS,
-        _Naming(
-            block="block{stage}.layer.{block}",
-            head_block="block_extractor{head}.{position}.layer.{block}",
-            leaves={
-                "stem_conv": "conv1",
-                "shortcut_conv": "convShortcut",
-                "neck_bn": "bn1",
-            },
-            head_leaves={"neck_bn": "bn{head}"},
-        ),
-    ),
-    **dict.fromkeys(
-        vgg.VARIANTS,
-        _Naming(
-            block="block{index}",
-            head_block="block_extractor{head}.{after_pooling}",
-            leaves={"conv": "{conv}", "bn": "{bn}"},
-            classifier="classifier",
-            groups=(1, 1, 1, 2),
-        ),
-    ),
-    **dict.fromkeys(
-        mobilenet_v2.VARIANTS,
-        _Naming(
-            block="blocks.{index}.{block}",
-            leaves={
-                "stem_conv": "conv1.0",
-                "stem_bn": "conv1.1",
-                "conv1": "conv.0",
-                "bn1": "conv.1",
-                "conv2": "conv.3",
-                "bn2": "conv.4",
-                "conv3": "conv.6",
-                "bn3": "conv.7",
-                "neck_conv": "conv2.0",
-                "neck_bn": "conv2.1",
-            },
-            head_leaves={
-                "neck_conv": "conv2_{head}.0",
-                "neck_bn": "conv2_{head}.1",
-            },
-            classifier="classifier",
-            groups=(2, 1, 2, 2),
-        ),
-    ),
-    **dict.fromkeys(
-        shufflenet.VARIANTS,
-        _Naming(
-            block="layer{stage}.{block}",
-            leaves={**_RESNET_LEAVES, "neck_conv": "conv2", "neck_bn": "bn2"},
-            head_leaves={
-                "neck_conv": "block_extractor{head}.{neck_conv}",
-                "neck_bn": "block_extractor{head}.{neck_bn}",
-            },
-            classifier="linear",
-        ),
-    ),
-}
-
-# Our layer name: head, stage, group and block where there are any, then its own.
-_LAYER_NAME = re.compile(
-    r"(?:aux_(?P<head>\d+)_)?"
-    r"(?:stage(?P<stage>\d+)_(?:group(?P<group>\d+)_)?block(?P<block>\d+)_)?"
-    r"(?P<leaf>\w+)"
-)
-
 # By layer class: our variable, the name in a state dict, and PyTorch's axes in ours.
 _VARIABLES = {
     keras.layers.DepthwiseConv2D: (("kernel", "weight", (2, 3, 0, 1)),),
@@ -214,13 +98,13 @@ def load_torch(
         state = _read(state)
     state = _unwrapped(state, prefix)
     entries = _entries(model)
-    if not any(key.startswith(_BACKBONE) for key in state):
+    if not any(key.startswith(BACKBONE) for key in state):
         # CRD's MobileNetV2 has its classifier in a Sequential of one.
         state = {
-            _BACKBONE + key.replace("classifier.0.", "classifier."): value
+            BACKBONE + key.replace("classifier.0.", "classifier."): value
             for key, value in state.items()
         }
-        entries = {k: v for k, v in entries.items() if k.startswith(_BACKBONE)}
+        entries = {k: v for k, v in entries.items() if k.startswith(BACKBONE)}
     if not classifiers:
         passed_over = {key for key, entry in entries.items() if entry.classifier}
         entries = {k: v for k, v in entries.items() if k not in passed_over}
@@ -259,7 +143,7 @@ def has_heads(state: Mapping) -> bool:
     >>> has_heads({"conv1.weight": np.zeros((16, 3, 3, 3))})
     False
     """
-    return any(key.startswith(_HEADS) for key in state)
+    return any(key.startswith(HEADS) for key in state)
 
 
 def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
@@ -287,7 +171,7 @@ def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
         if key.endswith("running_var"):
             state[key.replace("running_var", _COUNTER)] = np.zeros((), "int64")
     if not has_heads(state):
-        state = {key.removeprefix(_BACKBONE): value for key, value in state.items()}
+        state = {key.removeprefix(BACKBONE): value for key, value in state.items()}
     return state
 
 
@@ -361,12 +245,7 @@ def _fitting(model, entries, state):
 
 def _entries(model) -> dict[str, _Entry]:
     """Returns the entries of a state dict of the whole model by the authors' keys."""
-    if model.name not in _NAMINGS:
-        raise ValueError(
-            "Expected a network of `keras_hsakd.models.create`, known by its name. "
-            f"Received: a model named '{model.name}'"
-        )
-    naming = _NAMINGS[model.name]
+    naming = models.torch_naming(model)
     entries = {}
     for layer in model.layers:
         rows = next((r for c, r in _VARIABLES.items() if isinstance(layer, c)), ())
@@ -374,51 +253,9 @@ def _entries(model) -> dict[str, _Entry]:
             variable = getattr(layer, attribute)
             if variable is not None:
                 classifier = isinstance(layer, keras.layers.Dense)
-                key = f"{_torch_name(naming, layer.name)}.{name}"
+                key = f"{naming.torch_name(layer.name)}.{name}"
                 entries[key] = _Entry(variable, axes, classifier)
     return entries
-
-
-def _torch_name(naming, layer_name):
-    if layer_name == "logits":
-        return _BACKBONE + naming.classifier
-    if layer_name.startswith("aux_") and layer_name[4:].isdigit():
-        return f"{_HEADS}fc{layer_name[4:]}"
-    match = _LAYER_NAME.fullmatch(layer_name)
-    head, stage, group, block = (
-        int(match[name] or 0) for name in ("head", "stage", "group", "block")
-    )
-    leaves = naming.leaves | (naming.head_leaves if head else {})
-    path = [leaves.get(match["leaf"], match["leaf"])]
-    if stage:
-        path.insert(0, naming.head_block if head else naming.block)
-    fields = _fields(naming, head, stage, group or 1, block)
-    return (_HEADS if head else _BACKBONE) + ".".join(path).format(**fields)
-
-
-def _fields(naming, head, stage, group, block):
-    """Returns what a template may hold; the authors count from 0, we from 1."""
-    groups = naming.groups or (1,) * max(stage, 1)
-    index = sum(groups[: stage - 1]) + group - 1
-    # A head begins with the stage after its tap; the last one repeats the last stage.
-    first_stage = stage if stage == head else head + 1
-    position = index - sum(groups[: first_stage - 1])
-    return {
-        "head": head,
-        "stage": stage,
-        "block": block - 1,
-        # Of its group in the backbone, and in the head.
-        "index": index,
-        "position": position,
-        # VGG: a head is a flat list of pooling, convolutions and activation; the second
-        # group of a stage, and the head that repeats a stage, have no pooling.
-        "after_pooling": 3 * position + 1 - (group > 1) - (stage == head),
-        "conv": 3 * (block - 1),
-        "bn": 3 * (block - 1) + 1,
-        # ShuffleNetV2: the neck comes after the head's stages, of three in all.
-        "neck_conv": max(3 - head, 1),
-        "neck_bn": max(3 - head, 1) + 1,
-    }
 
 
 def _read(path):

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 from reference.fill import fill
-from test_models import OFFICIAL
+from test_models import OFFICIAL, SMALL
 
-from keras_hsakd import checkpoints, models
+from keras_hsakd import attach_heads, checkpoints, models
 
 
 def filled(name):
@@ -177,6 +177,51 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(
 def test_a_model_that_is_not_of_the_zoo(tiny_network, state):
     with pytest.raises(ValueError, match="models.create.*model named 'tiny'"):
         checkpoints.load_torch(tiny_network(), state)
+
+
+def test_a_model_of_that_name_that_is_not_of_the_zoo():
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv1_conv")(images)
+    model = keras.Model(images, keras.layers.Flatten()(x), name="resnet50")
+    with pytest.raises(ValueError, match="models.create.*layer named 'conv1_conv'"):
+        checkpoints.torch_state_dict(model)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_that_is_in_no_table(name, tmp_path):
+    """Also where it was read from a file, which holds no more than its layers."""
+
+    def make():
+        return SMALL[name](num_classes=5, input_shape=(16, 16, 3))
+
+    network, copy = make(), make()
+    state = checkpoints.torch_state_dict(network)
+    assert len([key for key in state if "num_batches" not in key]) == len(
+        network.variables
+    )
+    network.save(tmp_path / "network.keras")
+    network = keras.saving.load_model(tmp_path / "network.keras")
+    assert set(checkpoints.torch_state_dict(network)) == set(state)
+    checkpoints.load_torch(copy, checkpoints.torch_state_dict(network))
+    for old, new in zip(weights(network), weights(copy), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_names_of_resnets_follow_from_their_stages():
+    small, imagenet = (
+        checkpoints.torch_state_dict(SMALL[name](num_classes=5, heads=False))
+        for name in ("resnet14", "resnet10_imagenet")
+    )
+    assert {"layer2.0.shortcut.0.weight", "linear.bias"} < set(small)
+    assert {"layer2.0.downsample.0.weight", "fc.bias"} < set(imagenet)
+
+
+def test_heads_that_were_attached_keep_their_weights(state):
+    network = attach_heads(models.create("resnet20", 100, heads=False))
+    checkpoints.load_torch(network, backbone_of(state))
+    np.testing.assert_array_equal(
+        network.get_layer("logits").bias, state["backbone.fc.bias"]
+    )
 
 
 def test_a_missing_file(network):

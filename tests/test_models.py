@@ -111,6 +111,94 @@ def test_every_variant_has_heads_and_takes_other_images(name):
     }
 
 
+FOUR_STAGES = (64, 128, 256, 512)
+# name: its builder, and what a row of the table stands for
+BUILDERS = {
+    "wrn_16_2": (models.wrn, {"depth": 16, "widening": 2}),
+    "resnet14": (models.resnet, {"blocks": (2, 2, 2), "filters": (16, 32, 64)}),
+    "resnet8x4": (
+        models.resnet,
+        {"blocks": (1, 1, 1), "filters": (64, 128, 256), "stem_filters": 32},
+    ),
+    "resnet50": (
+        models.resnet,
+        {"blocks": (3, 4, 6, 3), "filters": FOUR_STAGES, "block": "bottleneck"},
+    ),
+    "resnet18_imagenet": (
+        models.resnet,
+        {"blocks": (2, 2, 2, 2), "filters": FOUR_STAGES, "image_size": 224},
+    ),
+    "vgg11_bn": (models.vgg, {"convolutions": (1, 1, 2, 2, 2)}),
+    "mobilenet_v2": (models.mobilenet_v2, {"width": 0.5}),
+    "shufflenet_v1": (models.shufflenet, {"version": 1, "filters": (240, 480, 960)}),
+    "shufflenet_v2": (
+        models.shufflenet,
+        {"version": 2, "filters": (116, 232, 464), "neck_filters": 1024},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("options", [{}, {"heads": False}, {"num_views": 2}])
+def test_a_builder_makes_the_rows_of_its_table(name, options):
+    builder, parameters = BUILDERS[name]
+    with keras.StatelessScope(initialize_variables=False):
+        row = models.create(name, 10, **options)
+        built = builder(**parameters, num_classes=10, **options)
+    # That of all rows here but "resnet8x4" tells the parameters.
+    assert built.name == name.replace("8x4", "8")
+    assert built.input_shape == row.input_shape
+    assert [(v.path, v.shape, v.trainable) for v in built.variables] == [
+        (v.path, v.shape, v.trainable) for v in row.variables
+    ]
+    assert [layer.get_config() for layer in built.layers] == [
+        layer.get_config() for layer in row.layers
+    ]
+
+
+@pytest.mark.core
+def test_a_wide_residual_network_that_is_in_no_table():
+    with keras.StatelessScope(initialize_variables=False):
+        network = models.wrn(28, 10, num_classes=10)
+    assert network.name == "wrn_28_10"
+    # The 36.5 million of Zagoruyko and Komodakis, table 4.
+    assert trainable_parameters(heads.strip_heads(network)) == 36_479_194
+    assert len(heads.head_names(network)) == 3
+
+
+# Of each family, a small network that is in no table.
+SMALL = {
+    "wrn_10_2": lambda **options: models.wrn(10, 2, **options),
+    "resnet10": lambda **options: models.resnet((1, 1, 2), (4, 8, 12), **options),
+    "resnet14": lambda **options: models.resnet(
+        (1, 1, 1, 1), (4, 8, 12, 16), block="bottleneck", **options
+    ),
+    "resnet10_imagenet": lambda **options: models.resnet(
+        (1, 1, 1, 1), (4, 8, 12, 16), image_size=64, **options
+    ),
+    "vgg9_bn": lambda **options: models.vgg((1, 1, 1, 1, 2), **options),
+    "mobilenet_v2": lambda **options: models.mobilenet_v2(0.1, **options),
+    "shufflenet_v1": lambda **options: models.shufflenet(
+        1, (36, 72, 144), blocks=(1, 2, 1), **options
+    ),
+    "shufflenet_v2": lambda **options: models.shufflenet(
+        2, (12, 24, 48), neck_filters=32, blocks=(1, 2, 1), **options
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_network_that_is_in_no_table(name):
+    with keras.StatelessScope(initialize_variables=False):
+        network = SMALL[name](num_classes=5, input_shape=(16, 16, 3), num_views=2)
+        other = SMALL[name](num_classes=5, name="other")
+    assert network.name == name
+    assert other.name == "other"
+    assert network.output["logits"].shape == (None, 5)
+    for head in heads.head_names(network):
+        assert network.output[head].shape == (None, 10)
+
+
 @pytest.mark.core
 @pytest.mark.parametrize(
     ("name", "heads"),
@@ -271,3 +359,58 @@ def test_no_two_layers_start_with_the_same_weights():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         models.create(*arguments)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: models.wrn(27, 10, 10), r"`depth` to be 6n \+ 4.*depth=27"),
+        (lambda: models.wrn(4, 10, 10), r"`depth` to be 6n \+ 4.*depth=4"),
+        (lambda: models.wrn(28, 0, 10), "`widening` to be at least 1.*widening=0"),
+        (lambda: models.wrn(28, 10, 1), "`num_classes` to be at least 2.*=1"),
+        (
+            lambda: models.wrn(28, 10, 10, num_views=1),
+            "`num_views` to be at least 2.*num_views=1",
+        ),
+        (
+            lambda: models.wrn(28, 10, 10, input_shape=(32, 32)),
+            r"`input_shape`.*input_shape=\(32, 32\)",
+        ),
+        (
+            lambda: models.resnet((1, 1), (16, 32, 64), 10),
+            r"`blocks` and `filters` to have a number for each stage.*blocks=\(1, 1\)",
+        ),
+        (lambda: models.resnet((), (), 10), r"`blocks` to be at least 1.*blocks=\(\)"),
+        (
+            lambda: models.resnet((1, 0), (16, 32), 10),
+            r"`blocks` to be at least 1.*blocks=\(1, 0\)",
+        ),
+        (
+            lambda: models.resnet((1,), (16,), 10, block="wide"),
+            "`block` to be one of.*'bottleneck'.*block='wide'",
+        ),
+        (lambda: models.vgg((1, 1, 1), 10), r"`convolutions`.*five.*\(1, 1, 1\)"),
+        (lambda: models.vgg((1, 1, 0, 1, 1), 10), "`convolutions`.*at least 1.*0"),
+        (lambda: models.mobilenet_v2(0.05, 10), "`width` to be at least.*width=0.05"),
+        (
+            lambda: models.shufflenet(3, (12, 24, 48), 10),
+            "`version` to be 1 or 2.*version=3",
+        ),
+        (
+            lambda: models.shufflenet(1, (24, 48, 96), 10),
+            r"growing multiples of 12 above 24.*\(24, 48, 96\)",
+        ),
+        (
+            lambda: models.shufflenet(1, (36, 72, 100), 10),
+            r"growing multiples of 12 above 24.*\(36, 72, 100\)",
+        ),
+        (
+            lambda: models.shufflenet(2, (12, 25, 48), 10),
+            r"version 2 to be even.*\(12, 25, 48\)",
+        ),
+    ],
+)
+def test_parameters_that_no_network_has(make, message):
+    with pytest.raises(ValueError, match=f"Expected.*{message}"):
+        make()

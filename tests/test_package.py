@@ -16,7 +16,7 @@ GROUPS = [
     {"runs"},
     {"checkpoints", "export", "data", "callbacks", "snapshots"},
     {"trainers", "models", "optimizers"},
-    {"views"},
+    {"attach", "views"},
     {"heads"},
     {"losses", "layers", "graph"},
     {"ops", "distribution", "files", "suggestions"},

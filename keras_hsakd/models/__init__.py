@@ -4,24 +4,49 @@ import math
 
 import keras
 
+from keras_hsakd import graph
 from keras_hsakd.heads import head_names, strip_heads
-from keras_hsakd.models import mobilenet_v2, resnet, shufflenet, vgg, wrn
-from keras_hsakd.models.costs import multiply_adds
+from keras_hsakd.models import mobilenets, resnets, shufflenets, vggs, wide_resnets
+from keras_hsakd.models.mobilenets import mobilenet_v2
+from keras_hsakd.models.naming import Naming
+from keras_hsakd.models.resnets import resnet
+from keras_hsakd.models.shufflenets import shufflenet
+from keras_hsakd.models.vggs import vgg
+from keras_hsakd.models.wide_resnets import wrn
 from keras_hsakd.ops import NUM_ROTATIONS
 from keras_hsakd.suggestions import did_you_mean
 
-__all__ = ["create", "default_image_size", "multiply_adds", "names", "table"]
+__all__ = [
+    "create",
+    "default_image_size",
+    "mobilenet_v2",
+    "multiply_adds",
+    "names",
+    "resnet",
+    "shufflenet",
+    "table",
+    "vgg",
+    "wrn",
+]
 
+# By what the names of their networks begin with.
 _FAMILIES = {
-    name: family
-    for family in (wrn, resnet, vgg, mobilenet_v2, shufflenet)
-    for name in family.VARIANTS
+    "wrn": wide_resnets,
+    "resnet": resnets,
+    "vgg": vggs,
+    "mobilenet_v2": mobilenets,
+    "shufflenet": shufflenets,
+}
+_VARIANTS = {
+    name: variant
+    for family in _FAMILIES.values()
+    for name, variant in family.VARIANTS.items()
 }
 
 
 def names() -> list[str]:
     """Returns the names that `create` knows."""
-    return list(_FAMILIES)
+    return list(_VARIANTS)
 
 
 def create(
@@ -56,28 +81,17 @@ def create(
     >>> student.output["aux_1"].shape
     (None, 400)
     """
-    if name not in _FAMILIES:
+    if name not in _VARIANTS:
         raise ValueError(
             f"Expected `name` to be one of {names()}. "
-            f"Received: name={name!r}{did_you_mean(name, _FAMILIES)}"
+            f"Received: name={name!r}{did_you_mean(name, _VARIANTS)}"
         )
-    for argument, value in (("num_classes", num_classes), ("num_views", num_views)):
-        if value < 2:
-            raise ValueError(
-                f"Expected `{argument}` to be at least 2. Received: {argument}={value}"
-            )
-    if input_shape is None:
-        input_shape = (default_image_size(name),) * 2 + (3,)
-    if len(input_shape) != 3:
-        raise ValueError(
-            "Expected `input_shape` to be (height, width, channels). "
-            f"Received: input_shape={tuple(input_shape)}"
-        )
-    return _FAMILIES[name].create(
-        name,
+    return _VARIANTS[name](
         num_classes=num_classes,
-        input_shape=tuple(input_shape),
-        num_views=num_views if heads else 0,
+        input_shape=input_shape,
+        heads=heads,
+        num_views=num_views,
+        name=name,
     )
 
 
@@ -94,7 +108,25 @@ def default_image_size(name: str) -> int:
     >>> default_image_size("resnet34_imagenet")
     224
     """
-    return getattr(_FAMILIES[name].VARIANTS[name], "image_size", 32)
+    return _VARIANTS[name].keywords.get("image_size", 32)
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Returns the multiply-adds of one image through a functional model.
+
+    Counts convolutions and linear layers, without biases and batch normalization.
+
+    Args:
+        model: A functional `keras.Model` with a known image size.
+
+    Returns:
+        The number of multiply-adds.
+
+    Example:
+    >>> multiply_adds(keras_hsakd.models.create("wrn_16_2", 100, heads=False))
+    101118464
+    """
+    return graph.multiply_adds(model.outputs)
 
 
 def table(image_size: int | None = None, num_classes: int = 100) -> str:
@@ -128,6 +160,29 @@ def table(image_size: int | None = None, num_classes: int = 100) -> str:
             f"| {len(head_names(network))} | {_trained(network):,} |"
         )
     return "\n".join(lines)
+
+
+def torch_naming(model: keras.Model) -> Naming:
+    """Returns how the authors name the layers of a network of the zoo.
+
+    Args:
+        model: A network of the zoo, known by its name.
+
+    Raises:
+        ValueError: If the model's name does not begin with that of a family.
+
+    Example:
+    >>> torch_naming(create("wrn_16_2", 100)).block
+    'block{stage}.layer.{block}'
+    """
+    for beginning, family in _FAMILIES.items():
+        if model.name.startswith(beginning):
+            return family.torch_naming(model)
+    raise ValueError(
+        "Expected a network of `keras_hsakd.models.create`, known by its name, which "
+        f"begins with one of {list(_FAMILIES)}. "
+        f"Received: a model named '{model.name}'"
+    )
 
 
 def _trained(network):

@@ -1,11 +1,12 @@
 """The one builder of the zoo: a backbone and its auxiliary heads from stages."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import keras
 
 from keras_hsakd.layers import BatchNormalization
+from keras_hsakd.ops import NUM_ROTATIONS
 
 
 class Initialization(NamedTuple):
@@ -149,13 +150,23 @@ Stage = Callable[[Scope, keras.KerasTensor, int], keras.KerasTensor]
 Block = Callable[[Scope, keras.KerasTensor, int, int], keras.KerasTensor]
 
 
+class Options(TypedDict, total=False):
+    """Arguments of all networks, see `keras_hsakd.models.create`."""
+
+    input_shape: tuple[int, int, int] | None
+    heads: bool
+    num_views: int
+
+
 def build(
     name: str,
     stem: Stem,
     stages: list[tuple[Stage, int]],
     num_classes: int,
-    input_shape: tuple[int, int, int],
-    num_views: int,
+    input_shape: tuple[int, int, int] | None = None,
+    heads: bool = True,
+    num_views: int = NUM_ROTATIONS,
+    image_size: int = 32,
     neck: Stem = lambda scope, x: x,
     backbone_initialization: Initialization = _DEFAULT,
     head_initialization: Initialization = _DEFAULT,
@@ -170,10 +181,13 @@ def build(
         name: Name of the model.
         stem: Function `stem(scope, images)`.
         stages: Pairs of a function `stage(scope, x, stride)` and its stride.
-        num_classes: Number of classes `N`.
-        input_shape: Shape `(height, width, channels)` of an image.
-        num_views: Number of views `M` that the auxiliary heads tell apart; 0 for a
-            network without heads.
+        num_classes: Number of classes `N >= 2`.
+        input_shape: Shape `(height, width, channels)` of an image. Defaults to color
+            images of `image_size`.
+        heads: Whether to add the auxiliary heads. Defaults to `True`.
+        num_views: Number `M >= 2` of views that the heads tell apart. Defaults to 4.
+        image_size: Height and width of the images that the network is made for.
+            Defaults to 32.
         neck: Function `neck(scope, x)` from feature maps to what is pooled. Defaults
             to the identity.
         backbone_initialization: How the backbone's weights start.
@@ -183,9 +197,25 @@ def build(
         A functional model from images to `{"logits": (B, N), "aux_1": (B, M * N), ...}`
         or, without heads, to the class logits alone.
 
+    Raises:
+        ValueError: If there are fewer than two classes or views, or `input_shape` has
+            not three numbers.
+
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.2 and
     the authors' implementation.
     """
+    for argument, value in (("num_classes", num_classes), ("num_views", num_views)):
+        if value < 2:
+            raise ValueError(
+                f"Expected `{argument}` to be at least 2. Received: {argument}={value}"
+            )
+    if input_shape is None:
+        input_shape = (image_size, image_size, 3)
+    if len(input_shape) != 3:
+        raise ValueError(
+            "Expected `input_shape` to be (height, width, channels). "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
 
     def classify(scope, x, units, name):
         pool = keras.layers.GlobalAveragePooling2D(name=scope.path(f"{name}_pool"))
@@ -200,7 +230,7 @@ def build(
         taps.append(x)
     x = neck(backbone.within("neck"), x)
     logits = classify(backbone, x, num_classes, "logits")
-    if not num_views:
+    if not heads:
         return keras.Model(images, logits, name=name)
 
     outputs = {"logits": logits}
@@ -233,3 +263,18 @@ def repeat(
             scope.within(f"block{number}"), x, filters, stride if number == 1 else 1
         )
     return x
+
+
+def check_sizes(**sizes: int | tuple[int, ...]) -> None:
+    """Raises a ValueError unless sizes are positive, and tuples equally long."""
+    received = ", ".join(f"{name}={value}" for name, value in sizes.items())
+    for name, value in sizes.items():
+        if min(keras.tree.flatten(value), default=0) < 1:
+            raise ValueError(
+                f"Expected `{name}` to be at least 1. Received: {received}"
+            )
+    if len({len(keras.tree.flatten(value)) for value in sizes.values()}) > 1:
+        raise ValueError(
+            f"Expected {' and '.join(f'`{name}`' for name in sizes)} to have a number "
+            f"for each stage. Received: {received}"
+        )
