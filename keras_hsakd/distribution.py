@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from keras_hsakd.compat import layers_of
+
 STRATEGIES = ("mirrored", "multiworker")
 
 
@@ -87,7 +89,8 @@ def num_workers(model: keras.Model | None = None) -> int:
     """Returns the number of processes that train together.
 
     Args:
-        model: As in `worker_index`.
+        model: A model, for the strategy that it was made under. Defaults to `None`,
+            the current strategy.
 
     Example:
     >>> num_workers()
@@ -129,7 +132,7 @@ def num_replicas() -> int:
 
 
 def synchronize_batch_norm(network: keras.Model) -> keras.Model:
-    """Has batch normalization use the batch of all replicas, not each its own part.
+    """Makes batch normalization use the batch of all replicas, not each its own part.
 
     Replicas then train as one device does. Without it they do as many papers' numbers
     were made: each normalizes its own part of the batch, which costs no communication
@@ -150,7 +153,7 @@ def synchronize_batch_norm(network: keras.Model) -> keras.Model:
     >>> network.get_layer("stem_bn").synchronized
     True
     """
-    for layer in network._flatten_layers():
+    for layer in layers_of(network):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
     return network
@@ -288,12 +291,13 @@ def _vector(rows):
 
 @contextlib.contextmanager
 def lost_workers_named(model: keras.Model | None = None) -> Iterator[None]:
-    """Says so where training ends since another worker is gone.
+    """Raises an error that says so where another worker is gone.
 
     TensorFlow notices within a minute, whether the process died or does not answer.
 
     Args:
-        model: As in `worker_index`.
+        model: A model, for the strategy that it was made under. Defaults to `None`,
+            the current strategy.
 
     Raises:
         RuntimeError: In place of the error of the communication.

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 import keras
 from keras import tree
 
+from keras_hsakd.compat import node_of
+
 
 def ancestors(
     tensors: Iterable[keras.KerasTensor], stop_at: frozenset[int] = frozenset()
@@ -40,15 +42,9 @@ def ancestors(
     return ordered
 
 
-def node_of(tensor: keras.KerasTensor):
-    """Returns the node that computes a tensor: `operation`, `input_tensors`, ..."""
-    history = tensor._keras_history
-    return history.operation._inbound_nodes[history.node_index]
-
-
 def operation_of(tensor: keras.KerasTensor) -> keras.Operation:
     """Returns the layer or other operation that computes a tensor."""
-    return tensor._keras_history.operation
+    return node_of(tensor).operation
 
 
 def replay(

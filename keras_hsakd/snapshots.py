@@ -16,8 +16,8 @@ import warnings
 
 import keras
 import numpy as np
-from keras.src.backend.common import global_state
 
+from keras_hsakd.compat import CALLBACK_STATES, global_seed, set_global_seed
 from keras_hsakd.distribution import (
     any_worker,
     assign_replicas,
@@ -209,30 +209,35 @@ class Resume(FitCallback):
     # Around a training.
 
     @contextlib.contextmanager
-    def around_fit(self, model, data, first_batch, callbacks, shuffle):
-        _check_data(data, shuffle)
+    def around_fit(self, model, fit):
+        _check_data(fit.data, fit.shuffle)
         self.callbacks = []
         self.set_model(model)
         # It calls the others, whose states it keeps; History and progress bar are
         # Keras' to call.
         own = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
-        outside = [c for c in callbacks if c is self or isinstance(c, own)]
-        self.callbacks = [c for c in callbacks if c not in outside]
-        self._counter = getattr(data, "epoch_counter", None)
-        self._first_batch = first_batch
+        outside = [c for c in fit.callbacks if c is self or isinstance(c, own)]
+        self.callbacks = [c for c in fit.callbacks if c not in outside]
+        self._counter = getattr(fit.data, "epoch_counter", None)
+        self._first_batch = fit.first_batch
         self._is_chief = worker_index(model) == 0
         self._frozen = _fingerprint(model.frozen_variables)
         self._prepare_folder()
         self._written, self._snapshot = self._newest()
         self._terminated = False
         self._train_function = None
+        fit = dataclasses.replace(fit, callbacks=outside)
+        if self._snapshot is not None:
+            record = self._snapshot.record
+            ended = record["stop_training"] and not record["step"]
+            begin = fit.epochs if ended else record["epoch"]
+            fit = dataclasses.replace(fit, initial_epoch=begin)
         with self._listening():
             try:
-                yield outside
+                yield fit
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}. {self._last()}") from error
             finally:
-                model._initial_epoch = None
                 self._set_first_step(0)
                 if self._train_function is not None:
                     model.train_function = self._train_function
@@ -523,9 +528,6 @@ class Resume(FitCallback):
             _keep_file_of(callback, state)
         self._each("on_train_begin", logs)
         self._restore()
-        epochs = self.params["epochs"]
-        stopped = record["stop_training"] and not record["step"]
-        self.model._initial_epoch = epochs if stopped else record["epoch"]
         if self._is_chief:
             place = _place(record["epoch"], record["step"])
             print(f"Going on after {place}, from '{self._written}'")
@@ -671,19 +673,6 @@ def _first_difference(expected, received):
 
 # States of callbacks.
 
-# Of Keras' own callbacks, what changes while they are called.
-_STATES = {
-    keras.callbacks.EarlyStopping: (
-        *("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
-    ),
-    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
-    keras.callbacks.ModelCheckpoint: (
-        *("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
-    ),
-    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
-    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
-}
-
 
 def _state_of(callback):
     """Returns the state of a callback, or None if it has none."""
@@ -692,7 +681,9 @@ def _state_of(callback):
     if isinstance(callback, keras.callbacks.CSVLogger):
         file = callback.filename
         return {"size": os.path.getsize(file) if os.path.exists(file) else 0}
-    names = next((n for kind, n in _STATES.items() if isinstance(callback, kind)), None)
+    names = next(
+        (n for kind, n in CALLBACK_STATES.items() if isinstance(callback, kind)), None
+    )
     return names and {name: getattr(callback, name, None) for name in names}
 
 
@@ -722,18 +713,14 @@ def _history(model):
 
 # Random states.
 
-# Where Keras keeps what unseeded random operations draw from.
-_KERAS_SEEDS = "global_seed_generator"
-
 
 def _random_states():
     states = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
     }
-    seeds = global_state.get_global_attribute(_KERAS_SEEDS)
-    if seeds is not None:
-        states["keras"] = keras.ops.convert_to_numpy(seeds.state)
+    if (seed := global_seed()) is not None:
+        states["keras"] = seed
     return states
 
 
@@ -742,11 +729,7 @@ def _set_random_states(states):
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(states["numpy"]))
     if "keras" in states:
-        seeds = global_state.get_global_attribute(_KERAS_SEEDS)
-        if seeds is None:
-            seeds = keras.random.SeedGenerator(0)
-            global_state.set_global_attribute(_KERAS_SEEDS, seeds)
-        seeds.state.assign(states["keras"])
+        set_global_seed(states["keras"])
 
 
 # Nested structures as JSON, with their arrays apart.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_hsakd.compat import layers_of
 from keras_hsakd.heads import head_names, num_views
 from keras_hsakd.losses import TemperatureKLDivergence
 from keras_hsakd.trainers.base import HeadsTrainer
@@ -188,10 +189,8 @@ def check_pair(
             f"Received: {shapes[0]} in `{teacher.name}` and {shapes[1]} in "
             f"`{student.name}`"
         )
-    teacher_ids = {id(layer) for layer in teacher._flatten_layers()}
-    shared = [
-        layer.name for layer in student._flatten_layers() if id(layer) in teacher_ids
-    ]
+    teacher_ids = {id(layer) for layer in layers_of(teacher)}
+    shared = [layer.name for layer in layers_of(student) if id(layer) in teacher_ids]
     if shared:
         raise ValueError(
             f"Expected {both} to share no layers, or training the one would change the "

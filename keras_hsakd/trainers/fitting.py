@@ -1,39 +1,53 @@
 """How the trainers fit: checks before, guards during, callbacks around it."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 
+from keras_hsakd.compat import layers_of
 from keras_hsakd.distribution import MultiWorkerFit, lost_workers_named
 from keras_hsakd.trainers import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A call of `fit`, as it stands before Keras' own begins.
+
+    Attributes:
+        data: The training data, `x` of `fit`.
+        first_batch: Its first batch; `None` where it cannot be looked at.
+        shuffle: Whether Keras shuffles the data.
+        epochs: Epochs to train, those before `initial_epoch` included.
+        initial_epoch: Number of the epoch to begin with, counted from 0.
+        callbacks: The callbacks that Keras calls.
+    """
+
+    data: Any
+    first_batch: Any
+    shuffle: bool
+    epochs: int
+    initial_epoch: int
+    callbacks: Sequence[keras.callbacks.Callback]
 
 
 class FitCallback(keras.callbacks.Callback):
     """A callback that is there before a trainer's `fit` begins, and after it ends."""
 
     @contextlib.contextmanager
-    def around_fit(
-        self,
-        model: keras.Model,
-        data,
-        first_batch,
-        callbacks: Sequence[keras.callbacks.Callback],
-        shuffle: bool,
-    ) -> Iterator[list[keras.callbacks.Callback]]:
+    def around_fit(self, model: keras.Model, fit: Fit) -> Iterator[Fit]:
         """Surrounds a `fit`, whether it ends well or not.
 
         Args:
             model: The trainer.
-            data: The training data, `x` of `fit`.
-            first_batch: Its first batch, see `checks.first_batch`.
-            callbacks: The callbacks of `fit`, this one among them.
-            shuffle: Whether Keras shuffles the data.
+            fit: What is to be done; this callback is among its callbacks.
 
         Yields:
-            The callbacks to call in their place.
+            What to do in its place.
         """
-        yield callbacks
+        yield fit
 
 
 class Fitting(MultiWorkerFit):
@@ -68,6 +82,8 @@ class Fitting(MultiWorkerFit):
         epochs=1,
         verbose="auto",
         callbacks=None,
+        *,
+        initial_epoch=0,
         **kwargs,
     ):
         """Trains as `keras.Model.fit`, on plain images and their class labels.
@@ -78,30 +94,39 @@ class Fitting(MultiWorkerFit):
                 `(B, size, size, channels)`; labels are integers `(B,)` or class
                 probabilities `(B, N)`.
             y: Labels, where `x` is an array.
-            batch_size: As in `keras.Model.fit`.
-            epochs: As in `keras.Model.fit`.
-            verbose: As in `keras.Model.fit`.
-            callbacks: As in `keras.Model.fit`; `keras_hsakd.Resume` among them takes
-                snapshots and goes on from them.
-            **kwargs: Other arguments of `keras.Model.fit`, as `validation_data`,
-                `class_weight`, `initial_epoch` or `steps_per_epoch`.
+            batch_size: Number of images in a batch, where `x` is an array. Defaults
+                to `None`, which is 32.
+            epochs: Epochs to train, those before `initial_epoch` included. Defaults
+                to 1.
+            verbose: 0 for silence, 1 for a progress bar, 2 for a line per epoch.
+                Defaults to `"auto"`, 1 in most cases.
+            callbacks: A `keras.callbacks.Callback` or a list of them;
+                `keras_hsakd.Resume` among them takes snapshots and goes on from them.
+            initial_epoch: Number of the epoch to begin with, counted from 0. Defaults
+                to 0.
+            **kwargs: Other arguments of `keras.Model.fit`, such as `validation_data`,
+                `class_weight` or `steps_per_epoch`.
 
         Returns:
             A `keras.callbacks.History`.
 
         Raises:
-            ValueError: If the first batch does not suit the network, before training.
+            ValueError: Before training, if the first batch does not suit the network,
+                or if `compile` was not called.
             FloatingPointError: If a term of the loss is not finite; names it.
             RuntimeError: If another worker of `MultiWorkerMirroredStrategy` is lost.
         """
-        self._assert_compile_called("fit")
+        if not self.compiled:
+            raise ValueError(
+                "Expected `compile()` to be called before `fit()`. "
+                f"Received: a {type(self).__name__} that is not compiled"
+            )
         self._check_class_weight(kwargs.get("class_weight"))
         callbacks = [] if callbacks is None else callbacks
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = list(keras.tree.flatten(callbacks))
         if hasattr(x, "epoch_counter"):
-            begun = kwargs.get("initial_epoch", 0)
-            callbacks = [CountEpochs(x.epoch_counter, begun), *callbacks]
+            callbacks = [CountEpochs(x.epoch_counter, initial_epoch), *callbacks]
         if checks.is_tf_dataset(x):
             # Keras shuffles no tf.data.Dataset, and warns where it is told to.
             kwargs.setdefault("shuffle", False)
@@ -110,12 +135,11 @@ class Fitting(MultiWorkerFit):
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
             self.check_batch(images, labels)
         shuffle = kwargs.get("shuffle", True)
+        fit = Fit(x, first, shuffle, epochs, initial_epoch, callbacks)
         with contextlib.ExitStack() as stack:
-            for callback in tuple(callbacks):
+            for callback in callbacks:
                 if isinstance(callback, FitCallback):
-                    callbacks = stack.enter_context(
-                        callback.around_fit(self, x, first, callbacks, shuffle)
-                    )
+                    fit = stack.enter_context(callback.around_fit(self, fit))
             stack.enter_context(lost_workers_named(self))
             return super().fit(
                 x,
@@ -124,7 +148,8 @@ class Fitting(MultiWorkerFit):
                 epochs=epochs,
                 verbose=verbose,
                 # First in the list: no other callback is to keep a ruined model.
-                callbacks=[checks.StopOnNonFiniteLoss(self.term_names), *callbacks],
+                callbacks=[checks.StopOnNonFiniteLoss(self.term_names), *fit.callbacks],
+                initial_epoch=fit.initial_epoch,
                 **kwargs,
             )
 
@@ -138,7 +163,7 @@ class Fitting(MultiWorkerFit):
 
 
 class CountEpochs(FitCallback):
-    """Has the passes over a data set follow the epochs of a training.
+    """Makes the passes over a data set follow the epochs of a training.
 
     While it trains, only an epoch that begins moves the counter: Keras, and looking at
     a first batch, begin passes that are not read to the end.
@@ -155,10 +180,10 @@ class CountEpochs(FitCallback):
         self._next = counter.value
 
     @contextlib.contextmanager
-    def around_fit(self, model, data, first_batch, callbacks, shuffle):
+    def around_fit(self, model, fit):
         self.counter.held = True
         try:
-            yield callbacks
+            yield fit
         finally:
             self.counter.held = False
             self.counter.value = self._next
@@ -178,7 +203,7 @@ class CountEpochs(FitCallback):
 
 def dtype_policy(network):
     """Returns the policy under which the network was made."""
-    for layer in network._flatten_layers():
+    for layer in layers_of(network):
         if layer.compute_dtype == "float16":
             return layer.dtype_policy
     return network.dtype_policy

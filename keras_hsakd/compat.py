@@ -1,0 +1,71 @@
+"""Every private thing of Keras that the package uses.
+
+An upgrade of Keras may take any of it away; `tests/test_compat.py` names what is gone,
+and keeps all other modules from private things.
+"""
+
+import keras
+import numpy as np
+
+# Hooks of Keras that our classes override, or call on themselves: class of Keras, name,
+# where it is used.
+HOOKS = (
+    (keras.Model, "_maybe_symbolic_build", "distribution.MultiWorkerFit"),
+    (keras.Model, "_make_function", "distribution.MultiWorkerFit"),
+    (keras.optimizers.SGD, "_use_weight_decay", "optimizers.SGD"),
+    (keras.optimizers.SGD, "_get_variable_index", "optimizers.SGD"),
+    (keras.optimizers.SGD, "_apply_weight_decay", "optimizers.SGD"),
+)
+
+# What changes in Keras' own callbacks while they are called.
+CALLBACK_STATES = {
+    keras.callbacks.EarlyStopping: (
+        *("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
+    ),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: (
+        *("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    ),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
+}
+
+
+def node_of(tensor: keras.KerasTensor):
+    """Returns the node that computes a tensor: `operation`, `input_tensors`, ..."""
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def layers_of(model: keras.Model) -> list[keras.Layer]:
+    """Returns a model and all layers in it, also those that layers have as attributes.
+
+    `model.layers` has those of a model alone: what a block of keras-cv is made of,
+    batch normalization too, is in nothing public.
+    """
+    return model._flatten_layers()
+
+
+def global_seed() -> np.ndarray | None:
+    """Returns the state that unseeded random operations draw from; None before one."""
+    generator = _global_state().get_global_attribute(_GLOBAL_SEED)
+    return None if generator is None else keras.ops.convert_to_numpy(generator.state)
+
+
+def set_global_seed(state: np.ndarray) -> None:
+    """Gives unseeded random operations the state that `global_seed` returned."""
+    generator = _global_state().get_global_attribute(_GLOBAL_SEED)
+    if generator is None:
+        generator = keras.random.SeedGenerator(0)
+        _global_state().set_global_attribute(_GLOBAL_SEED, generator)
+    generator.state.assign(state)
+
+
+_GLOBAL_SEED = "global_seed_generator"
+
+
+def _global_state():
+    # Imported when used: the rest works without it.
+    from keras.src.backend.common import global_state
+
+    return global_state

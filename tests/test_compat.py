@@ -1,0 +1,181 @@
+"""What the package uses of Keras that is private is there, and in one module."""
+
+import ast
+import functools
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+import keras_hsakd
+from keras_hsakd import compat
+from keras_hsakd.layers import Logits
+
+PACKAGE = pathlib.Path(keras_hsakd.__file__).parent
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+# Public in spite of their names.
+OF_NAMEDTUPLES = {"_asdict", "_fields", "_make", "_replace"}
+
+
+def dense(units=2):
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
+
+
+# What is private is there.
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="a part of it is TensorFlow's alone")
+def test_hooks_of_keras_are_there():
+    gone = [row for row in compat.HOOKS if not callable(getattr(*row[:2], None))]
+    assert not gone
+
+
+@pytest.mark.core
+def test_states_of_callbacks_are_there(tmp_path):
+    callbacks = [
+        keras.callbacks.EarlyStopping("loss"),
+        keras.callbacks.ReduceLROnPlateau("loss"),
+        keras.callbacks.ModelCheckpoint(tmp_path / "model.keras"),
+        keras.callbacks.SwapEMAWeights(),
+        keras.callbacks.TensorBoard(tmp_path / "logs", write_graph=False),
+    ]
+    assert set(map(type, callbacks)) == set(compat.CALLBACK_STATES)
+    model = dense()
+    model.compile(keras.optimizers.SGD(use_ema=True), "mse")
+    model.fit(np.ones((2, 4)), np.ones((2, 2)), callbacks=callbacks, verbose=0)
+    gone = [
+        f"{type(callback).__name__}.{name}"
+        for callback in callbacks
+        for name in compat.CALLBACK_STATES[type(callback)]
+        if not hasattr(callback, name)
+    ]
+    assert not gone
+
+
+@pytest.mark.core
+def test_the_node_of_a_tensor_is_found():
+    image = keras.Input((4,))
+    layer = keras.layers.Dense(2)
+    layer(keras.Input((4,)))  # its first node, not the one asked for
+    node = compat.node_of(layer(image))
+    assert node.operation is layer
+    assert node.input_tensors[0] is image
+    assert not compat.node_of(image).input_tensors
+
+
+class Block(keras.layers.Layer):
+    """Layers as attributes, alone and in a list, as blocks of keras-cv have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = keras.layers.Dense(3)
+        self.others = [keras.layers.Dense(3), dense(units=3)]
+
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.mark.core
+def test_layers_within_layers_are_found():
+    inner, block, timed = dense(units=4), Block(), keras.layers.Dense(4)
+    classifier = keras.layers.Dense(3, activation="softmax")
+    classifier(x := inner(image := keras.Input((4,))))
+    x = keras.layers.TimeDistributed(timed)(keras.layers.Reshape((1, 4))(x))
+    head = Logits(classifier)(keras.layers.Reshape((4,))(x))
+    model = keras.Sequential([keras.Model(image, head), block])
+    found = {id(layer) for layer in compat.layers_of(model)}
+    for layer in (model, inner, inner.layers[0], block, block.first, timed, classifier):
+        assert id(layer) in found
+    for layer in (block.others[0], block.others[1].layers[0]):
+        assert id(layer) in found
+
+
+@pytest.mark.core
+def test_unseeded_random_operations_go_on():
+    keras.utils.set_random_seed(1)
+    keras.random.normal((2,))
+    state = compat.global_seed()
+    expected = keras.ops.convert_to_numpy(keras.random.normal((2,)))
+    keras.utils.set_random_seed(2)  # there is no generator until one is needed
+    assert compat.global_seed() is None
+    compat.set_global_seed(state)
+    received = keras.ops.convert_to_numpy(keras.random.normal((2,)))
+    np.testing.assert_array_equal(received, expected)
+
+
+# What is private is in one module.
+
+
+def is_private(name):
+    public = name.endswith("__") or name in OF_NAMEDTUPLES
+    return name.startswith("_") and name != "_" and not public
+
+
+def accesses(tree):
+    """Yields all (object as source code, private attribute, line) of a syntax tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner, name = node.value, node.attr
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "id", None) in ("getattr", "setattr", "hasattr")
+            and isinstance(node.args[1], ast.Constant)
+        ):
+            owner, name = node.args[0], node.args[1].value
+        else:
+            continue
+        if is_private(name):
+            yield ast.unparse(owner), name, node.lineno
+
+
+def test_no_other_module_reaches_for_what_is_private():
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "compat.py":
+            continue
+        tree = ast.parse(path.read_text())
+        own = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        for owner, name, line in accesses(tree):
+            if owner not in {"self", "cls", "super()", *own}:
+                wrong.append(f"{path}:{line} uses {owner}.{name}")
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                parts = re.findall(r"\w+", ast.unparse(node))
+                if "keras.src" in ast.unparse(node) or any(map(is_private, parts)):
+                    wrong.append(f"{path}:{node.lineno} has {ast.unparse(node)}")
+    assert not wrong
+
+
+@functools.cache
+def private_names(kind):
+    """Returns the private names that a class defines, sets or uses on itself."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    owners = ("self", "cls", "super()")
+    used = {name for owner, name, _ in accesses(tree) if owner in owners}
+    return used | set(filter(is_private, vars(kind)))
+
+
+def is_of(kind, package):
+    return kind.__module__.partition(".")[0] == package
+
+
+def test_classes_use_no_other_hooks_of_keras():
+    used = set()
+    for module in pkgutil.walk_packages(keras_hsakd.__path__, "keras_hsakd."):
+        for _, kind in inspect.getmembers(importlib.import_module(module.name)):
+            if not inspect.isclass(kind) or not is_of(kind, "keras_hsakd"):
+                continue
+            of_keras = [base for base in kind.__mro__ if is_of(base, "keras")]
+            ours = [base for base in kind.__mro__ if is_of(base, "keras_hsakd")]
+            for base in of_keras:
+                for own in ours:
+                    for name in private_names(base) & private_names(own):
+                        where = f"{own.__module__}.{own.__name__}"
+                        used.add((name, where.removeprefix("keras_hsakd.")))
+    assert used == {(name, where) for _, name, where in compat.HOOKS}
