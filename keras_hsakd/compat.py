@@ -4,6 +4,9 @@ An upgrade of Keras may take any of it away; `tests/test_compat.py` names what i
 and keeps all other modules from private things.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 
@@ -61,7 +64,24 @@ def set_global_seed(state: np.ndarray) -> None:
     generator.state.assign(state)
 
 
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Networks that are made in the block have shapes, and never get values.
+
+    Of `keras.StatelessScope(initialize_variables=False)` alone, they would get them,
+    all at once, when the next network is made.
+    """
+    waiting = _global_state().get_global_attribute(_WITHOUT_VALUES, [])
+    _global_state().set_global_attribute(_WITHOUT_VALUES, [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        _global_state().set_global_attribute(_WITHOUT_VALUES, waiting)
+
+
 _GLOBAL_SEED = "global_seed_generator"
+_WITHOUT_VALUES = "uninitialized_variables"
 
 
 def _global_state():

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 from reference.fill import fill
-from test_models import OFFICIAL, SMALL
+from test_models import OFFICIAL, SMALL, assert_same_state, by_cost, outputs_file
 
 from keras_hsakd import attach_heads, checkpoints, models
+from keras_hsakd.compat import shapes_only
 
 
 def filled(name):
@@ -54,31 +55,20 @@ def test_all_forms_of_a_state_dict_load(name, wrapper, prefix):
     np.testing.assert_allclose(loaded, total, rtol=1e-9)
 
 
-# Larger networks of the same naming.
-LARGER = ("wrn_40_2", "resnet56", "resnet32x4", "vgg13_bn", "resnet34_imagenet")
-
-
+# `test_models` does so for those with outputs of the authors' code.
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in LARGER else [])
-        for name in OFFICIAL
-    ],
+    "name", by_cost(name for name in OFFICIAL if not outputs_file(name).exists())
 )
 def test_to_our_weights_and_back_is_the_identity(name):
     state = filled(name)
     network = models.create(name, OFFICIAL[name]["num_classes"], (32, 32, 3))
     checkpoints.load_torch(network, state)
-    back = checkpoints.torch_state_dict(network)
-    assert set(back) == set(state)
-    for key, value in state.items():
-        assert back[key].dtype == value.dtype
-        np.testing.assert_array_equal(back[key], value)
+    assert_same_state(checkpoints.torch_state_dict(network), state)
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_no_two_variables_have_one_key(name):
-    with keras.StatelessScope(initialize_variables=False):  # shapes are enough
+    with shapes_only():  # shapes are enough
         network = models.create(name, 10, (32, 32, 3))
     variables = [e.variable for e in checkpoints._entries(network).values()]
     assert {id(v) for v in variables} == {id(v) for v in network.variables}

@@ -109,6 +109,19 @@ def test_unseeded_random_operations_go_on():
     np.testing.assert_array_equal(received, expected)
 
 
+@pytest.mark.core
+def test_what_has_shapes_only_gets_no_values():
+    with keras.StatelessScope(initialize_variables=False):
+        waiting = dense()
+    with compat.shapes_only():
+        made = dense()
+    with keras.StatelessScope():  # gives values to all that wait for them
+        pass
+    assert [v.shape for v in made.variables] == [(4, 2), (2,)]
+    assert all(v._value is None for v in made.variables)
+    assert all(v._value is not None for v in waiting.variables)
+
+
 # What is private is in one module.
 
 

@@ -8,6 +8,7 @@ import pytest
 from reference.fill import fill
 
 from keras_hsakd import checkpoints, heads, models
+from keras_hsakd.compat import shapes_only
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 # The authors' name of each of their networks, by ours.
@@ -33,6 +34,13 @@ OFFICIAL = {name: ALL[f"{authors}_aux"] for name, authors in AUTHORS.items()}
 
 
 ON_JAX = ("wrn_16_2",)
+LARGE = ("resnet50", "resnet34_imagenet")
+
+
+def by_cost(names):
+    """Returns parameters of a test; those of large networks are slow."""
+    marks = {name: [pytest.mark.slow] for name in LARGE}
+    return [pytest.param(name, marks=marks.get(name, [])) for name in names]
 
 
 def outputs_file(name):
@@ -51,7 +59,7 @@ def test_every_official_network_is_there():
 @pytest.mark.parametrize("name", AUTHORS)
 def test_size_and_cost_of_the_official_network(name):
     official = OFFICIAL[name]
-    with keras.StatelessScope(initialize_variables=False):  # shapes are enough
+    with shapes_only():  # shapes are enough
         network = models.create(name, official["num_classes"])
     plain = heads.strip_heads(network)
     size = models.default_image_size(name)
@@ -68,9 +76,12 @@ def test_size_and_cost_of_the_official_network(name):
     "name",
     [
         # On JAX one is enough.
-        pytest.param(name, marks=[pytest.mark.core] if name in ON_JAX else [])
-        for name in AUTHORS
-        if outputs_file(name).exists()
+        *(pytest.param(name, marks=pytest.mark.core) for name in ON_JAX),
+        *by_cost(
+            name
+            for name in AUTHORS
+            if outputs_file(name).exists() and name not in ON_JAX
+        ),
     ],
 )
 def test_outputs_of_the_official_network(name):
@@ -83,7 +94,7 @@ def test_outputs_of_the_official_network(name):
             x = reference["x"]
         else:
             x = np.random.default_rng(7).standard_normal((2, 3, 224, 224))
-        outputs = network.predict(x.transpose(0, 2, 3, 1).astype("float32"), verbose=0)
+        outputs = network(x.transpose(0, 2, 3, 1).astype("float32"), training=False)
         expected = {"logits": reference["logits"]}
         for i in range(official["heads"]):
             expected[f"aux_{i + 1}"] = reference[f"aux_logits_{i}"]
@@ -93,11 +104,19 @@ def test_outputs_of_the_official_network(name):
         np.testing.assert_allclose(
             outputs[key], value, rtol=0, atol=1e-5 * np.abs(value).max()
         )
+    assert_same_state(checkpoints.torch_state_dict(network), state)
+
+
+def assert_same_state(back, state):
+    assert set(back) == set(state)
+    for key, value in state.items():
+        assert back[key].dtype == value.dtype
+        np.testing.assert_array_equal(back[key], value)
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_every_variant_has_heads_and_takes_other_images(name):
-    with keras.StatelessScope(initialize_variables=False):
+    with shapes_only():
         network = models.create(name, 7, input_shape=(16, 16, 1))
         plain = models.create(name, 7, input_shape=(16, 16, 1), heads=False)
     assert network.name == name
@@ -142,7 +161,7 @@ BUILDERS = {
 @pytest.mark.parametrize("options", [{}, {"heads": False}, {"num_views": 2}])
 def test_a_builder_makes_the_rows_of_its_table(name, options):
     builder, parameters = BUILDERS[name]
-    with keras.StatelessScope(initialize_variables=False):
+    with shapes_only():
         row = models.create(name, 10, **options)
         built = builder(**parameters, num_classes=10, **options)
     # That of all rows here but "resnet8x4" tells the parameters.
@@ -158,7 +177,7 @@ def test_a_builder_makes_the_rows_of_its_table(name, options):
 
 @pytest.mark.core
 def test_a_wide_residual_network_that_is_in_no_table():
-    with keras.StatelessScope(initialize_variables=False):
+    with shapes_only():
         network = models.wrn(28, 10, num_classes=10)
     assert network.name == "wrn_28_10"
     # The 36.5 million of Zagoruyko and Komodakis, table 4.
@@ -189,7 +208,7 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_network_that_is_in_no_table(name):
-    with keras.StatelessScope(initialize_variables=False):
+    with shapes_only():
         network = SMALL[name](num_classes=5, input_shape=(16, 16, 3), num_views=2)
         other = SMALL[name](num_classes=5, name="other")
     assert network.name == name
@@ -303,7 +322,7 @@ INITIALISATION = {
 }
 
 
-@pytest.mark.parametrize("name", INITIALISATION)
+@pytest.mark.parametrize("name", by_cost(INITIALISATION))
 def test_initialisation(name):
     layer, of_backbone, of_heads = INITIALISATION[name]
     network = models.create(name, 1000, input_shape=(32, 32, 3))

@@ -20,6 +20,7 @@ GROUPS = [
     {"heads"},
     {"losses", "layers", "graph"},
     {"ops", "distribution", "files", "suggestions"},
+    {"compat"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

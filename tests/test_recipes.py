@@ -3,14 +3,16 @@
 import functools
 import shutil
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_hsakd import models
+from keras_hsakd.compat import shapes_only
 from keras_hsakd.data import names as data_names
 from keras_hsakd.runs import DataSettings, Run, plots, recipes, run_recipe
+
+pytestmark = pytest.mark.xdist_group("recipes")  # steps are shared
 
 PAIR = "cifar100/wrn_40_2-wrn_16_2"
 CLASSES = ("cat", "dog", "eel")
@@ -61,7 +63,7 @@ def test_the_gain_of_the_paper():
 
 @functools.cache
 def outputs_of(model):
-    with keras.StatelessScope(initialize_variables=False):
+    with shapes_only():
         return models.create(model, 10, (32, 32, 3)).output
 
 

@@ -37,7 +37,10 @@ TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
 FILES = ["best.keras", "curves.png", "last.keras", "log.csv", "run.json", "tensorboard"]
 
 
-pytestmark = pytest.mark.usefixtures("stand_ins")
+pytestmark = [
+    pytest.mark.usefixtures("stand_ins"),
+    pytest.mark.xdist_group("runs"),  # the fixture is made once
+]
 
 
 @pytest.fixture(scope="module")

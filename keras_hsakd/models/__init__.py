@@ -5,6 +5,7 @@ import math
 import keras
 
 from keras_hsakd import graph
+from keras_hsakd.compat import shapes_only
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.models import mobilenets, resnets, shufflenets, vggs, wide_resnets
 from keras_hsakd.models.mobilenets import mobilenet_v2
@@ -152,7 +153,7 @@ def table(image_size: int | None = None, num_classes: int = 100) -> str:
     for name in names():
         side = image_size or default_image_size(name)
         # Shapes are enough: the weights of the largest would take gigabytes.
-        with keras.StatelessScope(initialize_variables=False):
+        with shapes_only():
             network = create(name, num_classes, (side, side, 3))
         deployed = strip_heads(network)
         lines.append(

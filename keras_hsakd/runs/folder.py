@@ -79,8 +79,7 @@ class Run:
             )
         content = read_json(record)
         try:
-            run = cls(os.path.abspath(path), _upgraded(content))
-            run._read_results()
+            run = cls(os.path.abspath(path), _with_results(_upgraded(content), path))
             run.describe(), run.data_settings(), run.training_settings()
             run.preprocessing(), run.class_names
         except (KeyError, TypeError, AttributeError) as error:
@@ -122,18 +121,6 @@ class Run:
     def write(self) -> None:
         """Writes `run.json`, whole."""
         write_json(os.path.join(self.path, _RECORD), self.record)
-
-    def _read_results(self):
-        """Takes the results of the checkpoints from their own files.
-
-        After a kill between the two writes they are newer than `run.json`.
-        """
-        for checkpoint in CHECKPOINTS:
-            results = read_results(checkpoint_path(self.path, checkpoint))
-            if results is not None:
-                self.record[checkpoint] = results
-        if self.record["last"]:
-            self.record["epochs_done"] = self.record["last"]["epoch"]
 
     def describe(self) -> str:
         """Returns in one line what the run is and how far it came."""
@@ -272,6 +259,21 @@ def _upgraded(record):
         "views": "rotations",
         **record,
     }
+
+
+def _with_results(record, path):
+    """Returns a record with the results that are in the files of the networks.
+
+    After a kill between the two writes they are newer than `run.json`.
+    """
+    record = dict(record)
+    for checkpoint in CHECKPOINTS:
+        results = read_results(checkpoint_path(path, checkpoint))
+        if results is not None:
+            record[checkpoint] = results
+    if record["last"]:
+        record["epochs_done"] = record["last"]["epoch"]
+    return record
 
 
 def check_output(output: str | os.PathLike, overwrite: bool) -> None:
