@@ -2,6 +2,7 @@ import shutil
 import subprocess
 import sys
 import types
+import urllib.error
 
 import keras
 import numpy as np
@@ -595,6 +596,27 @@ def test_cifar_that_cannot_be_had(monkeypatch, error):
     assert "`tfds build cifar100 --data_dir /somewhere`" in message
     assert "/somewhere/downloads/manual/cifar-100-binary.tar.gz" in message
     assert caught.value.__cause__ is error
+
+
+def test_what_cannot_be_downloaded_is_not_tried_for_minutes(tmp_path, monkeypatch):
+    asked = []
+
+    def answer(request, timeout):
+        asked.append((request.get_method(), request.full_url))
+        raise error
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    url = datasets._ARCHIVES["cifar100"]
+    # A server that answers, if only that it does not like the question.
+    error = urllib.error.HTTPError(url, 403, "forbidden", {}, None)
+    datasets._check_obtainable(str(tmp_path), "cifar100")
+    assert asked == [("HEAD", url)]
+    error = urllib.error.URLError("no network")
+    with pytest.raises(OSError, match="no network"):
+        datasets._check_obtainable(str(tmp_path), "cifar100")
+    (tmp_path / "cifar100").mkdir()
+    datasets._check_obtainable(str(tmp_path), "cifar100")
+    assert len(asked) == 2
 
 
 def test_cifar_without_tfds(monkeypatch):

@@ -1,10 +1,15 @@
 import ast
+import configparser
+import importlib.metadata
 import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import keras_hsakd
 
@@ -93,3 +98,52 @@ def test_the_public_names_are_there():
         assert getattr(keras_hsakd, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = keras_hsakd.nothing
+
+
+# What an installation is told.
+
+# By the name that is imported, where the package has another.
+PACKAGES = {"sklearn": "scikit-learn", "keras_cv": "keras-cv"}
+
+
+def declared():
+    """Returns the requirements in setup.cfg by name; those of extras, too."""
+    config = configparser.ConfigParser()
+    config.read(PACKAGE.parent / "setup.cfg")
+    texts = [
+        config["options"]["install_requires"],
+        *config["options.extras_require"].values(),
+    ]
+    lines = [
+        line.partition("#")[0].strip() for text in texts for line in text.split("\n")
+    ]
+    requirements = [Requirement(line) for line in lines if line]
+    return {canonicalize_name(r.name): r.specifier for r in requirements}
+
+
+def test_what_is_imported_is_declared():
+    imported = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.partition(".")[0])
+    others = imported - set(sys.stdlib_module_names) - {"keras_hsakd"}
+    assert {"keras", "tensorflow", "matplotlib"} <= others
+    missing = {canonicalize_name(PACKAGES.get(n, n)) for n in others} - set(declared())
+    # They come with keras.
+    assert missing <= {"numpy", "h5py"}
+
+
+@pytest.mark.parametrize("name", ["keras", "tensorflow"])
+def test_the_bounds_are_those_that_are_tested(name):
+    version = Version(importlib.metadata.version(name))
+    assert version in declared()[name]
+    following = f"{version.major}.{version.minor + 1}"
+    assert Version(following) not in declared()[name]
+
+
+def test_the_versions_agree():
+    citation = (PACKAGE.parent / "CITATION.cff").read_text()
+    assert f"\nversion: {keras_hsakd.__version__}\n" in citation

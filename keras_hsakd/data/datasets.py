@@ -1,9 +1,12 @@
 """The named data sets: one row each in a table, and `load`."""
 
+import contextlib
 import dataclasses
 import glob
 import importlib
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 
 import keras
@@ -121,9 +124,9 @@ def _check_obtainable(folder: str, name: str) -> None:
     there = os.path.isdir(os.path.join(folder, name))
     if not there and not glob.glob(downloads, recursive=True):
         # It respects the proxies of the environment, as tensorflow-datasets does.
-        import requests
-
-        requests.head(_ARCHIVES[name], timeout=10)
+        request = urllib.request.Request(_ARCHIVES[name], method="HEAD")
+        with contextlib.suppress(urllib.error.HTTPError):  # there is an answer
+            urllib.request.urlopen(request, timeout=10).close()
 
 
 _DATASETS: dict[str, tuple[DatasetInfo, Callable]] = {
