@@ -2,7 +2,9 @@
 
 A network with heads is a functional `keras.Model` whose output is the dict
 `{"logits": (B, N), "aux_1": (B, M * N), ..., "aux_L": (B, M * N)}`, shallowest head
-first, for `N` classes and `M` views of an image: 4 rotations by default.
+first, for `N` classes and `M` views of an image: 4 rotations by default. A plain
+classifier, whose one output is the class logits `(B, N)`, is the case of no heads and
+one view.
 """
 
 import dataclasses
@@ -48,14 +50,7 @@ def head_names(model: keras.Model) -> list[str]:
             f"Expected the outputs of `{model.name}` to be named "
             f"{['logits', *names]}. Received: {sorted(outputs)}"
         )
-    for name in outputs:
-        dtype = keras.backend.standardize_dtype(outputs[name].dtype)
-        if dtype not in ("float32", "float64"):
-            raise ValueError(
-                f"Expected output '{name}' of `{model.name}` to be float32, also under "
-                f"mixed precision: give its last layer dtype='float32'. "
-                f"Received: {dtype}"
-            )
+    _check_dtypes(model, outputs)
     classes = outputs["logits"].shape[-1]
     units = {name: outputs[name].shape[-1] for name in names}
     if len(set(units.values())) > 1 or units["aux_1"] not in range(
@@ -69,24 +64,75 @@ def head_names(model: keras.Model) -> list[str]:
     return names
 
 
-def num_views(model: keras.Model) -> int:
-    """Returns the number of views of an image that a network's heads tell apart.
+def output_names(model: keras.Model) -> list[str]:
+    """Returns the names of a network's outputs: the logits, then its auxiliary heads.
 
     Args:
-        model: A functional model with auxiliary heads.
+        model: A functional model with auxiliary heads, or a plain classifier.
 
     Returns:
-        `M`, 4 for the rotations.
+        `["logits", "aux_1", ..., "aux_L"]`; `["logits"]` for a plain classifier.
 
     Raises:
-        ValueError: As `head_names`.
+        ValueError: If the model is neither.
 
     Example:
-    >>> num_views(keras_hsakd.models.create("resnet8", num_classes=10))
-    4
+    >>> network = keras_hsakd.models.create("resnet8", num_classes=10)
+    >>> output_names(network), output_names(strip_heads(network))
+    (['logits', 'aux_1', 'aux_2', 'aux_3'], ['logits'])
     """
-    name = head_names(model)[0]
-    return model.output[name].shape[-1] // model.output["logits"].shape[-1]
+    if not is_plain(model):
+        return ["logits", *head_names(model)]
+    (logits,) = model.outputs
+    if logits is not model.output or len(logits.shape) != 2:
+        raise ValueError(
+            f"Expected `{model.name}` to output class logits of shape (batch, classes)."
+            f" Received: {model.output}"
+        )
+    _check_dtypes(model, {"logits": logits})
+    return ["logits"]
+
+
+def is_plain(model: keras.Model) -> bool:
+    """Returns whether a model has a single output, and so no auxiliary heads."""
+    outputs = getattr(model, "outputs", None) or []
+    return len(outputs) == 1 and not isinstance(getattr(model, "output", None), dict)
+
+
+def num_views(model: keras.Model) -> int:
+    """Returns the number of views of an image that a network learns from.
+
+    Args:
+        model: A functional model with auxiliary heads, or a plain classifier.
+
+    Returns:
+        The number `M` of views that the heads tell apart, 4 for the rotations; 1 for a
+        plain classifier.
+
+    Raises:
+        ValueError: If the model is neither.
+
+    Example:
+    >>> network = keras_hsakd.models.create("resnet8", num_classes=10)
+    >>> num_views(network), num_views(strip_heads(network))
+    (4, 1)
+    """
+    names = output_names(model)
+    if len(names) == 1:
+        return 1
+    return model.output[names[-1]].shape[-1] // model.output["logits"].shape[-1]
+
+
+def _check_dtypes(model, outputs):
+    """Raises a ValueError unless the outputs of a network are float32 or wider."""
+    for name, output in outputs.items():
+        dtype = keras.backend.standardize_dtype(output.dtype)
+        if dtype not in ("float32", "float64"):
+            raise ValueError(
+                f"Expected output '{name}' of `{model.name}` to be float32, also under "
+                f"mixed precision: give its last layer dtype='float32'. "
+                f"Received: {dtype}"
+            )
 
 
 def strip_heads(model: keras.Model) -> keras.Model:
@@ -107,8 +153,7 @@ def strip_heads(model: keras.Model) -> keras.Model:
     >>> strip_heads(model).output_shape
     (None, 10)
     """
-    outputs = getattr(model, "outputs", None) or []
-    if len(outputs) == 1 and not isinstance(getattr(model, "output", None), dict):
+    if is_plain(model):
         return model
     head_names(model)
     return keras.Model(model.input, model.output["logits"], name=model.name)

@@ -1,43 +1,16 @@
-"""Pure functions on tensors: rotated views, joint labels, softened divergence.
+"""Pure functions on tensors: views of images, joint labels, losses, accuracies.
 
 Everything here is written in `keras.ops`, holds no state, and runs on every backend.
 `B` is the batch, `N` the number of classes, `M` that of views of an image: 4 rotations
 where nothing else is said.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
 
 NUM_ROTATIONS = 4
-
-
-def rotated_views(images: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns each image under 0, 90, 180 and 270 degrees, one after the other.
-
-    Row `4 * b + r` of the result is image `b` after `r` counter-clockwise quarter
-    turns, as `np.rot90` turns it. Keeping an image's views together keeps a batch
-    that is split over devices split by images.
-
-    Args:
-        images: Tensor of shape `(B, S, S, C)`, any dtype.
-
-    Returns:
-        Tensor of shape `(4 * B, S, S, C)`, same dtype.
-
-    Example:
-    >>> images = np.arange(4.0).reshape(1, 2, 2, 1)
-    >>> np.array(rotated_views(images))[1, :, :, 0].tolist()
-    [[1.0, 3.0], [0.0, 2.0]]
-
-    Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.1.
-    """
-    return transformed_views(
-        images,
-        [functools.partial(quarter_turned, turns=r) for r in range(NUM_ROTATIONS)],
-    )
 
 
 def quarter_turned(images: keras.KerasTensor, turns: int) -> keras.KerasTensor:
@@ -207,6 +180,49 @@ def class_logits(
     num_classes = joint_logits.shape[1] // num_views
     joint_logits = ops.reshape(joint_logits, (-1, num_classes, num_views))
     return ops.sum(joint_logits, axis=2)
+
+
+def head_accuracies(
+    joint_labels: keras.KerasTensor,
+    joint_logits: keras.KerasTensor,
+    num_views: int = NUM_ROTATIONS,
+) -> dict[str, keras.KerasTensor]:
+    """Returns by row whether a head predicts the joint label, and the class.
+
+    The joint label is predicted by the largest joint logit, the class by the largest
+    sum of joint logits over the views, see `class_logits`.
+
+    Args:
+        joint_labels: Integers of shape `(rows,)` or probabilities of shape
+            `(rows, M * N)`, of which the most probable joint label counts.
+        joint_logits: Tensor of shape `(rows, M * N)`.
+        num_views: Number of views `M`. Defaults to 4.
+
+    Returns:
+        Dict `{"joint": ..., "class": ...}` of boolean tensors of shape `(rows,)`.
+
+    Example:
+    >>> logits = np.array([[0.0, 3.0, 2.0, 2.0]])  # 2 classes, 2 views
+    >>> accuracies = head_accuracies(np.array([1]), logits, num_views=2)
+    >>> {name: bool(values[0]) for name, values in accuracies.items()}
+    {'joint': True, 'class': False}
+
+    Reference: the evaluation of the
+    [authors' implementation](https://github.com/winycg/HSAKD).
+    """
+    if len(joint_labels.shape) == 2:
+        joint_labels = ops.argmax(joint_labels, axis=-1)
+    joint_labels = ops.cast(joint_labels, "int32")
+
+    def predicted(logits):
+        return ops.cast(ops.argmax(logits, axis=-1), "int32")
+
+    return {
+        "joint": ops.equal(predicted(joint_logits), joint_labels),
+        "class": ops.equal(
+            predicted(class_logits(joint_logits, num_views)), joint_labels // num_views
+        ),
+    }
 
 
 def cross_entropy(
