@@ -99,6 +99,26 @@ def is_plain(model: keras.Model) -> bool:
     return len(outputs) == 1 and not isinstance(getattr(model, "output", None), dict)
 
 
+def named_outputs(model: keras.Model, images, training: bool = False) -> dict:
+    """Returns a network's outputs by their names, those of a plain classifier too.
+
+    Args:
+        model: A functional model with auxiliary heads, or a plain classifier.
+        images: Tensor of shape `(B, H, W, C)`.
+        training: As in `keras.Model.__call__`. Defaults to `False`.
+
+    Returns:
+        Dict with the keys `output_names(model)`.
+
+    Example:
+    >>> network = strip_heads(keras_hsakd.models.create("resnet8", num_classes=10))
+    >>> named_outputs(network, np.zeros((2, 32, 32, 3)))["logits"].shape
+    TensorShape([2, 10])
+    """
+    outputs = model(images, training=training)
+    return outputs if isinstance(outputs, dict) else {"logits": outputs}
+
+
 def num_views(model: keras.Model) -> int:
     """Returns the number of views of an image that a network learns from.
 

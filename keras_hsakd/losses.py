@@ -1,8 +1,75 @@
-"""Losses as `keras.losses.Loss` classes; the mathematics is in `ops`."""
+"""What a student learns from a teacher by: divergences, by name and as Keras losses.
+
+A divergence is a pure function of (teacher logits, student logits, labels) with one
+value a row. The mathematics is in `ops`.
+"""
+
+import functools
+from collections.abc import Callable
 
 import keras
 
 from keras_hsakd import ops
+from keras_hsakd.suggestions import did_you_mean
+
+Divergence = Callable[
+    [keras.KerasTensor, keras.KerasTensor, keras.KerasTensor], keras.KerasTensor
+]
+
+# name: function of teacher logits, student logits, labels and temperature
+_DIVERGENCES = {
+    "kl": lambda teacher, student, labels, temperature: ops.temperature_kl_divergence(
+        teacher, student, temperature
+    ),
+}
+
+
+def names() -> list[str]:
+    """Returns the names of the divergences that come with the package.
+
+    - `"kl"`: `tau^2 * KL(softmax(teacher / tau) || softmax(student / tau))`, the
+      paper's, see `keras_hsakd.ops.temperature_kl_divergence`.
+
+    Example:
+    >>> keras_hsakd.losses.names()
+    ['kl']
+    """
+    return list(_DIVERGENCES)
+
+
+def get(divergence: str | Divergence, temperature: float = 3.0) -> Divergence:
+    """Returns a named divergence at a temperature, or a function as it is.
+
+    Args:
+        divergence: One of `names()`, or a function of teacher logits and student logits
+            `(rows, K)` and labels, integers `(rows,)` or probabilities `(rows, K)`,
+            that returns one value a row, `(rows,)`, written in `keras.ops`.
+        temperature: The temperature `tau > 0` of a named one. Defaults to 3.
+
+    Returns:
+        A function of (teacher logits, student logits, labels).
+
+    Raises:
+        ValueError: If the name is unknown, what is given is not such a function, or the
+            temperature is not positive.
+
+    Example:
+    >>> divergence = keras_hsakd.losses.get("kl", temperature=3.0)
+    >>> teacher, student = np.array([[2.0, 0.0]]), np.array([[0.0, 0.0]])
+    >>> round(float(divergence(teacher, student, np.array([0]))[0]), 4)
+    0.4735
+    """
+    _check_temperature(temperature)
+    # The third argument of a Keras loss is a weight.
+    if callable(divergence) and not isinstance(divergence, keras.losses.Loss):
+        return divergence
+    if not isinstance(divergence, str) or divergence not in _DIVERGENCES:
+        raise ValueError(
+            f"Expected `divergence` to be one of {names()} or a function of (teacher "
+            "logits, student logits, labels). "
+            f"Received: divergence={divergence!r}{did_you_mean(divergence, names())}"
+        )
+    return functools.partial(_DIVERGENCES[divergence], temperature=temperature)
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
@@ -39,11 +106,7 @@ class TemperatureKLDivergence(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if not temperature > 0:
-            raise ValueError(
-                "Expected `temperature` to be a number > 0. "
-                f"Received: temperature={temperature}"
-            )
+        _check_temperature(temperature)
         self.temperature = temperature
 
     def call(self, y_true, y_pred):
@@ -51,3 +114,11 @@ class TemperatureKLDivergence(keras.losses.Loss):
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}
+
+
+def _check_temperature(temperature):
+    if not temperature > 0:
+        raise ValueError(
+            "Expected `temperature` to be a number > 0. "
+            f"Received: temperature={temperature}"
+        )

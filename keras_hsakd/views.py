@@ -60,15 +60,16 @@ def names() -> list[str]:
     return list(_NAMED)
 
 
-def get(views: str | Sequence[View]) -> tuple[View, ...]:
+def get(views: str | Sequence[View] | None) -> tuple[View, ...]:
     """Returns the functions of named views, or a list of functions as it is.
 
     Args:
         views: One of `names()`, or functions from a batch of images `(B, H, W, C)` to
-            one of the same shape and dtype, written in `keras.ops`.
+            one of the same shape and dtype, written in `keras.ops`; `None` is the
+            image alone, all that a network without heads learns from.
 
     Returns:
-        A tuple of at least two functions.
+        A tuple of at least two functions, of one for `None`.
 
     Raises:
         ValueError: If the name is unknown, or there are fewer than two functions.
@@ -77,6 +78,8 @@ def get(views: str | Sequence[View]) -> tuple[View, ...]:
     >>> len(get("half_turns")), len(get([lambda x: x, lambda x: x[:, :, ::-1]]))
     (2, 2)
     """
+    if views is None:
+        return (_unchanged,)
     if isinstance(views, str):
         if views not in _NAMED:
             raise ValueError(
@@ -93,6 +96,10 @@ def get(views: str | Sequence[View]) -> tuple[View, ...]:
     return functions
 
 
+def _unchanged(images):
+    return images
+
+
 def check_suit(
     views: Sequence[View], network: keras.Model, shape: Sequence[int | None]
 ) -> None:
@@ -100,7 +107,7 @@ def check_suit(
 
     Args:
         views: Functions, as of `get`.
-        network: A functional model with auxiliary heads.
+        network: A functional model with auxiliary heads, or a plain classifier.
         shape: Shape `(height, width, channels)` of an image; edges that are `None`
             are not checked.
 
@@ -109,10 +116,15 @@ def check_suit(
             the shape or dtype of images, or the first one changes images.
     """
     if heads.num_views(network) != len(views):
+        received = (
+            "no heads, for which `views` is to be None"
+            if heads.is_plain(network)
+            else f"heads for {heads.num_views(network)} views"
+        )
         raise ValueError(
             f"Expected the heads of `{network.name}` to be made for the {len(views)} "
             f"`views`; give `num_views={len(views)}` to `create` or `attach_heads`. "
-            f"Received: heads for {heads.num_views(network)} views"
+            f"Received: {received}"
         )
     if None in shape:
         return

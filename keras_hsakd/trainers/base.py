@@ -6,10 +6,10 @@ import keras
 from keras import ops
 
 from keras_hsakd.distribution import num_replicas
-from keras_hsakd.heads import head_names, strip_heads
+from keras_hsakd.heads import is_plain, output_names, strip_heads
 from keras_hsakd.ops import (
-    class_logits,
     cross_entropy,
+    head_accuracies,
     joint_labels,
     transformed_views,
     untransformed,
@@ -22,6 +22,8 @@ from keras_hsakd.views import get as get_views
 
 class HeadsTrainer(Fitting, keras.Model):
     """Base class of the trainers of networks with auxiliary heads.
+
+    A plain classifier is the case of no heads and one view, the image itself.
 
     `train_step` turns a batch into its views and hands over to Keras' own step,
     so that loss scaling, gradient accumulation, `steps_per_execution`, compilation and
@@ -38,13 +40,16 @@ class HeadsTrainer(Fitting, keras.Model):
     Args:
         networks: Dict from the prefix of its metrics to each network that is trained.
         view_terms: Names of the terms of the loss on the views.
-        views: As in `keras_hsakd.views.get`.
+        views: As in `keras_hsakd.views.get`. By default those that suit the networks:
+            `"rotations"`, or for plain classifiers the image alone.
         frozen: Variables that are not trained, whatever their own flags say.
         **kwargs: `name`, `dtype` and `trainable` of the `keras.Model`. The dtype policy
             defaults to the network's, which decides on loss scaling.
     """
 
     def __init__(self, networks, view_terms, views, frozen=(), **kwargs):
+        if views is None and not any(map(is_plain, networks.values())):
+            views = "rotations"
         functions = get_views(views)
         for network in networks.values():
             checks.check_input(network)
@@ -53,7 +58,7 @@ class HeadsTrainer(Fitting, keras.Model):
         # The networks cast their own inputs, each by its own policy.
         super().__init__(autocast=False, **kwargs)
         self.frozen_ids = frozenset(id(variable) for variable in frozen)
-        self.views = views if isinstance(views, str) else functions
+        self.views = functions if isinstance(views, (list, tuple)) else views
         self._evaluating = False
         self._evaluates_heads = False
         self.head_metrics = False
@@ -65,7 +70,7 @@ class HeadsTrainer(Fitting, keras.Model):
         self._head_metrics = {
             name: keras.metrics.Mean(name)
             for prefix, network in networks.items()
-            for head in head_names(network)
+            for head in output_names(network)[1:]
             for name in _head_metric_names(prefix, head).values()
         }
         self.built = True
@@ -160,13 +165,15 @@ class HeadsTrainer(Fitting, keras.Model):
             The model, so that `.fit(...)` can follow.
 
         Raises:
-            ValueError: If a loss is given, or a weight of a term that there isn't.
+            ValueError: If a loss is given, a weight of a term that there isn't, or
+                `head_metrics` of a network without heads.
         """
         if kwargs.pop("loss", None) is not None:
             raise ValueError(
                 f"Expected no `loss`: {type(self).__name__} has the losses of the "
                 "method. Received: a value for `loss`"
             )
+        self._check_heads("head_metrics", head_metrics)
         loss_weights = dict(loss_weights or {})
         for name, weight in loss_weights.items():
             if name not in self._term_metrics or not 0 <= weight < float("inf"):
@@ -229,8 +236,6 @@ class HeadsTrainer(Fitting, keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if self._reports_heads():
             labels = _standardize_labels(y)
-            if len(labels.shape) == 2:
-                labels = ops.argmax(labels, axis=-1)
             for prefix, outputs in self.by_network(y_pred).items():
                 if isinstance(outputs, dict):
                     self._update_head_metrics(prefix, labels, outputs)
@@ -246,19 +251,9 @@ class HeadsTrainer(Fitting, keras.Model):
     def _update_head_metrics(self, prefix, labels, outputs):
         joint = joint_labels(labels, self.num_views)
         for head in outputs.keys() - {"logits"}:
-            names = _head_metric_names(prefix, head)
-            for kind, logits, expected in (
-                ("joint", outputs[head], joint),
-                (
-                    "class",
-                    class_logits(outputs[head], self.num_views),
-                    joint // self.num_views,
-                ),
-            ):
-                predicted = ops.cast(ops.argmax(logits, axis=-1), expected.dtype)
-                self._head_metrics[names[kind]].update_state(
-                    ops.equal(predicted, expected)
-                )
+            hits = head_accuracies(joint, outputs[head], self.num_views)
+            for kind, name in _head_metric_names(prefix, head).items():
+                self._head_metrics[name].update_state(hits[kind])
 
     def _image_logits(self, outputs):
         """Returns the class logits of the images themselves."""
@@ -292,7 +287,11 @@ class HeadsTrainer(Fitting, keras.Model):
 
         Returns:
             As `keras.Model.evaluate`; with `return_dict=True`, a dict by name.
+
+        Raises:
+            ValueError: If `heads` is asked of a network that has none.
         """
+        self._check_heads("heads", heads)
         with self._evaluation(self.head_metrics if heads is None else heads):
             return super().evaluate(*args, **kwargs)
 
@@ -305,6 +304,14 @@ class HeadsTrainer(Fitting, keras.Model):
         changed = getattr(self, "_traced_heads", None) != self._evaluates_heads
         self._traced_heads = self._evaluates_heads
         return super().make_test_function(force=force or changed)
+
+    def _check_heads(self, argument, value):
+        if value and not self._head_metrics:
+            raise ValueError(
+                f"Expected a network with auxiliary heads for `{argument}`. "
+                f"Received: {argument}={value} for `{self.network.name}`, which has "
+                "none"
+            )
 
     @contextlib.contextmanager
     def _evaluation(self, heads):
@@ -320,9 +327,9 @@ class HeadsTrainer(Fitting, keras.Model):
         return {
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-            "views": self.views
-            if isinstance(self.views, str)
-            else [keras.saving.serialize_keras_object(view) for view in self.views],
+            "views": [keras.saving.serialize_keras_object(v) for v in self.views]
+            if isinstance(self.views, tuple)
+            else self.views,
         }
 
     @classmethod

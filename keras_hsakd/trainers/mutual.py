@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 
 import keras
-from keras import ops
 
-from keras_hsakd.heads import head_names
-from keras_hsakd.losses import TemperatureKLDivergence
+from keras_hsakd.heads import named_outputs, output_names
+from keras_hsakd.losses import Divergence
 from keras_hsakd.ops import cross_entropy, joint_labels
-from keras_hsakd.trainers.base import HeadsTrainer
-from keras_hsakd.trainers.distiller import check_pair
+from keras_hsakd.trainers.distillation import (
+    DistillationTrainer,
+    check_pair,
+    term_name,
+)
 from keras_hsakd.views import View
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
-class MutualDistiller(HeadsTrainer):
+class MutualDistiller(DistillationTrainer):
     """Trains networks that learn from labels and from each other (online HSSAKD).
 
     ```
@@ -27,7 +29,8 @@ class MutualDistiller(HeadsTrainer):
     network `i`, and `q_il` the joint predictions of its auxiliary head `l`. No gradient
     flows into the network that teaches in a divergence. With two networks this is the
     paper's loss; with more, the divergences are averaged over the others, as in deep
-    mutual learning.
+    mutual learning. Networks without heads learn from the image itself, which leaves
+    `CE(p_i(x), y) + mean_{j != i} tau^2 KL(p_j(x) || p_i(x))`: deep mutual learning.
 
     The terms and metrics are reported by network, counted from 1: `net_1_ce_loss`,
     `net_1_ce_aux_1`, `net_1_kl_main`, `net_1_kl_aux_1`, `net_1_accuracy` and so on.
@@ -37,19 +40,22 @@ class MutualDistiller(HeadsTrainer):
     one, `keras_hsakd.strip_heads(distiller.networks[1]).export(...)`.
 
     Args:
-        networks: Two or more functional models with auxiliary heads, of the same or
-            different architecture, with as many heads and classes each. They must not
-            share layers.
+        networks: Two or more functional models with auxiliary heads, or plain
+            classifiers, of the same or different architecture, with as many heads and
+            classes each. They must not share layers.
         temperature: The temperature `tau > 0` of the divergences. Defaults to 3.
         views: One of `keras_hsakd.views.names()`, or a list of two or more functions
             on batches of images, the first of which leaves them as they are; as many
-            as the heads are made for. Defaults to `"rotations"`.
+            as the heads are made for. Defaults to `"rotations"`, and without heads to
+            the image alone.
+        divergence: As in `keras_hsakd.Distiller`. Defaults to `"kl"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
-        ValueError: If there are fewer than two networks, heads are missing or differ in
-            number, classes or image shapes differ, layers are shared, the views do not
-            suit heads or images, or the temperature is not positive.
+        ValueError: If there are fewer than two networks, heads differ in number,
+            classes or image shapes differ, layers are shared, the views do not suit
+            heads or images, the divergence is unknown, or the temperature is not
+            positive.
 
     Example:
     >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -72,7 +78,8 @@ class MutualDistiller(HeadsTrainer):
         self,
         networks: Sequence[keras.Model],
         temperature: float = 3.0,
-        views: str | Sequence[View] = "rotations",
+        views: str | Sequence[View] | None = None,
+        divergence: str | Divergence = "kl",
         **kwargs,
     ):
         networks = list(networks)
@@ -85,14 +92,13 @@ class MutualDistiller(HeadsTrainer):
         for i, network in enumerate(networks):
             for j in range(i):
                 check_pair(networks[j], network, roles=(names[j], names[i]))
-        counts = [len(head_names(network)) for network in networks]
+        counts = [len(output_names(network)) - 1 for network in networks]
         if len(set(counts)) > 1:
             raise ValueError(
                 "Expected `networks` to have the same number of auxiliary heads each. "
                 f"Received: {counts} in {[network.name for network in networks]}"
             )
-        divergence = TemperatureKLDivergence(temperature, reduction=None)
-        heads = head_names(networks[0])
+        outputs = output_names(networks[0])
         super().__init__(
             {
                 f"{name}_": network
@@ -102,20 +108,16 @@ class MutualDistiller(HeadsTrainer):
                 f"{name}_{term}"
                 for name in names
                 for term in (
-                    *(f"ce_{head}" for head in heads),
-                    *("kl_main", *(f"kl_{head}" for head in heads)),
+                    *(f"ce_{head}" for head in outputs if head != "logits"),
+                    *map(term_name, outputs),
                 )
             ],
+            temperature,
+            divergence,
             views,
             **kwargs,
         )
         self.networks = networks
-        self.divergence = divergence
-
-    @property
-    def temperature(self) -> float:
-        """The temperature of the divergences."""
-        return self.divergence.temperature
 
     @property
     def network(self) -> keras.Model:
@@ -124,7 +126,7 @@ class MutualDistiller(HeadsTrainer):
 
     def forward(self, images, training=False):
         return {
-            f"net_{number}": network(images, training=training)
+            f"net_{number}": named_outputs(network, images, training)
             for number, network in enumerate(self.networks, start=1)
         }
 
@@ -138,16 +140,17 @@ class MutualDistiller(HeadsTrainer):
         joint = joint_labels(labels, self.num_views)
         terms = {}
         for name, own in outputs.items():
-            others = [other for key, other in outputs.items() if key != name]
             for key, logits in own.items():
                 if key != "logits":
                     terms[f"{name}_ce_{key}"] = cross_entropy(joint, logits)
-                divergences = [
-                    self.divergence(ops.stop_gradient(other[key]), logits)
-                    for other in others
-                ]
-                term = "kl_main" if key == "logits" else f"kl_{key}"
-                terms[f"{name}_{term}"] = sum(divergences) / len(divergences)
+            from_others = [
+                self.divergences(other, own, labels)
+                for key, other in outputs.items()
+                if key != name
+            ]
+            for term in from_others[0]:
+                values = [divergences[term] for divergences in from_others]
+                terms[f"{name}_{term}"] = sum(values) / len(values)
         return terms
 
     def compile(self, *args, metrics=None, weighted_metrics=None, **kwargs):
@@ -183,5 +186,4 @@ class MutualDistiller(HeadsTrainer):
                 keras.saving.serialize_keras_object(network)
                 for network in self.networks
             ],
-            "temperature": self.temperature,
         }

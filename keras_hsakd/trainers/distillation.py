@@ -1,0 +1,133 @@
+"""What the trainers in which a network learns from another have in common."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_hsakd import losses
+from keras_hsakd.compat import layers_of
+from keras_hsakd.heads import is_plain, num_views, output_names
+from keras_hsakd.losses import Divergence
+from keras_hsakd.ops import joint_labels
+from keras_hsakd.trainers import checks
+from keras_hsakd.trainers.base import HeadsTrainer
+from keras_hsakd.views import View
+
+
+class DistillationTrainer(HeadsTrainer):
+    """Base class of the trainers whose networks learn from a teacher's outputs.
+
+    Args:
+        networks: As in `HeadsTrainer`.
+        view_terms: As in `HeadsTrainer`.
+        temperature: The temperature `tau > 0` of a named divergence.
+        divergence: As in `keras_hsakd.losses.get`.
+        views: As in `HeadsTrainer`.
+        **kwargs: Other arguments of `HeadsTrainer`.
+    """
+
+    def __init__(
+        self,
+        networks: dict[str, keras.Model],
+        view_terms: Sequence[str],
+        temperature: float,
+        divergence: str | Divergence,
+        views: str | Sequence[View] | None,
+        **kwargs,
+    ):
+        losses.get(divergence, temperature)  # is checked before anything is made
+        super().__init__(networks, view_terms, views, **kwargs)
+        self.temperature = temperature
+        self.divergence = divergence
+
+    def divergences(self, targets, outputs, labels):
+        """Returns the divergences of outputs from a teacher's, by their terms.
+
+        Args:
+            targets: Dict of the teacher's logits `(M * B, ...)` for the views, with the
+                names of the outputs that learn from them.
+            outputs: Dict of a network's logits for the views.
+            labels: Class labels `(B,)` or class probabilities `(B, N)`.
+
+        Returns:
+            Dict of `kl_main` and `kl_aux_1` to `kl_aux_L`, each with one value a row.
+        """
+        divergence = losses.get(self.divergence, self.temperature)
+        class_labels = ops.repeat(labels, self.num_views, axis=0)
+        labels_of_views = joint_labels(labels, self.num_views)
+        terms = {}
+        for name, logits in outputs.items():
+            values = divergence(
+                ops.stop_gradient(ops.cast(targets[name], logits.dtype)),
+                logits,
+                class_labels if name == "logits" else labels_of_views,
+            )
+            if len(values.shape) != 1:
+                raise ValueError(
+                    "Expected `divergence` to return one value a row, of shape (rows,)."
+                    f" Received: shape {tuple(values.shape)} from {self.divergence}"
+                )
+            terms[term_name(name)] = values
+        return terms
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "divergence": keras.saving.serialize_keras_object(self.divergence),
+        }
+
+
+def term_name(output_name: str) -> str:
+    """Returns the name of the divergence of one of a network's outputs."""
+    return "kl_main" if output_name == "logits" else f"kl_{output_name}"
+
+
+def check_pair(
+    teacher: keras.Model,
+    student: keras.Model,
+    roles: tuple[str, str] = ("teacher", "student"),
+) -> None:
+    """Raises a ValueError unless one network can learn from another."""
+    networks = dict(zip(roles, (teacher, student), strict=True))
+    both = " and ".join(f"`{role}`" for role in roles)
+    for role, network in networks.items():
+        try:
+            output_names(network)
+        except ValueError as error:
+            raise ValueError(f"`{role}`: {error}") from None
+    if is_plain(teacher) != is_plain(student):
+        with_heads, without = (
+            (student, teacher) if is_plain(teacher) else (teacher, student)
+        )
+        raise ValueError(
+            f"Expected {both} to have auxiliary heads both, or neither. "
+            f"Received: heads in `{with_heads.name}` and none in `{without.name}`"
+        )
+    for what, count in (("classes", checks.num_classes), ("views", num_views)):
+        counts = [count(network) for network in (teacher, student)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"Expected {both} to have the same number of {what}. "
+                f"Received: {counts[0]} in `{teacher.name}` and {counts[1]} in "
+                f"`{student.name}`"
+            )
+    shapes = [tuple(network.input_shape[1:]) for network in (teacher, student)]
+    if any(
+        edge not in (None, other) and other is not None
+        for edge, other in zip(*shapes, strict=True)
+    ):
+        raise ValueError(
+            f"Expected {both} to take images of the same shape; one of another size "
+            "can begin with `keras.layers.Resizing`. "
+            f"Received: {shapes[0]} in `{teacher.name}` and {shapes[1]} in "
+            f"`{student.name}`"
+        )
+    teacher_ids = {id(layer) for layer in layers_of(teacher)}
+    shared = [layer.name for layer in layers_of(student) if id(layer) in teacher_ids]
+    if shared:
+        raise ValueError(
+            f"Expected {both} to share no layers, or training the one would change the "
+            f"other. Received: shared layers {shared[:5]}"
+        )
