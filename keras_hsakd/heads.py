@@ -112,8 +112,8 @@ def named_outputs(model: keras.Model, images, training: bool = False) -> dict:
 
     Example:
     >>> network = strip_heads(keras_hsakd.models.create("resnet8", num_classes=10))
-    >>> named_outputs(network, np.zeros((2, 32, 32, 3)))["logits"].shape
-    TensorShape([2, 10])
+    >>> tuple(named_outputs(network, np.zeros((2, 32, 32, 3)))["logits"].shape)
+    (2, 10)
     """
     outputs = model(images, training=training)
     return outputs if isinstance(outputs, dict) else {"logits": outputs}

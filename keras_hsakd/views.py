@@ -15,6 +15,7 @@ import numpy as np
 from keras_hsakd import heads
 from keras_hsakd.ops import (
     NUM_ROTATIONS,
+    head_accuracies,
     joint_labels,
     permuted_channels,
     quarter_turned,
@@ -175,7 +176,8 @@ class ViewsReport:
 
     Attributes:
         view_accuracy: By head, the part of the views that it tells.
-        class_accuracy: By head, the part of the views whose class it tells.
+        class_accuracy: By head, the part of the views whose class it tells, see
+            `keras_hsakd.ops.head_accuracies`.
         hardest_classes: The classes whose views the last head tells worst, with the
             part that it tells, worst first.
         confusions: What the last head takes for another view of another class, the
@@ -245,6 +247,7 @@ def check_views(
     counts = {
         name: np.zeros((num_classes * len(functions),) * 2, int) for name in names
     }
+    classes_told = dict.fromkeys(names, 0)
     for batch in dataset:
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
         labels = keras.ops.convert_to_numpy(labels)
@@ -254,31 +257,36 @@ def check_views(
         outputs = model.predict_on_batch(transformed_views(images, functions))
         for name in names:
             np.add.at(counts[name], (joint, outputs[name].argmax(axis=1)), 1)
+            told = head_accuracies(joint, outputs[name], len(functions))["class"]
+            classes_told[name] += np.sum(keras.ops.convert_to_numpy(told))
     if not counts[names[0]].any():
         raise ValueError("Expected `dataset` to have images. Received: none")
     class_names = getattr(dataset, "class_names", None) or range(num_classes)
-    return _report(counts, [str(name) for name in class_names], len(functions))
+    class_accuracy = {
+        name: float(told / counts[name].sum()) for name, told in classes_told.items()
+    }
+    class_names = [str(name) for name in class_names]
+    return _report(counts, class_accuracy, class_names, len(functions))
 
 
-def _report(counts, class_names, num_views):
+def _report(counts, class_accuracy, class_names, num_views):
     """Returns the report on how often joint labels are taken for each other."""
-    view_accuracy, class_accuracy = {}, {}
-    for head, matrix in counts.items():
-        classes, views = np.divmod(np.arange(len(matrix)), num_views)
-        view_accuracy[head] = matrix[np.equal.outer(views, views)].sum() / matrix.sum()
-        class_accuracy[head] = (
-            matrix[np.equal.outer(classes, classes)].sum() / matrix.sum()
-        )
-    # The last head sees most.
+    head, matrix = list(counts.items())[-1]  # the last head sees most
+    classes, views = np.divmod(np.arange(len(matrix)), num_views)
+    same_view = np.equal.outer(views, views)
+    view_accuracy = {
+        name: float(of_head[same_view].sum() / of_head.sum())
+        for name, of_head in counts.items()
+    }
     seen = matrix.sum(axis=1)
-    told = np.where(np.equal.outer(views, views), matrix, 0).sum(axis=1)
+    told = np.where(same_view, matrix, 0).sum(axis=1)
     by_class = {
         name: told[classes == number].sum() / seen[classes == number].sum()
         for number, name in enumerate(class_names)
         if seen[classes == number].any()
     }
     fractions = matrix / np.maximum(seen, 1)[:, None]
-    fractions[np.equal.outer(views, views) | np.equal.outer(classes, classes)] = 0
+    fractions[same_view | np.equal.outer(classes, classes)] = 0
     order = np.argsort(fractions, axis=None)[::-1][:_SHOWN]
     confusions = [
         Confusion(
@@ -292,8 +300,8 @@ def _report(counts, class_names, num_views):
         if fractions[row, column] >= _WORTH_TELLING
     ]
     return ViewsReport(
-        {head: float(value) for head, value in view_accuracy.items()},
-        {head: float(value) for head, value in class_accuracy.items()},
+        view_accuracy,
+        class_accuracy,
         [(k, float(v)) for k, v in sorted(by_class.items(), key=lambda x: x[1])][
             :_SHOWN
         ],

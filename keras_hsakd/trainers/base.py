@@ -58,7 +58,7 @@ class HeadsTrainer(Fitting, keras.Model):
         # The networks cast their own inputs, each by its own policy.
         super().__init__(autocast=False, **kwargs)
         self.frozen_ids = frozenset(id(variable) for variable in frozen)
-        self.views = functions if isinstance(views, (list, tuple)) else views
+        self.views = views if views is None or isinstance(views, str) else functions
         self._evaluating = False
         self._evaluates_heads = False
         self.head_metrics = False

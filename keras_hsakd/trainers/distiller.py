@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_hsakd.heads import head_names, is_plain, named_outputs, output_names
+from keras_hsakd.heads import named_outputs, output_names
 from keras_hsakd.losses import Divergence
 from keras_hsakd.trainers.distillation import (
     DistillationTrainer,
@@ -143,10 +143,7 @@ class Distiller(DistillationTrainer):
 
 def _teacher_heads(teacher, student, pairs):
     """Returns the head of the teacher that each head of the student learns from."""
-    of_teacher, of_student = (
-        [] if is_plain(network) else head_names(network)
-        for network in (teacher, student)
-    )
+    of_teacher, of_student = output_names(teacher)[1:], output_names(student)[1:]
     if pairs is None:
         if len(of_teacher) < len(of_student):
             raise ValueError(
