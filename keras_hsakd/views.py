@@ -239,9 +239,9 @@ def check_views(
     >>> print(check_views(network, test).advice)
     The heads hardly know the classes yet: train them for longer, then check again.
     """
+    names = heads.head_names(model)
     functions = get(views)
     check_suit(functions, model, model.input_shape[1:])
-    names = heads.head_names(model)
     num_classes = model.output["logits"].shape[-1]
     # By head: how often a joint label (row) is taken for another (column).
     counts = {

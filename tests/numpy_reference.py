@@ -32,13 +32,14 @@ def kl_divergence(teacher_logits, student_logits, temperature):
 def student_losses(teacher, student, labels, temperature, weights=None):
     """Returns the terms of the student's loss.
 
-    `teacher` and `student` are the networks' outputs for the rotated views.
+    `teacher` and `student` are the networks' outputs for the rotated views, or, where
+    these are class logits alone, for the images.
     """
     weights = np.ones(len(labels)) if weights is None else weights
-    row_weights = np.repeat(weights, 4)
-    losses = {
-        "ce_loss": np.mean(weights * cross_entropy(labels, student["logits"][::4]))
-    }
+    num_views = len(student["logits"]) // len(labels)
+    row_weights = np.repeat(weights, num_views)
+    on_images = cross_entropy(labels, student["logits"][::num_views])
+    losses = {"ce_loss": np.mean(weights * on_images)}
     for name in student:
         values = kl_divergence(teacher[name], student[name], temperature)
         term = "kl_main" if name == "logits" else f"kl_{name}"
@@ -49,9 +50,10 @@ def student_losses(teacher, student, labels, temperature, weights=None):
 def teacher_losses(teacher, labels, weights=None):
     """Returns the terms of the teacher's loss, from its outputs for the views."""
     weights = np.ones(len(labels)) if weights is None else weights
-    losses = {
-        "ce_loss": np.mean(weights * cross_entropy(labels, teacher["logits"][::4]))
-    }
+    on_images = cross_entropy(
+        labels, teacher["logits"][:: len(teacher["logits"]) // len(labels)]
+    )
+    losses = {"ce_loss": np.mean(weights * on_images)}
     for name in teacher:
         if name != "logits":
             values = cross_entropy(joint_labels(labels), teacher[name])

@@ -38,3 +38,37 @@ def test_config_round_trip():
 def test_temperature_must_be_positive(temperature):
     with pytest.raises(ValueError, match="Expected `temperature`.*> 0. Received"):
         losses.TemperatureKLDivergence(temperature)
+
+
+def test_named_divergences():
+    """All of them, of logits alone and with labels."""
+    labels = np.arange(6) % 5
+    expected = {"kl": reference.kl_divergence(TEACHER, STUDENT, 2.0)}
+    assert losses.names() == list(expected)
+    for name, values in expected.items():
+        received = losses.get(name, 2.0)(TEACHER, STUDENT, labels)
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(received), values, rtol=1e-5
+        )
+
+
+def test_a_function_is_a_divergence_as_it_is():
+    def divergence(teacher, student, labels):
+        return labels
+
+    assert losses.get(divergence) is divergence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("kll",), r"one of \['kl'\] or a function .*'kll' \(did you mean 'kl'"),
+        ((3,), "Expected `divergence` .*Received: divergence=3"),
+        # It would take the labels for weights.
+        ((losses.TemperatureKLDivergence(),), "Expected `divergence` .*Received: "),
+        (("kl", 0), "Expected `temperature` to be a number > 0. Received: temp"),
+    ],
+)
+def test_what_is_no_divergence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        losses.get(*arguments)

@@ -13,18 +13,6 @@ def numpy(x):
     return keras.ops.convert_to_numpy(x)
 
 
-def test_rotated_views_are_numpys_rot90_image_by_image():
-    images = rng.normal(size=(3, 5, 5, 2)).astype("float32")
-    views = numpy(ops.rotated_views(images))
-    np.testing.assert_array_equal(views, reference.rotated_views(images))
-    np.testing.assert_array_equal(numpy(ops.untransformed(views)), images)
-
-
-def test_rotated_views_keep_the_dtype():
-    images = np.zeros((1, 4, 4, 3), "uint8")
-    assert numpy(ops.rotated_views(images)).dtype == "uint8"
-
-
 def test_joint_labels():
     labels = np.array([2, 0, 5], "int32")
     np.testing.assert_array_equal(
@@ -55,6 +43,21 @@ def test_class_logits_sum_over_rotations():
     joint = rng.normal(size=(6, 12)).astype("float32")
     expected = np.stack([joint[:, 4 * c : 4 * c + 4].sum(axis=1) for c in range(3)], 1)
     np.testing.assert_allclose(numpy(ops.class_logits(joint)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_head_accuracies(one_hot):
+    logits = rng.normal(size=(50, 6)).astype("float32")
+    by_class = np.stack([logits[:, 2 * c : 2 * c + 2].sum(axis=1) for c in range(3)], 1)
+    labels = np.where(np.arange(50) % 2, logits.argmax(1), np.arange(50) % 6)
+    hits = ops.head_accuracies(
+        np.eye(6, dtype="float32")[labels] if one_hot else labels, logits, num_views=2
+    )
+    np.testing.assert_array_equal(numpy(hits["joint"]), logits.argmax(1) == labels)
+    expected = by_class.argmax(axis=1) == labels // 2
+    np.testing.assert_array_equal(numpy(hits["class"]), expected)
+    # The class by the sums is not always that of the largest joint logit.
+    assert np.any(expected != (logits.argmax(axis=1) // 2 == labels // 2))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

@@ -26,6 +26,7 @@ def numpy(x):
 
 
 EXPECTED = {
+    None: [lambda x: x],
     "rotations": [functools.partial(np.rot90, k=r, axes=(1, 2)) for r in range(4)],
     # the same for square images
     "padded_rotations": [
@@ -47,10 +48,12 @@ def test_quarter_turns_of_images_that_are_not_square(turns):
     )
 
 
-@pytest.mark.parametrize("name", views.names())
-def test_named_views(name):
-    images = rng.normal(size=(2, 5, 5, 3)).astype("float32")
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("name", [*views.names(), None])
+def test_named_views(name, dtype):
+    images = rng.integers(0, 256, (2, 5, 5, 3)).astype(dtype)
     rows = numpy(ops.transformed_views(images, views.get(name)))
+    assert rows.dtype == dtype
     expected = np.stack([view(images) for view in EXPECTED[name]], axis=1)
     np.testing.assert_array_equal(rows.reshape(expected.shape), expected)
     np.testing.assert_array_equal(
