@@ -1,4 +1,4 @@
-"""What both trainers do, and what each does of its own."""
+"""What all trainers do, seen on one, and what each does of its own."""
 
 import keras
 import numpy as np
@@ -7,8 +7,10 @@ import pytest
 
 from keras_hsakd import Distiller, TeacherTrainer, optimizers, strip_heads
 
-pytestmark = pytest.mark.core
+core = pytest.mark.core  # a dozen that also run on JAX
 TENSORFLOW = keras.backend.backend() == "tensorflow"
+# Where tracing is not what is tested, TensorFlow need not trace. JAX is slow without.
+EAGER = {"run_eagerly": TENSORFLOW}
 
 
 def make_distiller(make, **options):
@@ -26,9 +28,13 @@ def make_frozen(make, **options):
 TRAINERS = {"distiller": make_distiller, "joint": make_joint, "frozen": make_frozen}
 
 
-# On JAX one is enough: what the others do otherwise has tests of its own.
+@pytest.fixture
+def make_trainer(tiny_network):
+    return lambda **options: make_distiller(tiny_network, **options)
+
+
 @pytest.fixture(params=TRAINERS if TENSORFLOW else ["distiller"])
-def make_trainer(request, tiny_network):
+def make_each(request, tiny_network):
     return lambda **options: TRAINERS[request.param](tiny_network, **options)
 
 
@@ -56,13 +62,14 @@ def changed(before, after):
 
 
 def outputs(network, images, training):
-    """Returns a network's outputs for the rotated views, leaving it as it was."""
-    views = reference.rotated_views(images)
+    """Returns a network's outputs for its views of images, leaving it as it was."""
+    plain = not isinstance(network.output, dict)
     kept = values(network.variables)
-    result = {
-        name: keras.ops.convert_to_numpy(value)
-        for name, value in network(views, training=training).items()
-    }
+    result = network(
+        images if plain else reference.rotated_views(images), training=training
+    )
+    result = {"logits": result} if plain else result
+    result = {name: keras.ops.convert_to_numpy(x) for name, x in result.items()}
     for variable, value in zip(network.variables, kept, strict=True):
         variable.assign(value)
     return result
@@ -71,11 +78,16 @@ def outputs(network, images, training):
 # Losses.
 
 
+@core
+@pytest.mark.parametrize("heads", [True, False])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_losses_of_the_student(tiny_network, batch, weighted):
+def test_losses_of_the_student(tiny_network, batch, heads, weighted):
     images, labels = batch
     weights = np.linspace(0, 2, len(labels)).astype("float32") if weighted else None
-    distiller = Distiller(tiny_network("t"), tiny_network("s"), temperature=2.0)
+    networks = [tiny_network("t"), tiny_network("s")]
+    if not heads:
+        networks = map(strip_heads, networks)
+    distiller = Distiller(*networks, temperature=2.0)
     expected = reference.student_losses(
         outputs(distiller.teacher, images, training=False),
         outputs(distiller.student, images, training=True),
@@ -83,16 +95,19 @@ def test_losses_of_the_student(tiny_network, batch, weighted):
         2.0,
         weights,
     )
-    distiller.compile(sgd())
+    distiller.compile(sgd(), **EAGER)
     logs = distiller.train_on_batch(images, labels, weights, return_dict=True)
-    assert set(logs) == {"loss", "ce_loss", "kl_main", "kl_aux_1", "kl_aux_2"}
+    of_heads = {"kl_aux_1", "kl_aux_2"} if heads else set()
+    assert set(logs) == {"loss", "ce_loss", "kl_main"} | of_heads
     assert logs.pop("loss") == pytest.approx(sum(expected.values()), rel=1e-5)
     for name, value in expected.items():
         assert logs[name] == pytest.approx(value, rel=1e-4), name
 
 
-@pytest.mark.parametrize("freeze_backbone", [False, True])
-@pytest.mark.parametrize("weighted", [False, True])
+@core
+@pytest.mark.parametrize(
+    ("freeze_backbone", "weighted"), [(False, False), (True, True)]
+)
 def test_losses_of_the_teacher(tiny_network, batch, freeze_backbone, weighted):
     images, labels = batch
     weights = np.linspace(0, 2, len(labels)).astype("float32") if weighted else None
@@ -109,7 +124,7 @@ def test_losses_of_the_teacher(tiny_network, batch, freeze_backbone, weighted):
     else:
         expected = outputs(trainer.teacher, images, training=True)
     expected = reference.teacher_losses(expected, labels, weights)
-    trainer.compile(sgd())
+    trainer.compile(sgd(), **EAGER)
     logs = trainer.train_on_batch(images, labels, weights, return_dict=True)
     assert logs.pop("loss") == pytest.approx(sum(expected.values()), rel=1e-5)
     assert set(logs) == set(expected)
@@ -117,14 +132,15 @@ def test_losses_of_the_teacher(tiny_network, batch, freeze_backbone, weighted):
         assert logs[name] == pytest.approx(value, rel=1e-4), name
 
 
-def test_one_hot_and_column_labels_give_the_same_losses(make_trainer, batch):
+@pytest.mark.parametrize("make", [make_distiller, make_joint])
+def test_one_hot_and_column_labels_give_the_same_losses(make, tiny_network, batch):
     images, labels = batch
-    trainer = make_trainer().compile(sgd(), metrics=["accuracy"])
-    start = values(trainer.variables)
+    trainer = make(tiny_network)
+    start = values(trainer.network.variables)
     logs = []
     for form in (labels, labels[:, None], np.eye(3, dtype="float32")[labels]):
-        trainer.compile(sgd(), metrics=["accuracy"])
-        for variable, value in zip(trainer.variables, start, strict=False):
+        trainer.compile(sgd(), metrics=["accuracy"], head_metrics=True, **EAGER)
+        for variable, value in zip(trainer.network.variables, start, strict=True):
             variable.assign(value)
         logs.append(trainer.fit(images, form, batch_size=12, verbose=0).history)
     for other in logs[1:]:
@@ -135,11 +151,10 @@ def test_one_hot_and_column_labels_give_the_same_losses(make_trainer, batch):
 
 def test_loss_weights(make_trainer, batch):
     trainer = make_trainer()
-    term = "kl_aux_1" if isinstance(trainer, Distiller) else "ce_aux_1"
-    trainer.compile(sgd(), loss_weights={term: 0, "ce_loss": 0.5})
+    trainer.compile(sgd(), loss_weights={"kl_aux_1": 0, "ce_loss": 0.5}, **EAGER)
     logs = trainer.train_on_batch(*batch, return_dict=True)
     total = logs.pop("loss")
-    expected = sum(logs.values()) - logs[term] - 0.5 * logs["ce_loss"]
+    expected = sum(logs.values()) - logs["kl_aux_1"] - 0.5 * logs["ce_loss"]
     assert total == pytest.approx(expected, rel=1e-5)
 
 
@@ -150,7 +165,7 @@ def test_loss_weights_that_are_none(make_trainer, weights):
 
 
 def test_the_loss_is_logged_over_the_epoch(make_trainer, batch):
-    trainer = make_trainer().compile(keras.optimizers.SGD(0.0))
+    trainer = make_trainer().compile(keras.optimizers.SGD(0.0), **EAGER)
     history = trainer.fit(*batch, batch_size=4, verbose=0).history
     terms = [value for name, (value,) in history.items() if name != "loss"]
     assert history["loss"][0] == pytest.approx(sum(terms), rel=1e-5)
@@ -160,7 +175,7 @@ def test_regularisation_of_the_trained_network_counts(tiny_network, batch):
     student = tiny_network("student")
     student.get_layer("logits").kernel.regularizer = keras.regularizers.L2(10.0)
     kernel = values([student.get_layer("logits").kernel])[0]
-    distiller = Distiller(tiny_network("teacher"), student).compile(sgd())
+    distiller = Distiller(tiny_network("teacher"), student).compile(sgd(), **EAGER)
     logs = distiller.train_on_batch(*batch, return_dict=True)
     penalty = logs.pop("loss") - sum(logs.values())
     assert penalty == pytest.approx(10.0 * np.sum(kernel**2), rel=1e-4)
@@ -169,16 +184,78 @@ def test_regularisation_of_the_trained_network_counts(tiny_network, batch):
 def test_what_a_teachers_layers_add_is_not_trained_on(tiny_network, batch):
     teacher = tiny_network("teacher")
     teacher.get_layer("logits").activity_regularizer = keras.regularizers.L2(10.0)
-    distiller = Distiller(teacher, tiny_network("student")).compile(sgd())
+    distiller = Distiller(teacher, tiny_network("student")).compile(sgd(), **EAGER)
     logs = distiller.train_on_batch(*batch, return_dict=True)
     assert logs.pop("loss") == pytest.approx(sum(logs.values()), rel=1e-5)
+
+
+@keras.saving.register_keras_serializable("tests")
+def weighted_squares(teacher, student, labels):
+    """A divergence that depends on which logits and labels it gets."""
+    squares = keras.ops.sum(teacher * (teacher - student) ** 2, axis=-1)
+    return squares * keras.ops.cast(1 + labels, squares.dtype)
+
+
+@core
+def test_a_divergence_of_ones_own_and_the_labels_that_it_gets(tiny_network, batch):
+    images, labels = batch
+    distiller = Distiller(
+        tiny_network("t"), tiny_network("s"), divergence=weighted_squares
+    )
+    copy = Distiller.from_config(distiller.get_config())
+    assert copy.divergence is weighted_squares
+    teacher = outputs(distiller.teacher, images, training=False)
+    student = outputs(distiller.student, images, training=True)
+    distiller.compile(sgd(), **EAGER)
+    logs = distiller.train_on_batch(images, labels, return_dict=True)
+    for term, name, labels_of_rows in (
+        ("kl_main", "logits", np.repeat(labels, 4)),
+        ("kl_aux_1", "aux_1", reference.joint_labels(labels)),
+        ("kl_aux_2", "aux_2", reference.joint_labels(labels)),
+    ):
+        squares = np.sum(teacher[name] * (teacher[name] - student[name]) ** 2, axis=1)
+        expected = np.mean(squares * (1 + labels_of_rows))
+        assert logs[term] == pytest.approx(expected, rel=1e-4), term
+
+
+def test_divergences_that_are_none(tiny_network, batch):
+    networks = [tiny_network("t"), tiny_network("s")]
+    with pytest.raises(ValueError, match="`divergence` to be one of .*Received: .*dkd"):
+        Distiller(*networks, divergence="dkd")
+    reduced = Distiller(*networks, divergence=lambda t, s, y: keras.ops.mean(t - s))
+    with pytest.raises(ValueError, match=r"one value a row.*Received: shape \(\)"):
+        reduced.compile(sgd(), **EAGER).train_on_batch(*batch)
+
+
+def test_targets_are_all_that_is_asked_of_the_teacher(tiny_network, batch):
+    images, labels = batch
+    rng = np.random.default_rng(0)
+    known = {
+        name: rng.normal(size=(48, units)).astype("float16")
+        for name, units in (("logits", 3), ("aux_1", 12), ("aux_2", 12))
+    }
+
+    class Knowing(Distiller):
+        def targets(self, batch):
+            assert batch.shape == (48, 8, 8, 3)
+            return known
+
+    distiller = Knowing(tiny_network("t"), tiny_network("s"), temperature=2.0)
+    student = outputs(distiller.student, images, training=True)
+    expected = reference.student_losses(known, student, labels, 2.0)
+    distiller.teacher.call = None  # it does not run
+    distiller.compile(sgd(), **EAGER)
+    logs = distiller.train_on_batch(images, labels, return_dict=True)
+    for name, value in expected.items():
+        assert logs[name] == pytest.approx(value, rel=1e-4), name
 
 
 # What changes and what does not.
 
 
+@core
 def test_the_teacher_never_changes(tiny_network, batch):
-    distiller = make_distiller(tiny_network, dropout=0.5).compile(sgd())
+    distiller = make_distiller(tiny_network, dropout=0.5).compile(sgd(), **EAGER)
     teacher, student = distiller.teacher, distiller.student
     before = [values(teacher.variables), values(student.trainable_variables)]
     distiller.fit(*batch, batch_size=4, epochs=2, verbose=0)
@@ -211,8 +288,9 @@ def test_no_gradient_into_the_teacher_or_a_frozen_backbone(tiny_network, batch):
         assert all(g is not None for g in gradients[len(frozen) :])
 
 
+@core
 def test_a_frozen_backbone_never_changes_and_its_heads_do(tiny_network, batch):
-    trainer = make_frozen(tiny_network, dropout=0.5).compile(sgd())
+    trainer = make_frozen(tiny_network, dropout=0.5).compile(sgd(), **EAGER)
     backbone = strip_heads(trainer.teacher)
     before = [values(backbone.variables), values(trainer.trainable_variables)]
     trainer.fit(*batch, batch_size=4, epochs=2, verbose=0)
@@ -226,7 +304,8 @@ def test_a_frozen_backbone_never_changes_and_its_heads_do(tiny_network, batch):
 
 
 def test_batch_norm_statistics_move_once_a_step_on_all_views(tiny_network, batch):
-    distiller = make_distiller(tiny_network).compile(keras.optimizers.SGD(0.0))
+    distiller = make_distiller(tiny_network)
+    distiller.compile(keras.optimizers.SGD(0.0), **EAGER)
     convolution = distiller.student.get_layer("student_stage1_conv")
     features = convolution(reference.rotated_views(batch[0]).astype("float32"))
     _, mean, variance = reference.batch_normalization(
@@ -254,7 +333,7 @@ def test_each_network_runs_once_a_step(batch):
         return keras.Model(images, {"logits": dense(3)(x), "aux_1": dense(12)(x)})
 
     distiller = Distiller(network("teacher"), network("student"))
-    distiller.compile(sgd(), run_eagerly=TENSORFLOW, jit_compile=False)
+    distiller.compile(sgd(), jit_compile=False, **EAGER)
     calls.clear()
     distiller.train_on_batch(*batch)
     assert sorted(calls) == [("student", 48), ("teacher", 48)]
@@ -286,17 +365,15 @@ def spy_on_labels(trainer):
     return seen, begin
 
 
-@pytest.mark.skipif(not TENSORFLOW, reason="eager, which is slow on JAX")
 def test_arrays_are_shuffled(make_trainer, batch):
     trainer = make_trainer(num_classes=12)
     seen, begin = spy_on_labels(trainer)
-    trainer.compile(sgd(), run_eagerly=True)
+    trainer.compile(sgd(), **EAGER)
     trainer.fit(batch[0], np.arange(12), 4, verbose=0, callbacks=begin)
     order = np.concatenate(seen[0]).tolist()
     assert order != sorted(order) == list(range(12))
 
 
-@pytest.mark.skipif(not TENSORFLOW, reason="eager, which is slow on JAX")
 def test_each_epoch_is_the_next_of_the_data(make_trainer):
     from keras_hsakd import data
 
@@ -305,44 +382,40 @@ def test_each_epoch_is_the_next_of_the_data(make_trainer):
     train.epoch_counter.value = 0
     trainer = make_trainer(num_classes=10)
     seen, begin = spy_on_labels(trainer)
-    trainer.compile(sgd(), metrics=["accuracy"], run_eagerly=True)
+    trainer.compile(sgd(), metrics=["accuracy"], **EAGER)
     trainer.fit(train, epochs=2, verbose=0, callbacks=[begin])
     assert train.epoch_counter.value == 2
     assert seen == expected
 
 
-def test_learning_lowers_the_loss(make_trainer, batch):
-    trainer = make_trainer().compile(sgd(), metrics=["accuracy"])
-    history = trainer.fit(*batch, epochs=15, verbose=0).history
-    assert history["loss"][-1] < 0.99 * history["loss"][0]
-
-
+@core
 def test_class_weight_is_a_sample_weight(make_trainer, batch):
     images, labels = batch
     weight = {0: 0.5, 1: 1.0, 2: 3.0}
     sample_weight = np.array([weight[label] for label in labels], "float32")
     trainer = make_trainer()
-    start = values(trainer.variables)
+    start = values(trainer.network.variables)
     results = []
     for options in ({"class_weight": weight}, {"sample_weight": sample_weight}):
-        trainer.compile(sgd())
-        for variable, value in zip(trainer.variables, start, strict=False):
+        trainer.compile(sgd(), **EAGER)
+        for variable, value in zip(trainer.network.variables, start, strict=True):
             variable.assign(value)
         trainer.fit(images, labels, batch_size=12, verbose=0, **options)
         results.append(values(trainer.network.variables))
     assert_equal(*results, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision(make_trainer, batch, policy):
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_learning_lowers_the_loss(make_trainer, batch, policy):
     keras.config.set_dtype_policy(policy)
     trainer = make_trainer()
     keras.config.set_dtype_policy("float32")  # the network's own policy decides
-    trainer.compile(sgd(), metrics=["accuracy"])
+    trainer.compile(sgd(), **EAGER)
     scaled = isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
     assert scaled == (policy == "mixed_float16")
-    history = trainer.fit(*batch, epochs=15, verbose=0).history
-    assert history["loss"][-1] < history["loss"][0]
+    logs = [trainer.train_on_batch(*batch, return_dict=True) for _ in range(15)]
+    losses = [step["loss"] for step in logs]
+    assert losses[-1] < (0.99 if policy == "float32" else 1) * losses[0]
     assert trainer.predict(batch[0], verbose=0).dtype == "float32"
 
 
@@ -354,25 +427,27 @@ def train(trainer, batch, optimizer, steps=4, **options):
     return values(trainer.network.variables)
 
 
-@pytest.mark.parametrize("options", [{"jit_compile": True}, {"steps_per_execution": 2}])
+@core
 def test_compilation_and_several_steps_a_call_do_not_change_results(
-    tiny_network, batch, options
+    tiny_network, batch
 ):
     results = []
-    for settings in ({}, options):
+    for settings in (EAGER, {}, {"jit_compile": True}, {"steps_per_execution": 2}):
         keras.utils.set_random_seed(1)
         trainer = make_distiller(tiny_network)
         results.append(train(trainer, batch, sgd(), **settings))
-    # XLA fuses float32 operations in another order; four steps add up.
-    assert_equal(*results, rtol=1e-3, atol=1e-5)
+    for result in results[1:]:
+        # XLA fuses float32 operations in another order; four steps add up.
+        assert_equal(results[0], result, rtol=1e-3, atol=1e-5)
 
 
+@core
 def test_gradient_accumulation_is_a_larger_batch(tiny_network, batch):
     results = []
     for accumulation, size in ((None, 12), (3, 4)):
         keras.utils.set_random_seed(1)
         trainer = make_distiller(tiny_network, batch_norm=False)
-        trainer.compile(sgd(gradient_accumulation_steps=accumulation))
+        trainer.compile(sgd(gradient_accumulation_steps=accumulation), **EAGER)
         trainer.fit(*batch, batch_size=size, shuffle=False, verbose=0)
         results.append(values(trainer.network.variables))
     assert_equal(*results, rtol=1e-4, atol=1e-6)
@@ -381,9 +456,10 @@ def test_gradient_accumulation_is_a_larger_batch(tiny_network, batch):
 # Evaluation.
 
 
-def test_evaluate_and_predict_see_plain_images_and_class_logits(make_trainer, batch):
+@core
+def test_evaluate_and_predict_see_plain_images_and_class_logits(make_each, batch):
     images, labels = batch
-    trainer = make_trainer().compile(sgd(), metrics=["accuracy"])
+    trainer = make_each().compile(sgd(), metrics=["accuracy"], **EAGER)
     trainer.fit(images, labels, verbose=0)
     logits = keras.ops.convert_to_numpy(trainer.network(images)["logits"])
     predictions = trainer.predict(images, batch_size=5, verbose=0)
@@ -399,10 +475,12 @@ def test_evaluate_and_predict_see_plain_images_and_class_logits(make_trainer, ba
     assert on_batch == pytest.approx(results, rel=1e-4)
 
 
+@core
 def test_accuracies_of_the_heads(make_trainer, batch):
     images, labels = batch
     trainer = make_trainer().compile(sgd(), metrics=["accuracy"])
-    trainer.fit(images, labels, epochs=3, verbose=0)
+    for _ in range(3):
+        trainer.train_on_batch(images, labels)
     arguments = {"batch_size": 5, "return_dict": True, "verbose": 0}
     plain = trainer.evaluate(images, labels, **arguments)
     results = trainer.evaluate(images, labels, heads=True, **arguments)
@@ -426,7 +504,8 @@ def test_evaluating_heads_first_on_a_new_trainer(make_trainer, batch):
 
 
 def test_head_metrics_while_training(make_trainer, batch):
-    trainer = make_trainer().compile(sgd(), metrics=["accuracy"], head_metrics=True)
+    trainer = make_trainer()
+    trainer.compile(sgd(), metrics=["accuracy"], head_metrics=True, **EAGER)
     history = trainer.fit(*batch, validation_data=batch, verbose=0).history
     heads = {f"aux_{i}_{kind}_accuracy" for i in (1, 2) for kind in ("joint", "class")}
     validation = {f"val_{name}" for name in {"loss", "accuracy"} | heads}
@@ -434,11 +513,35 @@ def test_head_metrics_while_training(make_trainer, batch):
     assert {name for name in history if name.startswith("val_")} == validation
 
 
+def test_networks_without_heads(tiny_network, batch):
+    images, labels = batch
+    distiller = Distiller(*(strip_heads(tiny_network(name)) for name in "ts"))
+    distiller.compile(sgd(), metrics=["accuracy"], **EAGER)
+    history = distiller.fit(images, labels, validation_data=batch, verbose=0).history
+    assert set(history) == {
+        *("loss", "ce_loss", "kl_main", "accuracy", "val_loss", "val_accuracy")
+    }
+    logits = keras.ops.convert_to_numpy(distiller.student(images))
+    np.testing.assert_allclose(
+        distiller.predict(images, verbose=0), logits, rtol=1e-4, atol=1e-5
+    )
+    loss = history["val_loss"][0]
+    assert loss == pytest.approx(reference.cross_entropy(labels, logits).mean(), 1e-4)
+    copy = Distiller.from_config(distiller.get_config())
+    assert copy.get_config() == distiller.get_config()
+    for refused in (
+        lambda: distiller.evaluate(images, labels, heads=True),
+        lambda: distiller.compile(sgd(), head_metrics=True),
+    ):
+        with pytest.raises(ValueError, match="Expected .*heads.*`s`, which has none"):
+            refused()
+
+
 # Saving.
 
 
-def test_config_round_trip(make_trainer, batch):
-    trainer = make_trainer()
+def test_config_round_trip(make_each, batch):
+    trainer = make_each()
     copy = type(trainer).from_config(trainer.get_config())
     assert copy.get_config() == trainer.get_config()
     copy.set_weights(trainer.get_weights())
@@ -447,10 +550,11 @@ def test_config_round_trip(make_trainer, batch):
     )
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_a_saved_trainer_goes_on_where_it_was(make_trainer, batch, policy, tmp_path):
-    keras.config.set_dtype_policy(policy)
-    trainer = make_trainer().compile(sgd(), metrics=["accuracy"], head_metrics=True)
+@core
+def test_a_saved_trainer_goes_on_where_it_was(make_each, batch, tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")  # the loss' scale is kept too
+    trainer = make_each()
+    trainer.compile(sgd(), metrics=["accuracy"], head_metrics=True, **EAGER)
     trainer.fit(*batch, shuffle=False, verbose=0)
     trainer.save(tmp_path / "trainer.keras")
     copy = keras.saving.load_model(tmp_path / "trainer.keras")
@@ -481,12 +585,22 @@ def test_export_is_the_student_alone(tiny_network, batch, tmp_path):
 
 def test_heads_must_be_there(tiny_network):
     plain = strip_heads(tiny_network())
-    for make, role in (
-        (lambda: Distiller(plain, tiny_network()), "`teacher`: "),
-        (lambda: Distiller(tiny_network(), plain), "`student`: "),
-        (lambda: TeacherTrainer(plain), ""),
+    with_heads = tiny_network("other")
+    both = "`teacher` and `student` to have auxiliary heads both, or neither"
+    for make, message in (
+        (lambda: Distiller(plain, with_heads), f"{both}.*`other` and none in `tiny`"),
+        (lambda: Distiller(with_heads, plain), f"{both}.*`other` and none in `tiny`"),
+        (lambda: TeacherTrainer(plain), "Expected `tiny` to have auxiliary heads"),
+        (
+            lambda: Distiller(plain, with_heads.get_layer("logits")),
+            "`student`: Expected a functional keras.Model",
+        ),
+        (
+            lambda: Distiller(strip_heads(with_heads), plain, views="rotations"),
+            "Received: no heads, for which `views` is to be None",
+        ),
     ):
-        with pytest.raises(ValueError, match=f"{role}Expected .* auxiliary heads"):
+        with pytest.raises(ValueError, match=message):
             make()
 
 
@@ -520,7 +634,7 @@ def test_networks_that_do_not_pair(tiny_network, student, message):
 def test_heads_that_differ_in_number_are_paired(tiny_network, batch, pairs, expected):
     images, labels = batch
     teacher, student = tiny_network("teacher", heads=3), tiny_network("student")
-    distiller = Distiller(teacher, student, pairs=pairs).compile(sgd())
+    distiller = Distiller(teacher, student, pairs=pairs).compile(sgd(), **EAGER)
     assert {student: teacher for teacher, student in distiller.pairs} == expected
     targets = outputs(teacher, images, training=False)
     of_student = outputs(student, images, training=True)
@@ -629,7 +743,7 @@ def test_an_empty_dataset(make_trainer):
 
 
 def test_a_generator_loses_no_batch(make_trainer, batch):
-    trainer = make_trainer().compile(sgd())
+    trainer = make_trainer().compile(sgd(), **EAGER)
     seen = []
     count = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda step, logs: seen.append(step)
@@ -649,7 +763,7 @@ def test_other_metrics_need_be_neither_finite_nor_scalar(make_trainer, batch):
         return logits[:, 0] * np.nan
 
     metrics = [keras.metrics.F1Score(average=None), undefined]
-    trainer = make_trainer().compile(sgd(), metrics=metrics)
+    trainer = make_trainer().compile(sgd(), metrics=metrics, **EAGER)
     labels = np.eye(3, dtype="float32")[batch[1]]
     history = trainer.fit(batch[0], labels, verbose=0).history
     assert np.shape(history["f1_score"][0]) == (3,)
@@ -658,7 +772,8 @@ def test_other_metrics_need_be_neither_finite_nor_scalar(make_trainer, batch):
 
 def test_a_loss_that_is_not_finite_stops_training_and_is_named(tiny_network, batch):
     images, labels = np.concatenate([batch[0]] * 3), np.concatenate([batch[1]] * 3)
-    distiller = make_distiller(tiny_network, batch_norm=False).compile(sgd())
+    distiller = make_distiller(tiny_network, batch_norm=False)
+    distiller.compile(sgd(), **EAGER)
     kernel = distiller.teacher.get_layer("aux_2").kernel
     kernel.assign(np.full(kernel.shape, np.inf))  # one head of the teacher is ruined
     finished = []
