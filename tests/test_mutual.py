@@ -145,7 +145,7 @@ def test_networks_that_do_not_fit(tiny_network):
         (tiny_network("b", num_classes=5), "`net_1` and `net_3` to have the same num"),
         (
             strip_heads(tiny_network("b")),
-            "`net_3` to have auxiliary heads both, or nei",
+            "`net_3` to have auxiliary heads both",
         ),
     ):
         with pytest.raises(ValueError, match=message):
