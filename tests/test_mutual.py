@@ -91,7 +91,6 @@ def test_gradients_flow_into_a_learner_and_not_into_its_teacher(make, batch):
     assert sum(moved[1]) > 0.7 * len(moved[1])  # biases before batch norm stand still
 
 
-@pytest.mark.core
 def test_evaluation_is_of_each_network(make, batch):
     images, labels = batch
     metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)]

@@ -388,7 +388,6 @@ def test_each_epoch_is_the_next_of_the_data(make_trainer):
     assert seen == expected
 
 
-@core
 def test_class_weight_is_a_sample_weight(make_trainer, batch):
     images, labels = batch
     weight = {0: 0.5, 1: 1.0, 2: 3.0}
@@ -427,7 +426,6 @@ def train(trainer, batch, optimizer, steps=4, **options):
     return values(trainer.network.variables)
 
 
-@core
 def test_compilation_and_several_steps_a_call_do_not_change_results(
     tiny_network, batch
 ):
@@ -475,7 +473,6 @@ def test_evaluate_and_predict_see_plain_images_and_class_logits(make_each, batch
     assert on_batch == pytest.approx(results, rel=1e-4)
 
 
-@core
 def test_accuracies_of_the_heads(make_trainer, batch):
     images, labels = batch
     trainer = make_trainer().compile(sgd(), metrics=["accuracy"])

@@ -173,11 +173,10 @@ def test_the_losses_of_other_views(batch):
 
 
 def test_the_zoo_and_attached_heads_take_other_views():
-    images = rng.normal(size=(2, 16, 24, 3)).astype("float32")
     zoo = models.create("resnet8", 3, (16, 24, 3), num_views=2)
     attached = attach_heads(strip_heads(zoo), num_views=2)
     for made in (zoo, attached):
-        assert made(images)["aux_1"].shape == (2, 6)
+        assert made.output["aux_1"].shape == (None, 6)
         TeacherTrainer(made, views="half_turns")
 
 

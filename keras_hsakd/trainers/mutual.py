@@ -58,16 +58,16 @@ class MutualDistiller(DistillationTrainer):
             positive.
 
     Example:
-    >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
+    >>> train, _ = keras_hsakd.data.load("digits", image_size=8, limit=16)
     >>> networks = [
     ...     keras_hsakd.models.create(name, 10, input_shape=(8, 8, 3))
     ...     for name in ("resnet8", "wrn_10_1")
     ... ]
     >>> distiller = keras_hsakd.MutualDistiller(networks)
     >>> distiller = distiller.compile("adam", metrics=["accuracy"])
-    >>> history = distiller.fit(train, validation_data=test, epochs=1, verbose=0)
+    >>> history = distiller.fit(train, epochs=1, verbose=0)
     >>> [name for name in sorted(history.history) if "accuracy" in name]
-    ['net_1_accuracy', 'net_2_accuracy', 'val_net_1_accuracy', 'val_net_2_accuracy']
+    ['net_1_accuracy', 'net_2_accuracy']
 
     References: [Yang et al., 2022](https://doi.org/10.1109/TNNLS.2022.3186807) and the
     authors' implementation; [Zhang et al., 2018](https://arxiv.org/abs/1706.00384) for
