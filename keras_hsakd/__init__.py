@@ -18,7 +18,7 @@ from keras_hsakd import checkpoints, layers, losses, models, ops, optimizers, vi
 from keras_hsakd.attach import attach_heads, find_taps
 from keras_hsakd.distribution import synchronize_batch_norm
 from keras_hsakd.heads import strip_heads
-from keras_hsakd.snapshots import Preempted, Resume
+from keras_hsakd.resume import Preempted, Resume
 from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
 from keras_hsakd.views import check_views
 

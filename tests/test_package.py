@@ -19,13 +19,13 @@ GROUPS = [
     {"cli"},
     {"demo"},
     {"runs"},
-    {"checkpoints", "export", "data", "callbacks", "snapshots"},
+    {"checkpoints", "export", "data", "callbacks", "resume"},
     {"trainers", "models", "optimizers"},
     {"attach", "views"},
     {"heads"},
     {"losses", "layers", "graph"},
-    {"ops", "distribution", "files", "suggestions"},
-    {"compat"},
+    {"distribution"},
+    {"ops", "compat", "files", "suggestions"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_hsakd import Distiller, MutualDistiller, Resume, TeacherTrainer, files
-from keras_hsakd.snapshots import Preempted, Snapshot, list_snapshots
+from keras_hsakd.resume import Preempted, Snapshot, list_snapshots
 from keras_hsakd.trainers import BaselineTrainer
 
 pytestmark = pytest.mark.core

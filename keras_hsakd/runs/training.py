@@ -24,13 +24,13 @@ from keras_hsakd.callbacks import (
 from keras_hsakd.files import best_effort
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
+from keras_hsakd.resume import Preempted, Resume, list_snapshots
 from keras_hsakd.runs import networks, plots
 from keras_hsakd.runs.evaluation import measure
 from keras_hsakd.runs.folder import FORMAT, Run, check_output, differences
 from keras_hsakd.runs.images import absolute, load, load_to_measure
 from keras_hsakd.runs.kinds import Job, Kind, Origin
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
-from keras_hsakd.snapshots import Preempted, Resume, list_snapshots
 
 
 def train(
