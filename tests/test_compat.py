@@ -7,7 +7,6 @@ import inspect
 import pathlib
 import pkgutil
 import re
-import textwrap
 
 import keras
 import numpy as np
@@ -153,9 +152,13 @@ def test_no_other_module_reaches_for_what_is_private():
         if path.name == "compat.py":
             continue
         tree = ast.parse(path.read_text())
-        own = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+        own = {
+            node.name
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        }
         for owner, name, line in accesses(tree):
-            if owner not in {"self", "cls", "super()", *own}:
+            if not {owner, name} & {"self", "cls", "super()", *own}:
                 wrong.append(f"{path}:{line} uses {owner}.{name}")
         for node in ast.walk(tree):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -166,9 +169,18 @@ def test_no_other_module_reaches_for_what_is_private():
 
 
 @functools.cache
+def syntax_tree(path):
+    return ast.parse(pathlib.Path(path).read_text())
+
+
+@functools.cache
 def private_names(kind):
     """Returns the private names that a class defines, sets or uses on itself."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    tree = next(
+        node
+        for node in syntax_tree(inspect.getsourcefile(kind)).body
+        if isinstance(node, ast.ClassDef) and node.name == kind.__name__
+    )
     owners = ("self", "cls", "super()")
     used = {name for owner, name, _ in accesses(tree) if owner in owners}
     return used | set(filter(is_private, vars(kind)))

@@ -1,5 +1,8 @@
 """Trainings that are stopped and go on; `test_resume.py` has those that are killed."""
 
+import hashlib
+import io
+import json
 import os
 import pathlib
 import signal
@@ -254,23 +257,54 @@ def test_terminated_is_preempted(train, tmp_path):
     assert_identical(train(method="frozen"), expected)
 
 
+@tensorflow_alone
+def test_arrays_are_not_evaluated_to_go_on(train, batch, monkeypatch):
+    images, labels = batch
+    data = np.tile(images, (20, 1, 1, 1)), np.tile(labels, 20)
+    with pytest.raises(StoppedError):
+        train(method="frozen", data=data, stop=Stop("on_train_batch_end", 3))
+    seen = []
+    test_step = TeacherTrainer.test_step
+
+    def counting(trainer, data):
+        seen.append(len(data[0]))
+        return test_step(trainer, data)
+
+    monkeypatch.setattr(TeacherTrainer, "test_step", counting)
+    with pytest.raises(StoppedError):
+        train(method="frozen", data=data, stop=Stop("on_train_batch_end", 1))
+    assert 0 < sum(seen) <= 32
+
+
 # Files.
 
 
 def test_a_snapshot_is_read_as_it_was_written(tmp_path):
-    bfloat16 = keras.ops.convert_to_numpy(keras.ops.ones((2, 3), "bfloat16"))
-    arrays = {"x": np.arange(3), "scalar": np.float64(2.5), "half": bfloat16}
-    arrays = {name: np.asarray(value) for name, value in arrays.items()}
-    record = {"epoch": 1, "step": 12, "loss": float("inf"), "value": 0.1 + 0.2}
-    path = Snapshot(arrays, record).write(tmp_path)
+    state = {
+        "arrays": [np.arange(6).reshape(2, 3).T, np.asarray(2.5), np.array(["é"])],
+        "half": keras.ops.convert_to_numpy(keras.ops.full((2, 3), 1.5, "bfloat16")),
+        "numbers": {"loss": float("inf"), "value": 0.1 + 0.2, "scalar": np.float32(2)},
+        "others": [True, None, "text", [], {}],
+    }
+    path = Snapshot(1, 12, state).write(tmp_path)
     assert os.path.basename(path).startswith("epoch-00001-step-0000012-")
-    read = Snapshot.read(path)
-    assert read.record == record
-    np.testing.assert_array_equal(read.arrays["x"], arrays["x"])
-    assert read.arrays["scalar"] == 2.5
-    half = read.arrays["half"].view(bfloat16.dtype)[..., 0]
-    np.testing.assert_array_equal(half, bfloat16)
     assert os.listdir(tmp_path) == [os.path.basename(path)]
+    read = Snapshot.read(path)
+    assert (read.epoch, read.step) == (1, 12)
+    for kept, received in (
+        *zip(state["arrays"], read.state["arrays"], strict=True),
+        (state["half"], read.state["half"]),
+    ):
+        assert received.dtype == kept.dtype
+        np.testing.assert_array_equal(received, kept)
+    assert read.state["numbers"] == state["numbers"]
+    assert read.state["others"] == state["others"]
+
+
+def test_a_state_that_is_no_data_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="JSON values and NumPy arrays. .* a set"):
+        Snapshot(0, 1, {"callbacks": [{1, 2}]}).write(tmp_path)
+    assert not os.listdir(tmp_path)
 
 
 def test_no_code_is_read(tmp_path):
@@ -279,9 +313,8 @@ def test_no_code_is_read(tmp_path):
             return os.mkdir, (str(tmp_path / "executed"),)
 
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        record = {"epoch": 0, "step": 1}
-        content = {"x": np.array([Malicious()], object)}
-        Snapshot.read(Snapshot(content, record).write(tmp_path))
+        state = {"x": np.array([Malicious()], object)}
+        Snapshot.read(Snapshot(0, 1, state).write(tmp_path))
     assert not (tmp_path / "executed").exists()
 
 
@@ -313,6 +346,25 @@ def test_a_damaged_snapshot_is_passed_over(train, tmp_path, how, capsys):
         train(method="frozen")
 
 
+def test_a_snapshot_of_another_version_is_refused_before_training(train, tmp_path):
+    # As it was written before there was a number of the format.
+    record = {"epoch": 0, "step": 2, "stop_training": False, "callbacks": []}
+    buffer = io.BytesIO()
+    np.savez(buffer, record=np.frombuffer(json.dumps(record).encode(), "uint8"))
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
+    folder = tmp_path / "snapshots"
+    folder.mkdir()
+    old = folder / f"epoch-00000-step-0000002-{digest}.npz"
+    old.write_bytes(buffer.getvalue())
+    stop = Stop("on_train_begin", 1)
+    with pytest.raises(ValueError, match="a snapshot of this version") as error:
+        train(method="frozen", stop=stop)
+    assert f"format 2. Received: '{old}', format 1" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not stop.calls
+    assert os.listdir(folder) == [old.name]
+
+
 @tensorflow_alone
 def test_the_newest_are_kept_and_what_does_not_change_is_not_in_them(train, tmp_path):
     folder = tmp_path / "snapshots"
@@ -325,9 +377,8 @@ def test_the_newest_are_kept_and_what_does_not_change_is_not_in_them(train, tmp_
         "epoch-00001-step-0000002",
     ]
     assert len(os.listdir(folder)) == 3
-    arrays = Snapshot.read(list_snapshots(folder)[1]).arrays
-    kept = sum(name.startswith("model_") for name in arrays)
-    assert kept == len(trainer.student.variables)
+    state = Snapshot.read(list_snapshots(folder)[1]).state
+    assert len(state["values"]["model"]) == len(trainer.student.variables)
 
 
 # Bad days.
@@ -347,7 +398,7 @@ def test_a_full_disk_leaves_the_snapshots_before(train, tmp_path, monkeypatch):
         train(method="frozen")
     monkeypatch.undo()
     (only,) = os.listdir(tmp_path / "snapshots")
-    assert Snapshot.read(tmp_path / "snapshots" / only).record["step"] == 2
+    assert Snapshot.read(tmp_path / "snapshots" / only).step == 2
 
 
 @tensorflow_alone

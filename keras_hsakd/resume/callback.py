@@ -404,9 +404,9 @@ class Resume(FitCallback):
 
     def _make_metrics(self):
         """Lets Keras make the metrics, which it does in the first step with them."""
-        data = keras.utils.unpack_x_y_sample_weight(self._first_batch)
-        images, labels, weights = data
-        self.model.evaluate(images, labels, sample_weight=weights, verbose=0)
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(self._first_batch)
+        # Of arrays, the first batch is all there is.
+        self.model.evaluate(images, labels, batch_size=32, steps=1, verbose=0)
 
     def _restore(self):
         model, state = self.model, self._snapshot.state

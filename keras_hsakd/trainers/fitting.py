@@ -18,7 +18,8 @@ class Fit:
 
     Attributes:
         data: The training data, `x` of `fit`.
-        first_batch: Its first batch; `None` where it cannot be looked at.
+        first_batch: Its first batch, or all the data of arrays; `None` where it
+            cannot be looked at.
         shuffle: Whether Keras shuffles the data.
         epochs: Epochs to train, those before `initial_epoch` included.
         initial_epoch: Number of the epoch to begin with, counted from 0.
