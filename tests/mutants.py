@@ -1,0 +1,265 @@
+"""Plants faults in a copy of the package, one at a time: does a test notice each?
+
+    make test-mutants
+    python tests/mutants.py --only kl_direction joint_labels
+    python tests/mutants.py --root ../before     # the same faults in another checkout
+
+A fault that no test notices is named at the end, and the exit code is 1.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+class Fault(NamedTuple):
+    """A line of the package, what it becomes, and the tests that should notice.
+
+    The text stands in one file of the package, once.
+    """
+
+    text: str
+    replacement: str
+    tests: str
+
+
+FAULTS = {
+    # Losses.
+    "kl_temperature": Fault(
+        "return temperature**2 * ops.sum(", "return temperature * ops.sum(", "ops"
+    ),
+    "kl_direction": Fault(
+        "ops.exp(teacher) * (teacher - student)",
+        "ops.exp(student) * (student - teacher)",
+        "ops",
+    ),
+    "joint_labels": Fault(
+        "num_views * labels[:, None] + views",
+        "labels[:, None] + num_views * views",
+        "ops",
+    ),
+    "class_logits": Fault(
+        "return ops.sum(joint_logits, axis=2)",
+        "return ops.max(joint_logits, axis=2)",
+        "ops views",
+    ),
+    "sum_for_mean": Fault(
+        "total += ops.mean(values)", "total += ops.sum(values)", "trainers"
+    ),
+    "loss_weights": Fault(
+        "values *= self.loss_weights.get(name, 1.0)", "values *= 1.0", "trainers"
+    ),
+    "replicas": Fault("return total / num_replicas()", "return total", "strategies"),
+    "pairs_of_heads": Fault(
+        "last = of_teacher[len(of_teacher) - len(of_student) :]",
+        "last = of_teacher[: len(of_student)]",
+        "attach_heads own_models trainers",
+    ),
+    # Views.
+    "quarter_turn": Fault(
+        "return ops.flip(ops.swapaxes(images, 1, 2), axis=1)",
+        "return ops.flip(ops.swapaxes(images, 1, 2), axis=2)",
+        "ops views",
+    ),
+    "order_of_views": Fault(
+        "rows = ops.stack([view(images) for view in views], axis=1)",
+        "rows = ops.stack([view(images) for view in views], axis=0)",
+        "ops views",
+    ),
+    "untransformed": Fault(
+        "return rows[::num_views]",
+        "return rows[num_views - 1 :: num_views]",
+        "ops trainers",
+    ),
+    # Batch normalization.
+    "batch_norm_momentum": Fault(
+        "momentum: float = 0.9, epsilon", "momentum: float = 0.99, epsilon", "layers"
+    ),
+    "unbiased_variance": Fault(
+        "old + added * count / ops.maximum(count - 1, 1)", "old + added", "layers"
+    ),
+    "frozen_statistics": Fault(
+        "updates_statistics = training and self.trainable",
+        "updates_statistics = training",
+        "layers",
+    ),
+    # Optimizer.
+    "nesterov": Fault(
+        "gradient + momentum * new_buffer if self.nesterov",
+        "gradient + new_buffer if self.nesterov",
+        "optimizers",
+    ),
+    "weight_decay": Fault(
+        "gradient = gradient + variable * self.weight_decay",
+        "gradient = gradient + variable * self.weight_decay * learning_rate",
+        "optimizers",
+    ),
+    "milestones": Fault(
+        "round(m * epochs) * steps_per_epoch - 1 for",
+        "round(m * epochs) * steps_per_epoch for",
+        "optimizers",
+    ),
+    # Networks and heads.
+    "last_head": Fault(
+        "or [(last_number, last_stage, 1)]",
+        "or [(last_number, last_stage, 2)]",
+        "models",
+    ),
+    "initial_deviation": Fault(
+        "deviation = (2 / (kernel_size**2 * filters)) ** 0.5",
+        "deviation = (2 / fan_in) ** 0.5",
+        "models",
+    ),
+    # Freezing.
+    "frozen_backbone": Fault(
+        "frozen=strip_heads(teacher).variables if freeze_backbone else ()",
+        "frozen=()",
+        "trainers",
+    ),
+    "frozen_inference": Fault(
+        "features = self._parts.backbone(images, training=False)",
+        "features = self._parts.backbone(images, training=training)",
+        "trainers",
+    ),
+    # Going on.
+    "restored_once": Fault(
+        "self._restore()  # what callbacks have just changed was changed before",
+        "pass",
+        "snapshots",
+    ),
+    "skipped_batches": Fault(
+        "next(iterator, None)  # the last execution may have fewer steps",
+        "pass",
+        "snapshots",
+    ),
+    "random_state": Fault(
+        '"numpy": np.random.get_state(),',
+        '"numpy": np.random.RandomState(0).get_state(),',
+        "snapshots",
+    ),
+    # Data.
+    "order_by_epoch": Fault(
+        "tf.constant([seed, 0], tf.int64), tf.cast(epoch, tf.int64)",
+        "tf.constant([seed, 0], tf.int64), tf.cast(0 * epoch, tf.int64)",
+        "data",
+    ),
+    "augmentation_by_step": Fault(
+        "tf.random.fold_in(augmentation_seed, step)",
+        "tf.random.fold_in(augmentation_seed, 0 * step)",
+        "data",
+    ),
+    "padding": Fault(
+        'padding = train.image_size // 8 if crop == "padded" else 0',
+        'padding = train.image_size // 4 if crop == "padded" else 0',
+        "data",
+    ),
+    # Checkpoints, export.
+    "axes_of_kernels": Fault(
+        '("kernel", "weight", (2, 3, 1, 0)),',
+        '("kernel", "weight", (3, 2, 1, 0)),',
+        "checkpoints",
+    ),
+    "left_over_keys": Fault("if missing or extra:", "if missing:", "checkpoints"),
+    "unchecked_export": Fault(
+        "if not difference <= 1e-2 *", "if not difference <= 1e9 *", "export"
+    ),
+}
+
+
+def place_of(fault, root):
+    """Returns the file that has the text of a fault, and how often files have it."""
+    files = sorted((root / "keras_hsakd").rglob("*.py"))
+    counts = {path: path.read_text().count(fault.text) for path in files}
+    return max(counts, key=counts.get), sum(counts.values())
+
+
+def outcome(fault, root, everything):
+    """Plants a fault in a copy, runs its tests, and returns what came of it."""
+    path, count = place_of(fault, root)
+    if count != 1:
+        return "not there" if count == 0 else f"there {count} times"
+    whole = path.read_text()
+    path.write_text(whole.replace(fault.text, fault.replacement))
+    try:
+        files = [f"tests/test_{name}.py" for name in fault.tests.split()]
+        for tests in [files, []] if everything else [files]:
+            if (failed := first_failure(root, tests)) is not None:
+                return f"noticed by {failed}"
+        return "NOT NOTICED"
+    finally:
+        path.write_text(whole)
+
+
+def first_failure(root, tests):
+    """Returns the first test that fails, or None."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode == 0:
+        return None
+    lines = result.stdout.splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    if not failed:
+        raise RuntimeError(f"Expected tests to run. Received: {result.stdout[-2000:]}")
+    return failed[0].split()[1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=FAULTS, metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    parser.add_argument(
+        "--all", action="store_true", help="all tests, where its own pass"
+    )
+    parser.add_argument("--root", type=pathlib.Path, default=ROOT, help="a checkout")
+    parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(FAULTS))
+        return 0
+    names = options.only or list(FAULTS)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        copies = queue.Queue()
+        for number in range(options.jobs):
+            copy = pathlib.Path(folder, str(number))
+            ignored = shutil.ignore_patterns(".*", "__pycache__", "demo", "build")
+            shutil.copytree(options.root, copy, ignore=ignored)
+            copies.put(copy)
+
+        def run(name):
+            copy = copies.get()
+            try:
+                came = outcome(FAULTS[name], copy, options.all)
+            finally:
+                copies.put(copy)
+            print(f"{name:22}{came}", flush=True)
+            return came
+
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            results = dict(zip(names, pool.map(run, names), strict=True))
+    noticed = [name for name in names if results[name].startswith("noticed")]
+    others = [name for name in names if name not in noticed]
+    seconds = time.perf_counter() - began
+    print(f"{len(noticed)} of {len(names)} faults noticed, in {seconds:.0f} seconds.")
+    if others:
+        print(f"Not noticed: {', '.join(others)}")
+    return 1 if others else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
