@@ -1,4 +1,4 @@
-"""Kills trainings with SIGKILL at random moments, and has them go on.
+"""Kills trainings with SIGKILL at random moments, and lets them go on.
 
     python tests/kill_and_resume.py [--moments 20] [--seed 0]
 
@@ -10,64 +10,43 @@ version.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
 import random
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 
-SCRIPT = pathlib.Path(__file__).with_name("resumable_training.py")
+import processes
+import resumable_training
+from processes import KILLED, end_of
+
 METHODS = ("teacher", "frozen", "distiller", "mutual", "baseline")
-KILLED = -9
 
 
-def start(method, output, *options, **environment):
+def start(method, output, *options, **keywords):
     """Starts a training in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, method, output, *map(str, options)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
-    )
+    arguments = [method, *map(str, (output, *options))]
+    return processes.start(resumable_training.main, arguments, **keywords)
 
 
 def start_workers(method, output, *options, each=((), ())):
     """Starts processes that train together, each with options of its own."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in each]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
-    workers = []
-    for index, own in enumerate(each):
-        task = {"type": "worker", "index": index}
-        config = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        together = ("--strategy", "multiworker", *options, *own)
-        workers.append(start(method, output, *together, TF_CONFIG=config))
-    return workers
-
-
-def end_of(process, *expected):
-    """Waits for a process, and returns what it wrote to standard error."""
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode in (expected or (0,)), (
-        f"{process.returncode}: {errors[-3000:]}"
-    )
-    return errors
+    together = ("--strategy", "multiworker", *options)
+    environments = processes.worker_environments(len(each))
+    return [
+        start(method, output, *together, *own, **environment)
+        for own, environment in zip(each, environments, strict=True)
+    ]
 
 
 def wait_for_snapshot(output, *workers):
     until = time.monotonic() + 120
     while not list(output.glob("snapshots/epoch-*")):
-        assert all(worker.poll() is None for worker in workers)
+        assert all(worker.is_alive() for worker in workers)
         assert time.monotonic() < until
         time.sleep(0.1)
 
@@ -89,7 +68,7 @@ def main():
         folder = pathlib.Path(folder)
         expected, seconds = {}, {}
         for method in METHODS:
-            end_of(start(method, folder / method))
+            end_of(start(method, folder / method, fresh=True))
             expected[method] = result(folder / method)
             seconds[method] = expected[method].pop("seconds")
         for moment in range(options.moments):
@@ -132,7 +111,7 @@ def main():
             wait_for_snapshot(output, first, second)
             after = round(chosen.uniform(0, seconds / 2), 2)
             time.sleep(after)
-            second.send_signal(sent)
+            os.kill(second.pid, sent)
             begin = time.monotonic()
             said = "workers to train to the end" in end_of(first, 1)
             waited = time.monotonic() - begin

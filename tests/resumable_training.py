@@ -1,6 +1,6 @@
 """A small training of each trainer that can be killed, and goes on when run again.
 
-    python tests/resumable_training.py distiller out [--kill-after SECONDS]
+    python tests/resumable_training.py distiller out [--kill-at-step STEP]
 
 `out` gets the snapshots and, at the end, `final.json`: a checksum of all weights, the
 history, and what the callbacks counted. `test_resume.py` and `kill_and_resume.py` run
@@ -48,16 +48,20 @@ TRAINERS = {
 
 
 class Counting(keras.callbacks.Callback):
-    """A user's callback with a state, and steps that take a moment."""
+    """A user's callback with a state; steps take a moment, and one may be the last."""
 
-    def __init__(self, seconds):
+    def __init__(self, seconds, last_step):
         super().__init__()
         self.seconds = seconds
+        self.steps_left = last_step or float("inf")
         self.seen = []
         self.noise = np.zeros(2)
 
     def on_train_batch_end(self, batch, logs=None):
         time.sleep(self.seconds)
+        self.steps_left -= 1
+        if not self.steps_left:
+            kill()
         self.seen.append([batch, logs["loss"]])
         self.noise += np.random.normal(size=2)  # NumPy's random state goes on, too
 
@@ -73,7 +77,7 @@ def kill():
 
 
 def kill_in_write(number):
-    """Has this process die when a file is half written, the given time."""
+    """Lets this process die when a file is half written, the given time."""
     writes = 0
     fsync = os.fsync
 
@@ -104,7 +108,7 @@ def train(method, output, options):
         callbacks.append(plateau)
     if distribution.worker_index() == 0:
         callbacks += [keras.callbacks.CSVLogger(output / "log.csv")]
-    callbacks.append(Counting(options.sleep))
+    callbacks.append(Counting(options.sleep, options.kill_at_step))
     train, test = keras_hsakd.data.load(
         "digits", image_size=8, batch_size=BATCH_SIZE, limit=STEPS * BATCH_SIZE
     )
@@ -147,7 +151,7 @@ def train(method, output, options):
     }
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("method", choices=TRAINERS)
     parser.add_argument("output", type=pathlib.Path)
@@ -155,10 +159,11 @@ def main():
     parser.add_argument("--sleep", type=float, default=0.05)
     # Replicas draw the same masks for different images, one device does not.
     parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--kill-at-step", type=int, help="number of steps from here")
     parser.add_argument("--kill-after", type=float, help="seconds of training")
     parser.add_argument("--kill-in-write", type=int, help="number of a write to disk")
     parser.add_argument("--strategy", choices=distribution.STRATEGIES)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     strategy = distribution.make_strategy(options.strategy)
     keras.utils.set_random_seed(0)

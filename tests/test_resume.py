@@ -1,53 +1,58 @@
 """Trainings that are killed, and go on; `make test-kills` kills many more."""
 
+import os
 import signal
 import time
 
 import keras
-import kill_and_resume as processes
 import numpy as np
 import pytest
+from kill_and_resume import result, start, start_workers, wait_for_snapshot
+from processes import KILLED, end_of
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="`make test-kills` is TensorFlow's"
 )
 
+AT_ONCE = ("--sleep", 0)
+
 
 def test_killed_trainings_go_on_bit_identical(tmp_path):
-    whole = processes.start("teacher", tmp_path / "whole")
+    # Its hashes differ from those of the others: no order of a set is relied on.
+    whole = start("teacher", tmp_path / "whole", *AT_ONCE, fresh=True)
     output = tmp_path / "killed"
-    for kill in (("--kill-in-write", 6), ("--kill-after", 4, "--sleep", 0.15)):
-        processes.end_of(processes.start("teacher", output, *kill), processes.KILLED)
+    for kill in (("--kill-in-write", 6), ("--kill-at-step", 5)):
+        end_of(start("teacher", output, *AT_ONCE, *kill), KILLED)
         assert list((output / "snapshots").glob("epoch-*"))
-    processes.end_of(processes.start("teacher", output))
-    processes.end_of(whole)
-    received, expected = processes.result(output), processes.result(tmp_path / "whole")
+    end_of(start("teacher", output, *AT_ONCE))
+    end_of(whole)
+    received, expected = result(output), result(tmp_path / "whole")
     del received["seconds"], expected["seconds"]
     assert received == expected
 
 
 def test_workers_are_preempted_and_lost_and_one_goes_on_alone(tmp_path):
-    together = ("--dropout", 0)  # masks are drawn by replica
-    whole = processes.start("distiller", tmp_path / "whole", *together)
+    together = (*AT_ONCE, "--dropout", 0)  # masks are drawn by replica
+    whole = start("distiller", tmp_path / "whole", *together)
     output = tmp_path / "stopped"
 
-    workers = processes.start_workers("distiller", output, *together)
-    processes.wait_for_snapshot(output, *workers)
-    workers[1].send_signal(signal.SIGTERM)  # one is told, both end
+    workers = start_workers("distiller", output, *together, "--sleep", 0.1)
+    wait_for_snapshot(output, *workers)
+    os.kill(workers[1].pid, signal.SIGTERM)  # one is told, both end
     for worker in workers:
-        processes.end_of(worker, 75)
+        end_of(worker, 75)
 
-    kill = ("--kill-after", 7, "--sleep", 0.3)
-    workers = processes.start_workers("distiller", output, *together, each=((), kill))
-    processes.end_of(workers[1], processes.KILLED)
+    kill = ("--kill-at-step", 5)
+    workers = start_workers("distiller", output, *together, each=((), kill))
+    end_of(workers[1], KILLED)
     begin = time.monotonic()
-    error = processes.end_of(workers[0], 1)
+    error = end_of(workers[0], 1)
     assert "Expected all 2 workers to train to the end. Received: worker 0 ca" in error
     assert time.monotonic() - begin < 300
 
-    processes.end_of(processes.start("distiller", output, *together))
-    processes.end_of(whole)
-    received, expected = processes.result(output), processes.result(tmp_path / "whole")
+    end_of(start("distiller", output, *together))
+    end_of(whole)
+    received, expected = result(output), result(tmp_path / "whole")
     assert received["epochs"] == expected["epochs"]
     for a, b in zip(received["values"], expected["values"], strict=True):
         # 40 steps of float32 sums in another order.

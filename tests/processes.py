@@ -1,0 +1,69 @@
+"""Processes that train: to be killed, or to begin with other devices.
+
+They are forked from one that has imported TensorFlow, which takes longer than the work
+of most of them.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pathlib
+import socket
+import tempfile
+
+KILLED = -9
+
+_forked = multiprocessing.get_context("forkserver")
+_forked.set_forkserver_preload(["tensorflow", "keras_hsakd"])
+_fresh = multiprocessing.get_context("spawn")
+
+
+def start(function, *arguments, fresh=False, **environment):
+    """Starts a function in a process, which is `fresh` where hashes must differ."""
+    descriptor, errors = tempfile.mkstemp()
+    os.close(descriptor)
+    process = (_fresh if fresh else _forked).Process(
+        target=_run, args=(errors, environment, function, arguments), daemon=True
+    )
+    process.errors = errors
+    process.start()
+    return process
+
+
+def _run(errors, environment, function, arguments):
+    descriptor = os.open(errors, os.O_WRONLY)
+    os.dup2(descriptor, 2)
+    os.environ.update(environment)
+    function(*arguments)
+
+
+def end_of(process, *expected):
+    """Waits for a process, and returns what it wrote to standard error."""
+    process.join(timeout=300)
+    if process.exitcode is None:
+        process.kill()
+    path = pathlib.Path(process.errors)
+    errors = path.read_text()
+    path.unlink()
+    assert process.exitcode in (expected or (0,)), (
+        f"{process.exitcode}: {errors[-3000:]}"
+    )
+    return errors
+
+
+def worker_environments(count):
+    """Returns what tells processes of each other, as `tf.distribute` reads it."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+    configs = (
+        {
+            "cluster": {"worker": addresses},
+            "task": {"type": "worker", "index": index},
+        }
+        for index in range(count)
+    )
+    return [{"TF_CONFIG": json.dumps(config)} for config in configs]
