@@ -1,7 +1,7 @@
 """Processes that train: to be killed, or to begin with other devices.
 
-They are forked from one that has imported TensorFlow, which takes longer than the work
-of most of them.
+They are forked from one that has done the imports, which take longer than the work of
+most of them.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import tempfile
 KILLED = -9
 
 _forked = multiprocessing.get_context("forkserver")
-_forked.set_forkserver_preload(["tensorflow", "keras_hsakd"])
+_forked.set_forkserver_preload(["keras_hsakd.data", "sklearn.datasets"])
 _fresh = multiprocessing.get_context("spawn")
 
 

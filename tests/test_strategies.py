@@ -1,59 +1,37 @@
 """Replicas must give what one device gives: the scaling of every term of the loss."""
 
-import contextlib
-import json
-import os
-import socket
-import subprocess
-import sys
+import time
 
 import keras
 import numpy as np
 import pytest
+from processes import end_of, start, worker_environments
+
+import keras_hsakd
+from keras_hsakd import distribution
+from keras_hsakd.files import read_json, write_json
+from keras_hsakd.trainers import BaselineTrainer
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="tf.distribute"
 )
 
-# Devices must be split before TensorFlow starts: processes of their own. The argument
-# is the number of devices of the one process, or "worker" in each of several.
-SCRIPT = """
-import json, sys
-import keras, numpy as np, tensorflow as tf
-import keras_hsakd
 
-is_worker = sys.argv[1] == "worker"
-if is_worker:
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-elif sys.argv[1] == "1":
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-else:
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * 2,
-    )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-def network(name, batch_norm=True, classes=3):
+def network(name, classes=3):
     images = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(4, 3, activation="relu", name=f"{name}_conv")(images)
-    if batch_norm:  # Keras' layer, too
-        x = keras_hsakd.layers.BatchNormalization()(x)
-        x = keras.layers.ReLU()(x)
-        x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Conv2D(4, 3, name=f"{name}_conv")(images)
+    x = keras_hsakd.layers.BatchNormalization()(x)
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.BatchNormalization()(x)  # Keras' layer, too
     x = keras.layers.GlobalAveragePooling2D()(x)
     outputs = {"logits": keras.layers.Dense(classes)(x)}
     outputs["aux_1"] = keras.layers.Dense(4 * classes)(x)
     return keras.Model(images, outputs, name=name)
 
-rng = np.random.default_rng(0)
-images = rng.normal(size=(24, 8, 8, 3)).astype("float32")
-labels = rng.integers(0, 3, 24)
-sample_weight = rng.uniform(0, 2, 24).astype("float32")
-dataset = tf.data.Dataset.from_tensor_slices((images, labels, sample_weight)).batch(8)
 
-def make(name):
-    return keras_hsakd.synchronize_batch_norm(network(name))
+def make(*arguments):
+    return keras_hsakd.synchronize_batch_norm(network(*arguments))
+
 
 TRAINERS = {
     "teacher": lambda: keras_hsakd.TeacherTrainer(make("a")),
@@ -61,94 +39,128 @@ TRAINERS = {
     "distiller": lambda: keras_hsakd.Distiller(make("a"), make("b")),
     "mutual": lambda: keras_hsakd.MutualDistiller([make("a"), make("b")]),
 }
-results = {}
-keras_alone = None
-with strategy.scope():
-    for method, make_trainer in TRAINERS.items():
+
+
+def weighted_dataset():
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(24, 8, 8, 3)).astype("float32")
+    labels = rng.integers(0, 3, 24)
+    weights = rng.uniform(0, 2, 24).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((images, labels, weights)).batch(8)
+
+
+# What processes do: each has devices of its own from the start.
+
+
+def train(kind, methods, folder):
+    """Trains on one device, on two, or as one of several workers, and writes how."""
+    strategy = {"one": one_device, "two": two_devices, "worker": worker}[kind]()
+    results = {method: train_in_scope(strategy, method) for method in methods}
+    results["pipeline"] = train_on_pipeline(strategy)
+    with strategy.scope():
+        index = distribution.worker_index()
+    write_json(folder / f"{kind}-{index}.json", results)
+
+
+def one_device():
+    import tensorflow as tf
+
+    return tf.distribute.OneDeviceStrategy("CPU:0")
+
+
+def two_devices():
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def worker():
+    import tensorflow as tf
+
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def train_in_scope(strategy, method):
+    dataset = weighted_dataset()
+    with strategy.scope():
         keras.utils.set_random_seed(0)
-        trainer = make_trainer()
-        trainer.compile(
+        trainer = TRAINERS[method]().compile(
             keras_hsakd.optimizers.SGD(0.1, momentum=0.9, weight_decay=1e-3),
             metrics=["accuracy"],
         )
-        logs = trainer.fit(
+        history = trainer.fit(
             dataset.repeat(4).take(10), verbose=0, validation_data=dataset
         )
-        results[method] = (trainer.network, logs.history)
-    # The pipelines of the package, over two epochs.
-    keras.utils.set_random_seed(0)
-    train, test = keras_hsakd.data.load("digits", image_size=8, batch_size=8, limit=40)
-    digits = network("digits", batch_norm=False, classes=10)
-    digits = keras_hsakd.TeacherTrainer(digits).compile("sgd")
-    if is_worker:
-        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
-        model.add(keras.layers.Dense(3))
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("sgd", loss=loss)
+    return result(trainer, history)
+
+
+def train_on_pipeline(strategy):
+    """Trains over two epochs of the package's data, outside of the scope."""
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        images = keras.Input((8, 8, 3))
+        x = keras.layers.Conv2D(4, 3, activation="relu")(images)
+        logits = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
+        trainer = BaselineTrainer(keras.Model(images, logits)).compile("sgd")
+        train, test = keras_hsakd.data.load(
+            "digits", image_size=8, batch_size=8, limit=16
+        )
+    history = trainer.fit(train, validation_data=test, epochs=2, verbose=0)
+    return result(trainer, history)
+
+
+def result(trainer, history):
+    weights = [np.ravel(values).tolist() for values in trainer.network.get_weights()]
+    return {"weights": weights, "logs": history.history}
+
+
+def train_on_uneven_batch():
+    """Trains replicas that have statistics of their own, and parts of two and one."""
+    strategy = two_devices()
+    with strategy.scope():
+        trainer = keras_hsakd.TeacherTrainer(network("a"))
+        history = trainer.compile("sgd", head_metrics=True).fit(
+            weighted_dataset().unbatch().take(11).batch(8), verbose=0
+        )
+    assert all(np.isfinite(values).all() for values in history.history.values())
+
+
+def train_as_keras_does(path):
+    """Trains a model of Keras as one of several workers, and writes what comes of it.
+
+    Once it works, `distribution.MultiWorkerFit` has done its duty.
+    """
+    with worker().scope():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
         try:
-            model.fit(dataset, verbose=0)
-            keras_alone = "works"
+            model.fit(np.ones((8, 2)), np.ones((8, 1)), batch_size=8, verbose=0)
         except Exception as error:
-            keras_alone = f"{type(error).__name__}: {error}"
-    if sys.argv[1] == "2":
-        # Not synchronized, the replicas differ from one device, each having its own
-        # statistics: they are to run, on an uneven last batch too.
-        distiller = keras_hsakd.Distiller(network("a"), network("b"))
-        logs = distiller.compile("sgd", head_metrics=True).fit(
-            dataset.unbatch().take(19).batch(8), verbose=0, validation_data=dataset
-        )
-        assert all(np.isfinite(values).all() for values in logs.history.values())
-
-# As users may, outside of the scope.
-logs = digits.fit(train, validation_data=test, epochs=2, verbose=0)
-results["pipeline"] = (digits.network, logs.history)
-
-def weights(network):
-    return [np.ravel(values).tolist() for values in network.get_weights()]
-
-results = {
-    name: {"weights": weights(network), "logs": logs}
-    for name, (network, logs) in results.items()
-}
-print(json.dumps([results, keras_alone]))
-"""
+            path.write_text(f"{type(error).__name__}: {error}")
+        else:
+            path.write_text("works")
 
 
-def start(argument, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, argument],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
+def come_late(folder):
+    """Waits for a worker that comes late, twice, and looks for what it has done."""
+    with worker().scope():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    index = distribution.worker_index(model)
+    for late in range(2):
+        if index == late:
+            time.sleep(0.5)
+            (folder / f"late-{late}").touch()
+        distribution.wait_for_workers(model)
+        assert (folder / f"late-{late}").exists(), f"worker {index} did not wait"
 
 
-def finish(process):
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return json.loads(output.splitlines()[-1])
-
-
-def start_workers(count):
-    """Starts processes that know each other by `TF_CONFIG`."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        workers = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
-    return [
-        start(
-            "worker",
-            TF_CONFIG=json.dumps(
-                {
-                    "cluster": {"worker": workers},
-                    "task": {"type": "worker", "index": index},
-                }
-            ),
-        )
-        for index in range(count)
-    ]
+# What comes of it.
 
 
 def assert_trained_alike(results, expected):
@@ -165,11 +177,43 @@ def assert_trained_alike(results, expected):
             assert received["logs"][key] == expected_values, f"{name} {key}"
 
 
-def test_replicas_and_workers_train_as_one_device():
-    one, two = start("1"), start("2")  # one test, or each would train the first again
-    expected, _ = finish(one)
-    assert_trained_alike(finish(two)[0], expected)
-    for results, keras_alone in map(finish, start_workers(2)):
-        assert_trained_alike(results, expected)
-        # Once this fails, `distribution.MultiWorkerFit` has done its duty.
-        assert keras_alone != "works"
+def workers(function, *arguments):
+    return [start(function, *arguments, **own) for own in worker_environments(2)]
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        pytest.param(["mutual"], id="mutual"),  # has all terms
+        pytest.param(
+            ["teacher", "frozen", "distiller"], id="others", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_replicas_and_workers_train_as_one_device(tmp_path, methods):
+    processes = [start(train, kind, methods, tmp_path) for kind in ("one", "two")]
+    processes += workers(train, "worker", methods, tmp_path)
+    for process in processes:
+        end_of(process)
+    expected = read_json(tmp_path / "one-0.json")
+    assert set(expected) == {*methods, "pipeline"}
+    for name in ("two-0", "worker-0", "worker-1"):
+        assert_trained_alike(read_json(tmp_path / f"{name}.json"), expected)
+
+
+def test_replicas_take_an_uneven_batch():
+    end_of(start(train_on_uneven_batch))
+
+
+def test_workers_wait_for_each_other(tmp_path):
+    for process in workers(come_late, tmp_path):
+        end_of(process)
+
+
+def test_keras_does_not_train_with_several_workers(tmp_path):
+    paths = [tmp_path / "0", tmp_path / "1"]
+    environments = zip(paths, worker_environments(2), strict=True)
+    for process in [start(train_as_keras_does, p, **own) for p, own in environments]:
+        end_of(process)
+    for path in paths:
+        assert path.read_text() != "works"
