@@ -10,9 +10,13 @@ import pytest
 from kill_and_resume import result, start, start_workers, wait_for_snapshot
 from processes import KILLED, end_of
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="`make test-kills` is TensorFlow's"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow",
+        reason="`make test-kills` is TensorFlow's",
+    ),
+    pytest.mark.xdist_group("processes"),  # imports are done once for all
+]
 
 AT_ONCE = ("--sleep", 0)
 

@@ -12,9 +12,10 @@ from keras_hsakd import distribution
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.trainers import BaselineTrainer
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="tf.distribute"
-)
+pytestmark = [
+    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute"),
+    pytest.mark.xdist_group("processes"),  # imports are done once for all
+]
 
 
 def network(name, classes=3):
