@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import random
 import signal
 
 import keras
@@ -55,7 +56,8 @@ class Counting(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.seen.append([batch, logs["loss"]])
-        self.noise = self.noise + np.random.normal(size=2)
+        drawn = keras.ops.convert_to_numpy(keras.random.normal((2,)))
+        self.noise = self.noise + np.random.normal(size=2) + random.random() + drawn
 
     def get_state(self):
         return {"seen": self.seen, "noise": self.noise}
