@@ -105,7 +105,7 @@ def named_outputs(model: keras.Model, images, training: bool = False) -> dict:
     Args:
         model: A functional model with auxiliary heads, or a plain classifier.
         images: Tensor of shape `(B, H, W, C)`.
-        training: As in `keras.Model.__call__`. Defaults to `False`.
+        training: See `keras.Model.__call__`. Defaults to `False`.
 
     Returns:
         Dict with the keys `output_names(model)`.

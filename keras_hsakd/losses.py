@@ -83,7 +83,7 @@ class TemperatureKLDivergence(keras.losses.Loss):
 
     Args:
         temperature: Float, `tau > 0`. Defaults to 3.
-        reduction: As in `keras.losses.Loss`. Defaults to `"sum_over_batch_size"`.
+        reduction: See `keras.losses.Loss`. Defaults to `"sum_over_batch_size"`.
         name: Optional name of the loss.
         dtype: Dtype of the computation. Defaults to `keras.config.floatx()`.
 

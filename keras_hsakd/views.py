@@ -224,7 +224,7 @@ def check_views(
         dataset: Batches of (image, label), for example a `tf.data.Dataset`. Labels are
             integers or class probabilities. Its attribute `class_names`, where it has
             one, names the classes.
-        views: What the heads were trained on, as in `get`. Defaults to `"rotations"`,
+        views: What the heads were trained on, see `get`. Defaults to `"rotations"`,
             where view `r` is `r` quarter turns.
 
     Returns:

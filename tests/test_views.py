@@ -264,3 +264,15 @@ def test_check_views_without_images():
 def test_check_views_needs_heads():
     with pytest.raises(ValueError, match="Expected `net` to have auxiliary heads"):
         check_views(strip_heads(network(4)), [])
+
+
+def test_check_views_reports_the_accuracy_of_classes_that_evaluation_reports():
+    images, labels = rng.normal(size=(60, 8, 8, 3)).astype("float32"), np.arange(60) % 3
+    made = network(4, (8, 8, 3))
+    # Some classes by the sums are not those of the largest joint logits.
+    made.set_weights([rng.normal(size=w.shape) for w in made.get_weights()])
+    report = check_views(made, [(images[:40], labels[:40]), (images[40:], labels[40:])])
+    trainer = TeacherTrainer(made).compile(**EAGER)
+    logs = trainer.evaluate(images, labels, heads=True, verbose=0, return_dict=True)
+    expected = logs["aux_1_class_accuracy"]
+    assert report.class_accuracy["aux_1"] == pytest.approx(expected)

@@ -40,7 +40,7 @@ class HeadsTrainer(Fitting, keras.Model):
     Args:
         networks: Dict from the prefix of its metrics to each network that is trained.
         view_terms: Names of the terms of the loss on the views.
-        views: As in `keras_hsakd.views.get`. By default those that suit the networks:
+        views: See `keras_hsakd.views.get`. By default those that suit the networks:
             `"rotations"`, or for plain classifiers the image alone.
         frozen: Variables that are not trained, whatever their own flags say.
         **kwargs: `name`, `dtype` and `trainable` of the `keras.Model`. The dtype policy
@@ -147,7 +147,7 @@ class HeadsTrainer(Fitting, keras.Model):
         """Configures training; the losses are the method's own.
 
         Args:
-            optimizer: As in `keras.Model.compile`.
+            optimizer: See `keras.Model.compile`.
             metrics: Metrics of the class logits on plain images, for example
                 `["accuracy"]`.
             weighted_metrics: The same, weighted by `sample_weight`.
@@ -165,7 +165,7 @@ class HeadsTrainer(Fitting, keras.Model):
             The model, so that `.fit(...)` can follow.
 
         Raises:
-            ValueError: If a loss is given, a weight of a term that there isn't, or
+            ValueError: If a loss is given, a weight for a term that does not exist, or
                 `head_metrics` of a network without heads.
         """
         if kwargs.pop("loss", None) is not None:

@@ -62,8 +62,8 @@ def first_batch(x, y):
     """Returns the first batch of training data, and the data to train on.
 
     Args:
-        x: As in `keras.Model.fit`.
-        y: As in `keras.Model.fit`.
+        x: See `keras.Model.fit`.
+        y: See `keras.Model.fit`.
 
     Returns:
         A tuple `(batch, x)`. The batch is all the data of arrays, and `None` where it

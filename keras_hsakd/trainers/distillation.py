@@ -19,11 +19,11 @@ class DistillationTrainer(HeadsTrainer):
     """Base class of the trainers whose networks learn from a teacher's outputs.
 
     Args:
-        networks: As in `HeadsTrainer`.
-        view_terms: As in `HeadsTrainer`.
+        networks: See `HeadsTrainer`.
+        view_terms: See `HeadsTrainer`.
         temperature: The temperature `tau > 0` of a named divergence.
-        divergence: As in `keras_hsakd.losses.get`.
-        views: As in `HeadsTrainer`.
+        divergence: See `keras_hsakd.losses.get`.
+        views: See `HeadsTrainer`.
         **kwargs: Other arguments of `HeadsTrainer`.
     """
 
@@ -36,7 +36,7 @@ class DistillationTrainer(HeadsTrainer):
         views: str | Sequence[View] | None,
         **kwargs,
     ):
-        losses.get(divergence, temperature)  # is checked before anything is made
+        losses.get(divergence, temperature)  # checks both
         super().__init__(networks, view_terms, views, **kwargs)
         self.temperature = temperature
         self.divergence = divergence

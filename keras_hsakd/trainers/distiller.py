@@ -56,9 +56,9 @@ class Distiller(DistillationTrainer):
             as the heads are made for. Defaults to `"rotations"`, and without heads to
             the image alone.
         divergence: One of `keras_hsakd.losses.names()`, or a function of (teacher
-            logits, student logits, labels) with one value a row, which sees to a
-            temperature itself. It gets the main logits with the class labels and the
-            logits of each head with the joint labels. Defaults to `"kl"`.
+            logits, student logits, labels) with one value a row, to which `temperature`
+            does not apply. It is called on the main logits with the class labels, and
+            on the logits of each head with the joint labels. Defaults to `"kl"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:

@@ -48,7 +48,7 @@ class MutualDistiller(DistillationTrainer):
             on batches of images, the first of which leaves them as they are; as many
             as the heads are made for. Defaults to `"rotations"`, and without heads to
             the image alone.
-        divergence: As in `keras_hsakd.Distiller`. Defaults to `"kl"`.
+        divergence: See `keras_hsakd.Distiller`. Defaults to `"kl"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
