@@ -17,7 +17,7 @@ from keras_hsakd.graph import (
     operation_of,
     replay,
 )
-from keras_hsakd.heads import head_names
+from keras_hsakd.heads import head_names, is_softmax
 from keras_hsakd.layers import BatchNormalization, Logits
 from keras_hsakd.ops import NUM_ROTATIONS
 from keras_hsakd.suggestions import did_you_mean
@@ -248,12 +248,11 @@ def _before_softmax(tensor):
     """Returns the logits that class probabilities are computed from."""
     operation = operation_of(tensor)
     (source,) = node_of(tensor).input_tensors
-    is_softmax = getattr(operation, "activation", None) is keras.activations.softmax
-    if isinstance(operation, keras.layers.Dense) and is_softmax:
+    if not is_softmax(operation):
+        return tensor
+    if isinstance(operation, keras.layers.Dense):
         return Logits(operation, name=f"{operation.name}_logits")(source)
-    if is_softmax or type(operation).__name__ == "Softmax":  # layer or operation
-        return source
-    return tensor
+    return source
 
 
 def _has_kernel(operation):

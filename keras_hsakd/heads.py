@@ -11,7 +11,7 @@ import dataclasses
 
 import keras
 
-from keras_hsakd.graph import ancestors, replay
+from keras_hsakd.graph import ancestors, operation_of, replay
 from keras_hsakd.ops import NUM_ROTATIONS
 
 
@@ -89,6 +89,12 @@ def output_names(model: keras.Model) -> list[str]:
             f"Expected `{model.name}` to output class logits of shape (batch, classes)."
             f" Received: {model.output}"
         )
+    if is_softmax(operation_of(logits)):
+        raise ValueError(
+            f"Expected `{model.name}` to output class logits: leave the softmax out, "
+            "for example by `classifier_activation=None`. "
+            f"Received: the softmax of '{operation_of(logits).name}'"
+        )
     _check_dtypes(model, {"logits": logits})
     return ["logits"]
 
@@ -97,6 +103,14 @@ def is_plain(model: keras.Model) -> bool:
     """Returns whether a model has a single output, and so no auxiliary heads."""
     outputs = getattr(model, "outputs", None) or []
     return len(outputs) == 1 and not isinstance(getattr(model, "output", None), dict)
+
+
+def is_softmax(operation) -> bool:
+    """Returns whether an operation of a graph, or its activation, is a softmax."""
+    activation = getattr(operation, "activation", None)
+    return activation is keras.activations.softmax or (
+        type(operation).__name__ == "Softmax"  # layer or operation
+    )
 
 
 def named_outputs(model: keras.Model, images, training: bool = False) -> dict:

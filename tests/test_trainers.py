@@ -583,6 +583,10 @@ def test_export_is_the_student_alone(tiny_network, batch, tmp_path):
 def test_heads_must_be_there(tiny_network):
     plain = strip_heads(tiny_network())
     with_heads = tiny_network("other")
+    images = with_heads.input
+    softmax = keras.layers.Softmax(name="soft")(with_heads.output["logits"])
+    probabilities = keras.Model(images, softmax, name="other")
+    features = keras.Model(images, keras.layers.ReLU()(images))
     both = "`teacher` and `student` to have auxiliary heads both, or neither"
     for make, message in (
         (lambda: Distiller(plain, with_heads), f"{both}.*`other` and none in `tiny`"),
@@ -595,6 +599,14 @@ def test_heads_must_be_there(tiny_network):
         (
             lambda: Distiller(strip_heads(with_heads), plain, views="rotations"),
             "Received: no heads, for which `views` is to be None",
+        ),
+        (
+            lambda: Distiller(probabilities, plain),
+            "`teacher`: Expected `other` to output class logits: .*softmax of 'soft'",
+        ),
+        (
+            lambda: Distiller(strip_heads(with_heads), features),
+            r"`student`: .* class logits of shape .*\(None, 8, 8, 3\)",
         ),
     ):
         with pytest.raises(ValueError, match=message):
