@@ -34,7 +34,7 @@ test-slow: $(VENV)/.installed-slow ## The tests that take minutes: 35 minutes
 test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments: 15 minutes
 	$(BIN)/python tests/kill_and_resume.py --moments 20
 
-test-mutants: $(VENV)/.installed ## Plant 30 faults; name those that no test notices
+test-mutants: $(VENV)/.installed ## Plant faults; name those that no test notices
 	$(BIN)/python tests/mutants.py
 
 release-check: $(VENV)/.installed ## The wheel, without extras, in fresh environments
