@@ -74,6 +74,19 @@ def tiny_network():
 
 
 @pytest.fixture(scope="module")
+def eager_trainers():
+    """Spares trainings of a few steps the tracing, which takes longer than they do."""
+
+    def compile(self, *arguments, **options):
+        traced(self, *arguments, **{"run_eagerly": True, **options})
+
+    traced = keras.Model.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "compile", compile)
+        yield
+
+
+@pytest.fixture(scope="module")
 def eager_runs():
     """Spares runs of a few steps the tracing, which takes longer than the steps."""
     from keras_hsakd.runs import training

@@ -1,4 +1,4 @@
-"""Runs the examples as a user does: as scripts, small."""
+"""Runs the examples, small: the quick ones in this process, the others as scripts."""
 
 import concurrent.futures
 import contextlib
@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -22,7 +23,21 @@ ROOT = pathlib.Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 
-def run(name, *arguments, cwd, **environment):
+@pytest.fixture
+def run(eager_trainers, tmp_path, monkeypatch, capsys):
+    """Returns a function that runs an example untraced, and returns what it prints."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def run_script(name, *arguments, cwd, **environment):
+    """Runs an example as a user does, and returns what it prints."""
     result = subprocess.run(
         [sys.executable, EXAMPLES / name, *map(str, arguments)],
         cwd=cwd,
@@ -47,25 +62,23 @@ def make_photographs(folder, size):
     (folder / "train" / "dark" / "broken.jpg").write_text("no image")
 
 
-def test_cifar100_from_teacher_to_served_student(cifar100_data_dir, tmp_path):
+def test_cifar100_from_teacher_to_served_student(run, cifar100_data_dir, tmp_path):
     small = ["--data-dir", cifar100_data_dir, "--epochs", "1"]
-    run("cifar100_teacher.py", "--model", "resnet8", *small, cwd=tmp_path)
+    run("cifar100_teacher.py", "--model", "resnet8", *small)
     assert (tmp_path / "logs" / "teacher" / "train").is_dir()
-    printed = run("cifar100_distill.py", "--model", "wrn_10_1", *small, cwd=tmp_path)
+    printed = run("cifar100_distill.py", "--model", "wrn_10_1", *small)
     assert "aux_3_joint_accuracy: " in printed
     make_photographs(tmp_path / "photos", size=40)
     image = "photos/test/light/0.jpg"
-    printed = run(
-        "export_student.py", "student.keras", "serving/student/1", image, cwd=tmp_path
-    )
+    printed = run("export_student.py", "student.keras", "serving/student/1", image)
     assert re.search(rf"{image}  class \d+: 0\.\d+", printed)
     assert (tmp_path / "serving" / "student" / "1" / "saved_model.pb").exists()
 
 
-def test_image_folder(tmp_path):
+def test_image_folder(run, tmp_path):
     make_photographs(tmp_path / "photos", size=16)
     small = ["--teacher", "resnet8", "--student", "wrn_10_1", "--epochs", "1"]
-    printed = run("image_folder.py", "photos", *small, "--image-size", 16, cwd=tmp_path)
+    printed = run("image_folder.py", "photos", *small, "--image-size", 16)
     assert "16 images to train, 4 to test" in printed
     assert "2 classes: dark, light" in printed
     serve = tf.saved_model.load(str(tmp_path / "serving" / "student" / "1"))
@@ -80,16 +93,16 @@ def test_keras_cv_backbone(tmp_path):
     make_photographs(tmp_path / "photos", size=32)
     (tmp_path / "photos" / "train" / "dark" / "broken.jpg").unlink()
     small = ["--teacher", "resnet8", "--epochs", "1", "--image-size", "32"]
-    run("keras_cv_backbone.py", "photos", *small, cwd=tmp_path)
+    run_script("keras_cv_backbone.py", "photos", *small, cwd=tmp_path)
     assert (tmp_path / "student.keras").exists()
 
 
-def test_custom_model(tmp_path):
+def test_custom_model(run, tmp_path):
     make_photographs(tmp_path / "photos", size=32)
     (tmp_path / "photos" / "train" / "dark" / "broken.jpg").unlink()
     small = ["--width", "4", "--alpha", "0.35", "--epochs", "1", "--image-size", "32"]
     small += ["--head", "light"]  # copied heads take minutes to trace
-    printed = run("custom_model.py", "photos", *small, cwd=tmp_path)
+    printed = run("custom_model.py", "photos", *small)
     assert "('aux_5', 'aux_3')" in printed
     student = keras.saving.load_model(tmp_path / "student.keras")
     assert student.output_shape == (None, 2)
@@ -97,7 +110,7 @@ def test_custom_model(tmp_path):
 
 @pytest.mark.slow
 def test_check_views(tmp_path):
-    printed = run("check_views.py", "--epochs", "1", cwd=tmp_path)
+    printed = run_script("check_views.py", "--epochs", "1", cwd=tmp_path)
     assert re.search(r"aux_3 +\d+\.\d%", printed)
 
 
@@ -121,7 +134,7 @@ def test_multi_worker(tmp_path):
             }
             printed.append(
                 pool.submit(
-                    run,
+                    run_script,
                     "multi_worker.py",
                     *small,
                     cwd=tmp_path,
