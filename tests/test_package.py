@@ -73,7 +73,7 @@ IMPORTS = """
 import sys
 import keras
 before = set(sys.modules)
-import keras_hsakd
+import keras_hsakd.data
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 assert not new & {"torch", "tensorflow_datasets", "sklearn", "matplotlib"}, new
 """
