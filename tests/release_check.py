@@ -101,8 +101,12 @@ def check(program, wheel, folder):
 def main():
     programs = {python: found(python) for python in PYTHONS}
     with tempfile.TemporaryDirectory() as temporary:
+        # Of a copy: in place, what an earlier build left in `build/` would come along.
+        source = pathlib.Path(temporary, "source")
+        ignored = shutil.ignore_patterns(".*", "build", "demo", "*.egg-info")
+        shutil.copytree(ROOT, source, ignore=ignored)
         build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-        subprocess.run([*build, "--wheel-dir", temporary, str(ROOT)], check=True)
+        subprocess.run([*build, "--wheel-dir", temporary, str(source)], check=True)
         (wheel,) = pathlib.Path(temporary).glob("*.whl")
         print(wheel.name)
         for python, program in programs.items():
