@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_hsakd import models
 from keras_hsakd.files import atomic_write
+from keras_hsakd.heads import strip_heads
 from keras_hsakd.models.naming import BACKBONE, HEADS
 
 # Where training scripts put the state dict in a checkpoint.
@@ -97,14 +98,15 @@ def load_torch(
     if not isinstance(state, Mapping):
         state = _read(state)
     state = _unwrapped(state, prefix)
-    entries = _entries(model)
-    if not any(key.startswith(BACKBONE) for key in state):
+    if any(key.startswith(BACKBONE) for key in state):
+        entries = _entries(model)
+    else:
         # CRD's MobileNetV2 has its classifier in a Sequential of one.
         state = {
             BACKBONE + key.replace("classifier.0.", "classifier."): value
             for key, value in state.items()
         }
-        entries = {k: v for k, v in entries.items() if k.startswith(BACKBONE)}
+        entries = _entries(strip_heads(model))  # the heads may be of any kind
     if not classifiers:
         passed_over = {key for key, entry in entries.items() if entry.classifier}
         entries = {k: v for k, v in entries.items() if k not in passed_over}
@@ -245,7 +247,7 @@ def _fitting(model, entries, state):
 
 def _entries(model) -> dict[str, _Entry]:
     """Returns the entries of a state dict of the whole model by the authors' keys."""
-    naming = models.torch_naming(model)
+    names = models.torch_names(model)
     entries = {}
     for layer in model.layers:
         rows = next((r for c, r in _VARIABLES.items() if isinstance(layer, c)), ())
@@ -253,7 +255,7 @@ def _entries(model) -> dict[str, _Entry]:
             variable = getattr(layer, attribute)
             if variable is not None:
                 classifier = isinstance(layer, keras.layers.Dense)
-                key = f"{naming.torch_name(layer.name)}.{name}"
+                key = f"{names[layer.name]}.{name}"
                 entries[key] = _Entry(variable, axes, classifier)
     return entries
 

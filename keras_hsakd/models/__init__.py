@@ -1,6 +1,7 @@
 """The zoo: the paper's networks, with auxiliary heads."""
 
 import math
+from functools import partial
 
 import keras
 
@@ -9,7 +10,7 @@ from keras_hsakd.compat import shapes_only
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.models import mobilenets, resnets, shufflenets, vggs, wide_resnets
 from keras_hsakd.models.mobilenets import mobilenet_v2
-from keras_hsakd.models.naming import Naming
+from keras_hsakd.models.naming import torch_name
 from keras_hsakd.models.resnets import resnet
 from keras_hsakd.models.shufflenets import shufflenet
 from keras_hsakd.models.vggs import vgg
@@ -163,22 +164,34 @@ def table(image_size: int | None = None, num_classes: int = 100) -> str:
     return "\n".join(lines)
 
 
-def torch_naming(model: keras.Model) -> Naming:
-    """Returns how the authors name the layers of a network of the zoo.
+def torch_names(model: keras.Model) -> dict[str, str]:
+    """Returns how the authors name the layers of a network in a state dict.
 
     Args:
         model: A network of the zoo, known by its name.
 
+    Returns:
+        A dict from the name of each layer with weights to what stands before `.weight`
+        in the authors' key.
+
     Raises:
-        ValueError: If the model's name does not begin with that of a family.
+        ValueError: If the model's name does not begin with that of a family, or a layer
+            is not named as those of the zoo.
 
     Example:
-    >>> torch_naming(create("wrn_16_2", 100)).block
-    'block{stage}.layer.{block}'
+    >>> torch_names(create("wrn_16_2", 100))["aux_1_stage2_block1_conv1"]
+    'auxiliary_classifier.block_extractor1.0.layer.0.conv1'
     """
     for beginning, family in _FAMILIES.items():
         if model.name.startswith(beginning):
-            return family.torch_naming(model)
+            layers = frozenset(layer.name for layer in model.layers)
+            return {
+                layer.name: torch_name(
+                    layer.name, partial(family.torch_names, layers=layers)
+                )
+                for layer in model.layers
+                if layer.weights
+            }
     raise ValueError(
         "Expected a network of `keras_hsakd.models.create`, known by its name, which "
         f"begins with one of {list(_FAMILIES)}. "

@@ -11,7 +11,7 @@ import keras
 
 from keras_hsakd.models import builder
 from keras_hsakd.models.builder import Initialization, Options
-from keras_hsakd.models.naming import Naming
+from keras_hsakd.models.naming import Place, TorchNames
 
 # Of each stage, its stride and its groups of blocks: (expansion, filters, blocks).
 _STAGES = (
@@ -71,11 +71,15 @@ def mobilenet_v2(
     )
 
 
-def torch_naming(model: keras.Model) -> Naming:
-    """Returns how the authors name the layers of a network of this family."""
-    return Naming(
-        block="blocks.{index}.{block}",
-        leaves={
+def torch_names(at: Place, layers: frozenset[str]) -> TorchNames:
+    """Returns what the authors call the layers at a place."""
+    before = _STAGES[at.first_stage - 1 : at.stage - 1]
+    position = sum(len(groups) for _, groups in before) + at.group - 1
+    groups = f"block_extractor{at.head}" if at.head else "blocks"
+    neck = f"conv2_{at.head}" if at.head else "conv2"
+    return TorchNames(
+        f"{groups}.{position}.{at.block - 1}",
+        {
             "stem_conv": "conv1.0",
             "stem_bn": "conv1.1",
             "conv1": "conv.0",
@@ -84,12 +88,10 @@ def torch_naming(model: keras.Model) -> Naming:
             "bn2": "conv.4",
             "conv3": "conv.6",
             "bn3": "conv.7",
-            "neck_conv": "conv2.0",
-            "neck_bn": "conv2.1",
+            "neck_conv": f"{neck}.0",
+            "neck_bn": f"{neck}.1",
         },
-        head_leaves={"neck_conv": "conv2_{head}.0", "neck_bn": "conv2_{head}.1"},
         classifier="classifier",
-        groups=tuple(len(groups) for _, groups in _STAGES),
     )
 
 

@@ -1,106 +1,97 @@
 """The names of weights in the authors' PyTorch code, from those of our layers."""
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 # The authors' two parts of a network with heads.
 BACKBONE = "backbone."
 HEADS = "auxiliary_classifier."
 
-# Our layer name: head, stage, group and block where there are any, then its own.
-_LAYER_NAME = re.compile(
-    r"(?:aux_(?P<head>\d+)_|(?=stem_|stage\d|neck_))"
-    r"(?:stage(?P<stage>\d+)_(?:group(?P<group>\d+)_)?block(?P<block>\d+)_)?"
-    r"(?P<leaf>\w+)"
+_CLASSIFIER = re.compile(r"logits|aux_(\d+)")
+_LAYER = re.compile(
+    r"(?:aux_(\d+)_)?"
+    r"(?:stage(\d+)_(?:group(\d+)_)?block(\d+)_|(?=stem_|neck_))"
+    r"(\w+)"
 )
 
 
-class Naming(NamedTuple):
-    """How the authors name the layers of a family in a state dict.
-
-    The names are templates, which may hold these fields:
-
-    - `{head}`, `{stage}`: number of the head and of the stage, from 1.
-    - `{block}`: number of the block in its group, from 0.
-    - `{index}`, `{position}`: number of the group in the backbone and in the head,
-      from 0.
-    - `{after_pooling}`, `{conv}`, `{bn}`: positions in the flat lists of VGG's layers.
-    - `{neck_conv}`, `{neck_bn}`: positions of the neck in ShuffleNetV2's heads.
+class Place(NamedTuple):
+    """Where a layer stands, as its name tells. All numbers count from 1.
 
     Attributes:
-        block: Path of a block of the backbone.
-        head_block: Path of a block of a head.
-        leaves: Names of layers that they call other than we do.
-        head_leaves: The same, for layers of heads that have another name there.
+        head: Number of the head, 0 in the backbone.
+        stage: Number of the stage, 0 in stem and neck.
+        group: Number of the group of blocks in the stage, 0 where there are none.
+        block: Number of the block in its group, 0 in stem and neck.
+        layer: Name of the layer in its block, or with that of stem or neck.
+    """
+
+    head: int
+    stage: int
+    group: int
+    block: int
+    layer: str
+
+    @property
+    def first_stage(self) -> int:
+        """The stage that the backbone, or the head, begins with.
+
+        That after its tap for a head; the last head repeats the last stage.
+        """
+        return min(self.head + 1, self.stage)
+
+    @property
+    def position(self) -> int:
+        """How many stages of the backbone, or of the head, come before."""
+        return self.stage - self.first_stage
+
+
+class TorchNames(NamedTuple):
+    """What the authors call the layers at a place.
+
+    Attributes:
+        block: Path of the block; of no meaning in stem and neck.
+        layers: Their names of layers, where they differ from ours.
         classifier: Name of the backbone's classifier.
-        groups: Number of groups of blocks in each stage, where it isn't one.
     """
 
     block: str
-    head_block: str = "block_extractor{head}.{position}.{block}"
-    leaves: dict[str, str] = {}
-    head_leaves: dict[str, str] = {}
+    layers: dict[str, str] = {}
     classifier: str = "fc"
-    groups: tuple[int, ...] = ()
 
-    def torch_name(self, layer_name: str) -> str:
-        """Returns the name of one of our layers in a state dict.
 
-        Args:
-            layer_name: Name of a layer with weights.
+def torch_name(layer_name: str, names: Callable[[Place], TorchNames]) -> str:
+    """Returns the name of one of our layers in the authors' state dict.
 
-        Returns:
-            What stands before `.weight` in the authors' key.
+    Args:
+        layer_name: Name of a layer with weights.
+        names: Function of a family from a place to what the authors call it.
 
-        Raises:
-            ValueError: If it is not named as a layer of the zoo.
+    Returns:
+        What stands before `.weight` in the authors' key.
 
-        Example:
-        >>> naming = Naming(block="layer{stage}.{block}")
-        >>> naming.torch_name("stage2_block1_conv1")
-        'backbone.layer2.0.conv1'
-        >>> naming.torch_name("aux_1_stage2_block1_conv1")
-        'auxiliary_classifier.block_extractor1.0.0.conv1'
-        """
-        if layer_name == "logits":
-            return BACKBONE + self.classifier
-        if layer_name.startswith("aux_") and layer_name[4:].isdigit():
-            return f"{HEADS}fc{layer_name[4:]}"
-        match = _LAYER_NAME.fullmatch(layer_name)
-        if not match:
-            raise ValueError(
-                "Expected a network whose layers are named as those of "
-                "`keras_hsakd.models.create`, 'stage1_block1_conv1'. "
-                f"Received: a layer named '{layer_name}'"
-            )
-        head, stage, group, block = (
-            int(match[name] or 0) for name in ("head", "stage", "group", "block")
+    Raises:
+        ValueError: If the layer is not named as one of the zoo.
+
+    Example:
+    >>> names = lambda at: TorchNames(f"layer{at.stage}.{at.block - 1}")
+    >>> torch_name("stage2_block1_conv1", names)
+    'backbone.layer2.0.conv1'
+    """
+    if match := _CLASSIFIER.fullmatch(layer_name):
+        if match[1]:
+            return f"{HEADS}fc{match[1]}"
+        return BACKBONE + names(Place(0, 0, 0, 0, layer_name)).classifier
+    match = _LAYER.fullmatch(layer_name)
+    if not match:
+        raise ValueError(
+            "Expected a network whose layers are named as those of "
+            "`keras_hsakd.models.create`, 'stage1_block1_conv1'. "
+            f"Received: a layer named '{layer_name}'"
         )
-        leaves = self.leaves | (self.head_leaves if head else {})
-        path = [leaves.get(match["leaf"], match["leaf"])]
-        if stage:
-            path.insert(0, self.head_block if head else self.block)
-        fields = self._template_fields(head, stage, group or 1, block)
-        return (HEADS if head else BACKBONE) + ".".join(path).format(**fields)
-
-    def _template_fields(self, head, stage, group, block):
-        groups = self.groups or (1,) * max(stage, 1)
-        index = sum(groups[: stage - 1]) + group - 1
-        # A head begins with the stage after its tap; the last repeats the last stage.
-        first_stage = stage if stage == head else head + 1
-        position = index - sum(groups[: first_stage - 1])
-        return {
-            "head": head,
-            "stage": stage,
-            "block": block - 1,
-            "index": index,
-            "position": position,
-            # A head of VGG is a flat list of pooling, convolutions and activation; the
-            # second group of a stage, and the head that repeats one, have no pooling.
-            "after_pooling": 3 * position + 1 - (group > 1) - (stage == head),
-            "conv": 3 * (block - 1),
-            "bn": 3 * (block - 1) + 1,
-            # ShuffleNetV2: the neck comes after the head's stages, of three in all.
-            "neck_conv": max(3 - head, 1),
-            "neck_bn": max(3 - head, 1) + 1,
-        }
+    *numbers, layer = match.groups(default=0)
+    at = Place(*map(int, numbers), layer)
+    block, layers, _ = names(at)
+    path = f"{block}." if at.stage else ""
+    return (HEADS if at.head else BACKBONE) + path + layers.get(layer, layer)

@@ -12,7 +12,7 @@ import keras
 
 from keras_hsakd.models import builder
 from keras_hsakd.models.builder import Initialization, Options, repeat
-from keras_hsakd.models.naming import Naming
+from keras_hsakd.models.naming import Place, TorchNames
 
 
 def resnet(
@@ -82,15 +82,15 @@ def resnet(
     )
 
 
-def torch_naming(model: keras.Model) -> Naming:
-    """Returns how the authors name the layers of a network of this family."""
-    layers = {layer.name for layer in model.layers}
-    # The authors took those of four stages for 32x32 images from somewhere else.
+def torch_names(at: Place, layers: frozenset[str]) -> TorchNames:
+    """Returns what the authors call the layers at a place."""
+    # They took those of four stages for 32x32 images from somewhere else.
     is_other = "stage4_block1_conv1" in layers and "stem_pool" not in layers
     shortcut = "shortcut" if is_other else "downsample"
-    return Naming(
-        block="layer{stage}.{block}",
-        leaves={
+    stage = f"block_extractor{at.head}.{at.position}" if at.head else f"layer{at.stage}"
+    return TorchNames(
+        f"{stage}.{at.block - 1}",
+        {
             "stem_conv": "conv1",
             "stem_bn": "bn1",
             "shortcut_conv": f"{shortcut}.0",

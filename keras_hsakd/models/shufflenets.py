@@ -14,7 +14,7 @@ import keras
 from keras_hsakd.layers import ChannelShuffle, ChannelSplit
 from keras_hsakd.models import builder
 from keras_hsakd.models.builder import Initialization, Options, repeat
-from keras_hsakd.models.naming import Naming
+from keras_hsakd.models.naming import Place, TorchNames
 
 _STEM_FILTERS = 24
 _GROUPS = 3  # of the first version's 1x1 convolutions
@@ -96,19 +96,22 @@ def shufflenet(
     )
 
 
-def torch_naming(model: keras.Model) -> Naming:
-    """Returns how the authors name the layers of a network of this family."""
-    return Naming(
-        block="layer{stage}.{block}",
-        leaves={
+def torch_names(at: Place, layers: frozenset[str]) -> TorchNames:
+    """Returns what the authors call the layers at a place."""
+    stage, neck_conv, neck_bn = f"layer{at.stage}", "conv2", "bn2"
+    if at.head:
+        # A flat list, in which the neck follows the head's stages, of three in all.
+        extractor = f"block_extractor{at.head}"
+        stages = max(3 - at.head, 1)
+        stage = f"{extractor}.{at.position}"
+        neck_conv, neck_bn = f"{extractor}.{stages}", f"{extractor}.{stages + 1}"
+    return TorchNames(
+        f"{stage}.{at.block - 1}",
+        {
             "stem_conv": "conv1",
             "stem_bn": "bn1",
-            "neck_conv": "conv2",
-            "neck_bn": "bn2",
-        },
-        head_leaves={
-            "neck_conv": "block_extractor{head}.{neck_conv}",
-            "neck_bn": "block_extractor{head}.{neck_bn}",
+            "neck_conv": neck_conv,
+            "neck_bn": neck_bn,
         },
         classifier="linear",
     )

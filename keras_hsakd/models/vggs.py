@@ -11,7 +11,7 @@ import keras
 
 from keras_hsakd.models import builder
 from keras_hsakd.models.builder import Initialization, Options
-from keras_hsakd.models.naming import Naming
+from keras_hsakd.models.naming import Place, TorchNames
 
 _FILTERS = (64, 128, 256, 512, 512)  # of each block
 
@@ -67,14 +67,19 @@ def vgg(
     )
 
 
-def torch_naming(model: keras.Model) -> Naming:
-    """Returns how the authors name the layers of a network of this family."""
-    return Naming(
-        block="block{index}",
-        head_block="block_extractor{head}.{after_pooling}",
-        leaves={"conv": "{conv}", "bn": "{bn}"},
-        classifier="classifier",
-        groups=(1, 1, 1, 2),
+def torch_names(at: Place, layers: frozenset[str]) -> TorchNames:
+    """Returns what the authors call the layers at a place."""
+    # Only the last stage has a second group.
+    position = at.position + at.group - 1
+    block = f"block{position}"
+    if at.head:
+        # A flat list of pooling, block and activation; the second group, and the last
+        # head, have no pooling.
+        position = 3 * position + 1 - (at.group > 1) - (at.stage == at.head)
+        block = f"block_extractor{at.head}.{position}"
+    conv = 3 * (at.block - 1)
+    return TorchNames(
+        block, {"conv": f"{conv}", "bn": f"{conv + 1}"}, classifier="classifier"
     )
 
 

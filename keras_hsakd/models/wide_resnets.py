@@ -10,7 +10,7 @@ import keras
 
 from keras_hsakd.models import builder
 from keras_hsakd.models.builder import Initialization, Options, repeat
-from keras_hsakd.models.naming import Naming
+from keras_hsakd.models.naming import Place, TorchNames
 
 
 def wrn(
@@ -74,17 +74,16 @@ def wrn(
     )
 
 
-def torch_naming(model: keras.Model) -> Naming:
-    """Returns how the authors name the layers of a network of this family."""
-    return Naming(
-        block="block{stage}.layer.{block}",
-        head_block="block_extractor{head}.{position}.layer.{block}",
-        leaves={
+def torch_names(at: Place, layers: frozenset[str]) -> TorchNames:
+    """Returns what the authors call the layers at a place."""
+    stage = f"block_extractor{at.head}.{at.position}" if at.head else f"block{at.stage}"
+    return TorchNames(
+        f"{stage}.layer.{at.block - 1}",
+        {
             "stem_conv": "conv1",
             "shortcut_conv": "convShortcut",
-            "neck_bn": "bn1",
+            "neck_bn": f"bn{at.head or 1}",
         },
-        head_leaves={"neck_bn": "bn{head}"},
     )
 
 
