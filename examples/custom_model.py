@@ -44,8 +44,9 @@ mobilenet = keras.applications.MobileNetV2(
     shape, alpha=options.alpha, weights=None, classes=num_classes
 )
 teacher = hsakd.attach_heads(mobilenet, head=options.head)
-for tap in (*hsakd.find_taps(mobilenet), *hsakd.find_taps(model)):
-    print(tap)
+for network in (mobilenet, model):
+    for tap in hsakd.find_taps(network, head=options.head):
+        print(tap)
 
 trainer = hsakd.TeacherTrainer(teacher).compile("adam", metrics=["accuracy"])
 trainer.fit(train, validation_data=test, epochs=options.epochs)
