@@ -104,6 +104,7 @@ def test_the_public_names_are_there():
 
 # By the name that is imported, where the package has another.
 PACKAGES = {"sklearn": "scikit-learn", "keras_cv": "keras-cv"}
+IMPORTING = ("import_module", "_optional", "_optional_module")
 
 
 def declared():
@@ -129,8 +130,14 @@ def test_what_is_imported_is_declared():
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.partition(".")[0])
+            elif isinstance(node, ast.Call) and node.args:
+                # Optional packages are imported by `importlib`, or a function on it.
+                function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                name = getattr(node.args[0], "value", None)
+                if function in IMPORTING and isinstance(name, str):
+                    imported.add(name.partition(".")[0])
     others = imported - set(sys.stdlib_module_names) - {"keras_hsakd"}
-    assert {"keras", "tensorflow", "matplotlib"} <= others
+    assert {"keras", "tensorflow", "matplotlib", "sklearn", "safetensors"} <= others
     missing = {canonicalize_name(PACKAGES.get(n, n)) for n in others} - set(declared())
     # They come with keras.
     assert missing <= {"numpy", "h5py"}
