@@ -237,7 +237,8 @@ def test_heads_on_a_frozen_backbone_of_ones_own():
     before = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
     heads = [v for v in network.trainable_variables if "aux_" in v.path]
     kept = [keras.ops.convert_to_numpy(v).copy() for v in heads]
-    trainer = TeacherTrainer(network, freeze_backbone=True).compile("adam")
+    trainer = TeacherTrainer(network, freeze_backbone=True)
+    trainer.compile("adam", run_eagerly=True)
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
     trainer.fit(images, np.array([0, 1, 2, 0]), verbose=0)
     for old, new in zip(before, model.variables, strict=True):
@@ -276,7 +277,8 @@ def test_a_distilled_model_has_the_variables_it_had():
     model = small_cnn()
     paths = [(v.path, v.shape) for v in model.variables]
     student = attach_heads(model)
-    distiller = Distiller(attach_heads(small_cnn()), student).compile("adam")
+    distiller = Distiller(attach_heads(small_cnn()), student)
+    distiller.compile("adam", run_eagerly=True)
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
     distiller.fit(images, np.array([0, 1, 2, 0]), verbose=0)
     assert [(v.path, v.shape) for v in model.variables] == paths
