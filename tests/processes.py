@@ -21,35 +21,37 @@ _fresh = multiprocessing.get_context("spawn")
 
 def start(function, *arguments, fresh=False, **environment):
     """Starts a function in a process, which is `fresh` where hashes must differ."""
-    descriptor, errors = tempfile.mkstemp()
+    descriptor, output = tempfile.mkstemp()
     os.close(descriptor)
     process = (_fresh if fresh else _forked).Process(
-        target=_run, args=(errors, environment, function, arguments), daemon=True
+        target=_run, args=(output, environment, function, arguments), daemon=True
     )
-    process.errors = errors
+    process.output = output
     process.start()
     return process
 
 
-def _run(errors, environment, function, arguments):
-    descriptor = os.open(errors, os.O_WRONLY)
+def _run(output, environment, function, arguments):
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.update(environment)
     function(*arguments)
 
 
 def end_of(process, *expected):
-    """Waits for a process, and returns what it wrote to standard error."""
+    """Waits for a process, and returns what it wrote."""
     process.join(timeout=300)
     if process.exitcode is None:
         process.kill()
-    path = pathlib.Path(process.errors)
-    errors = path.read_text()
+        process.join()
+    path = pathlib.Path(process.output)
+    written = path.read_text()
     path.unlink()
     assert process.exitcode in (expected or (0,)), (
-        f"{process.exitcode}: {errors[-3000:]}"
+        f"{process.exitcode}: {written[-3000:]}"
     )
-    return errors
+    return written
 
 
 def worker_environments(count):

@@ -156,9 +156,8 @@ def list_snapshots(folder: str | os.PathLike) -> list[str]:
         A list of paths, whether the files are damaged or not.
 
     Example:
-    >>> first = Snapshot(epoch=0, step=5, state={}).write(".")
-    >>> second = Snapshot(epoch=1, step=0, state={}).write(".")
-    >>> list_snapshots(".") == [second, first]
+    >>> paths = [Snapshot(epoch, step=0, state={}).write(".") for epoch in (4, 5)]
+    >>> list_snapshots(".")[:2] == [paths[1], paths[0]]
     True
     """
     if not os.path.isdir(folder):
