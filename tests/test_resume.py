@@ -51,7 +51,9 @@ def test_workers_are_preempted_and_lost_and_one_goes_on_alone(tmp_path):
     end_of(workers[1], KILLED)
     begin = time.monotonic()
     written = end_of(workers[0], 1)
-    assert "Expected all 2 workers to train to the end. Received: worker 0" in written
+    assert (
+        "Expected all 2 workers to train to the end. Received: worker 0 ca" in written
+    )
     assert time.monotonic() - begin < 300
 
     end_of(start("distiller", output, *together))
