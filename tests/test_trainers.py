@@ -761,6 +761,11 @@ def test_a_generator_loses_no_batch(make_trainer, batch):
     assert seen == [0, 1, 2]
 
 
+def test_compile_comes_before_fit(make_trainer, batch):
+    with pytest.raises(ValueError, match="`compile\\(\\)` .* a Distiller that is not"):
+        make_trainer().fit(*batch)
+
+
 def test_class_weight_must_have_each_class(make_trainer, batch):
     trainer = make_trainer().compile(sgd())
     with pytest.raises(ValueError, match="`class_weight` to have each class of 0 to 2"):
