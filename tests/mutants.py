@@ -243,9 +243,9 @@ FAULTS = {
         '_IDENTITY = ("kind", "data", "training", "origin")',
         "runs",
     ),
-    "epochs_done": Fault(
-        'epochs_done=last["epoch"] if last else 0,',
-        "epochs_done=1 if last else 0,",
+    "record_of_end": Fault(
+        'self.record["status"] = "finished"',
+        'self.record["status"] = "running"',
         "runs",
     ),
 }
