@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# In two processes, where tests that share what they made stay together.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25
+# In two processes; a module stays in one, but for what the other takes at the end.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
 # What is checked before each commit: what has no training of more than a few steps.
 FASTEST := $(addprefix tests/test_, $(addsuffix .py, checkpoints compat export files \
 	heads layers losses ops optimizers package views))

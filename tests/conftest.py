@@ -101,8 +101,7 @@ def eager_runs():
         yield
 
 
-@pytest.fixture(scope="module")
-def stand_ins(tiny_network, eager_runs):
+def _stand_ins(tiny_network, eager_runs):
     """Puts tiny networks with as many heads in the place of the zoo's."""
 
     def create(name, num_classes, input_shape, num_views=4):
@@ -122,6 +121,10 @@ def stand_ins(tiny_network, eager_runs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "create", create)
         yield
+
+
+stand_ins = pytest.fixture(_stand_ins, scope="module")
+stand_ins_once = pytest.fixture(_stand_ins)  # where others of the module need the zoo
 
 
 @pytest.fixture

@@ -18,15 +18,14 @@ from keras_hsakd.runs import (
     evaluate,
 )
 
-SMALL = "--data digits --image-size 8 --examples-per-class 5 --batch-size 25"
+SMALL = "--data digits --image-size 8 --examples-per-class 5 --limit 50 --batch-size 25"
 COMMANDS = (
     *("teacher", "baseline", "distill", "mutual", "linear", "run", "evaluate"),
     *("export", "convert", "models", "demo"),
 )
 
 
-# The one journey with the zoo's networks as they are trained by everybody, traced.
-def test_from_a_teacher_to_a_served_student(tmp_path, monkeypatch, capfd):
+def test_from_a_teacher_to_a_served_student(eager_runs, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     network = "--model wrn_10_1 --epochs 1 --verbose 2"
     for line, printed in (
@@ -86,7 +85,7 @@ def test_checkpoints_of_others_teach_and_go_back(
     assert "Expected `--model`" in capfd.readouterr().err
 
 
-def test_mutual_and_loss_weights(stand_ins, tmp_path, monkeypatch, capfd):
+def test_mutual_and_loss_weights(stand_ins_once, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     few = "--model wrn_10_1 --epochs 1 --batch-size 25 --verbose 0"
     small = SMALL.partition("--batch-size")[0]

@@ -7,11 +7,13 @@ from keras_hsakd import cli, demo
 
 SMALL = (
     "--teacher resnet8 --student wrn_10_1 --examples-per-class 2 --image-size 8 "
-    "--batch-size 20 --teacher-epochs 2 --student-epochs 2 --evaluate-every 1"
+    "--batch-size 400 --teacher-epochs 2 --student-epochs 2 --evaluate-every 1"
 )
 
 
-def test_the_demo_from_the_command_line(stand_ins, tmp_path, capsys):
+def test_the_demo_from_the_command_line(
+    stand_ins_once, eager_trainers, tmp_path, capsys
+):
     output = tmp_path / "demo"
     assert (
         cli.main(["demo", "--output", str(output), "--seeds", "2", *SMALL.split()]) == 0

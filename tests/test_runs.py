@@ -31,16 +31,13 @@ from keras_hsakd.runs import (
 )
 
 OLD_RUNS = pathlib.Path(__file__).parent / "runs_of_format_1"
-DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5)
+DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=200)
 RESUME = ExecutionSettings(resume=True, snapshot_steps=1)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
 FILES = ["best.keras", "curves.png", "last.keras", "log.csv", "run.json", "tensorboard"]
 
 
-pytestmark = [
-    pytest.mark.usefixtures("stand_ins"),
-    pytest.mark.xdist_group("runs"),  # the fixture is made once
-]
+pytestmark = pytest.mark.usefixtures("stand_ins")
 
 
 @pytest.fixture(scope="module")
@@ -580,6 +577,8 @@ def test_a_picture_of_rows_that_lack_values(tmp_path):
 
 # Folders that were written before `run.json` had a format.
 
+OLD_DIGITS = dataclasses.replace(DIGITS, limit=None)
+
 
 @pytest.fixture
 def old_runs(tmp_path):
@@ -605,7 +604,9 @@ def test_folders_of_format_1_are_read(old_runs, tmp_path):
 
 def test_a_finished_teacher_of_format_1_is_kept(old_runs):
     before = (old_runs / "teacher" / "run.json").read_text()
-    run = train(Teacher(), old_runs / "teacher", TRAINING, DIGITS, RESUME, verbose=0)
+    run = train(
+        Teacher(), old_runs / "teacher", TRAINING, OLD_DIGITS, RESUME, verbose=0
+    )
     assert run.is_finished
     assert (old_runs / "teacher" / "run.json").read_text() == before
 
@@ -615,7 +616,7 @@ def test_an_unfinished_run_of_format_1_is_refused(old_runs):
     path.write_text(path.read_text().replace('"finished"', '"interrupted"'))
     before = path.read_text()
     with pytest.raises(ValueError, match="which one before it began.*--overwrite"):
-        train(Teacher(), old_runs / "teacher", TRAINING, DIGITS, RESUME, verbose=0)
+        train(Teacher(), old_runs / "teacher", TRAINING, OLD_DIGITS, RESUME, verbose=0)
     assert path.read_text() == before
 
 
