@@ -1,5 +1,6 @@
 import ast
 import configparser
+import graphlib
 import importlib.metadata
 import os
 import pathlib
@@ -30,8 +31,19 @@ GROUPS = [
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 
 
-def imported_parts(path):
-    """Yields the parts of the package that a module imports."""
+def modules():
+    """Returns the modules of the package by their names within it."""
+    paths = (path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+    parts = (path.with_suffix("").parts for path in paths)
+    names = (tuple(part for part in of if part != "__init__") for of in parts)
+    return {".".join(of) for of in names if of}
+
+
+def imported(name):
+    """Returns the modules of the package that one of them imports."""
+    path = PACKAGE / name.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
@@ -40,22 +52,26 @@ def imported_parts(path):
             names = [alias.name for alias in node.names]
         else:
             continue
-        for name in names:
-            package, _, rest = name.partition(".")
+        for package, _, other in (name.partition(".") for name in names):
             if package == "keras_hsakd":
-                yield rest.split(".")[0]
+                # The last part may be something in a module.
+                found.add(other if other in modules() else other.rpartition(".")[0])
+    return found - {""}
 
 
 def test_imports_go_downward():
     wrong = []
-    modules = [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"]
-    for path in modules:
-        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        for other in imported_parts(path):
+    for name in modules():
+        part = name.partition(".")[0]
+        for other in (other.partition(".")[0] for other in imported(name)):
             if other != part and LEVELS[other] <= LEVELS[part]:
-                wrong.append(f"{part} imports {other}")
-    assert len(modules) > 15
+                wrong.append(f"{name} imports {other}")
+    assert len(modules()) > 40
     assert not wrong
+
+
+def test_no_modules_import_each_other():
+    graphlib.TopologicalSorter({name: imported(name) for name in modules()}).prepare()
 
 
 def python(code, **environment):
