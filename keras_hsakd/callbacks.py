@@ -203,9 +203,10 @@ class SaveNetwork(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         last, best = (checkpoint_path(self.folder, name) for name in CHECKPOINTS)
-        self.last = {"epoch": epoch + 1, **logs}
-        save_with_results(self.network, last, self.last)
+        results = {"epoch": epoch + 1, **logs}
+        save_with_results(self.network, last, results)
+        self.last = results
         if self.best is None or logs[self.monitor] > self.best[self.monitor]:
             with atomic_write(best) as temporary:
                 shutil.copyfile(last, temporary)
-            self.best = self.last
+            self.best = results

@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import io
 import os
@@ -14,10 +15,12 @@ from keras_hsakd import layers, models
 
 
 @pytest.fixture(autouse=True)
-def clean_keras():
+def clean_keras(request):
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
+    if request.node.get_closest_marker("slow"):
+        gc.collect()  # or large networks, and what was traced of them, pile up
 
 
 @pytest.fixture

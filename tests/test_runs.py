@@ -329,6 +329,17 @@ def test_a_training_that_is_cut_off_leaves_a_readable_run(
         assert sorted(os.listdir(run.path)) == sorted([*FILES, "notes.txt"])
 
 
+def test_a_first_network_that_is_not_saved_is_not_reported(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        train_baseline(tmp_path / "run")
+    record = Run.open(tmp_path / "run").record
+    assert (record["epochs_done"], record["last"], record["best"]) == (0, None, None)
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     settings = dataclasses.replace(TRAINING, learning_rate=1e30)
     with pytest.raises(FloatingPointError, match="Received: loss="):
