@@ -76,6 +76,7 @@ def test_nothing_is_left_when_the_export_fails(student, tmp_path, monkeypatch):
     wrong = types.SimpleNamespace(
         signatures={"serving_default": lambda images: zeros},
     )
+    assert tf.saved_model.load  # TensorFlow loads the module when it is first used
     monkeypatch.setattr(tf.saved_model, "load", lambda path: wrong)
     with pytest.raises(RuntimeError, match="Expected the exported model to predict"):
         export.saved_model(student, tmp_path / "1")
