@@ -1,5 +1,4 @@
 import os
-import types
 
 import keras
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_hsakd import data, export, models, strip_heads
+from keras_hsakd.export import tensorflow
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), "uint8")
 
@@ -73,11 +73,8 @@ def test_an_existing_folder_is_kept(student, tmp_path):
 
 def test_nothing_is_left_when_the_export_fails(student, tmp_path, monkeypatch):
     zeros = {"logits": np.zeros((2, 10)), "probabilities": np.zeros((2, 10))}
-    wrong = types.SimpleNamespace(
-        signatures={"serving_default": lambda images: zeros},
-    )
-    assert tf.saved_model.load  # TensorFlow loads the module when it is first used
-    monkeypatch.setattr(tf.saved_model, "load", lambda path: wrong)
+    wrong = tensorflow.SAVED_MODEL._replace(load=lambda path: lambda images: zeros)
+    monkeypatch.setattr(tensorflow, "SAVED_MODEL", wrong)
     with pytest.raises(RuntimeError, match="Expected the exported model to predict"):
         export.saved_model(student, tmp_path / "1")
     assert os.listdir(tmp_path) == []
