@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # In two processes; a module stays in one, but for what the other takes at the end.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
-# What is checked before each commit: what has no training of more than a few steps.
-FASTEST := $(addprefix tests/test_, $(addsuffix .py, checkpoints compat export files \
-	heads layers losses ops optimizers package views))
+# What is checked before each commit: no training of more than a few steps.
+FASTEST := $(addprefix tests/test_, $(addsuffix .py, checkpoints compat data export \
+	files heads layers losses ops optimizers package runs views))
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
@@ -21,14 +21,14 @@ help: ## This list
 demo: $(VENV)/.installed ## Train, distil, export and serve on real digits: 5 minutes
 	$(BIN)/keras-hsakd demo --overwrite
 
-check: lint ## Style and the fastest tests, before each commit: 2 minutes
+check: lint ## Style and the fastest tests, before each commit: 1 minute
 	$(PYTEST) $(FASTEST)
 
-test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 8 minutes
+test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 6 minutes
 	$(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST) -m "core and not slow"
 
-test-slow: $(VENV)/.installed-slow ## The tests that take minutes: 35 minutes
+test-slow: $(VENV)/.installed-slow ## The tests that take minutes: 10 minutes
 	$(PYTEST) -m slow
 
 test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments: 15 minutes
