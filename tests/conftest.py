@@ -1,4 +1,3 @@
-import gc
 import hashlib
 import io
 import os
@@ -15,12 +14,10 @@ from keras_hsakd import layers, models
 
 
 @pytest.fixture(autouse=True)
-def clean_keras(request):
+def clean_keras():
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
-    if request.node.get_closest_marker("slow"):
-        gc.collect()  # or large networks, and what was traced of them, pile up
 
 
 @pytest.fixture
