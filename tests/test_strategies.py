@@ -163,6 +163,11 @@ def come_late(folder):
             (folder / f"late-{late}").touch()
         distribution.wait_for_workers(model)
         assert (folder / f"late-{late}").exists(), f"worker {index} did not wait"
+    # A process that ends closes the connection by which the other one still reads.
+    (folder / f"done-{index}").touch()
+    until = time.monotonic() + 60
+    while not (folder / f"done-{1 - index}").exists() and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 # What comes of it.
