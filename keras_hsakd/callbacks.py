@@ -192,7 +192,7 @@ class SaveNetwork(keras.callbacks.Callback):
         self.last = None
 
     def get_state(self) -> dict:
-        """Returns nothing: the files have it. A state there is, all the same."""
+        """Returns an empty state, so that `set_state` is called: the files have it."""
         return {}
 
     def set_state(self, state: dict) -> None:

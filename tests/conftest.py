@@ -86,22 +86,7 @@ def eager_trainers():
         yield
 
 
-@pytest.fixture(scope="module")
-def eager_runs():
-    """Spares runs of a few steps the tracing, which takes longer than the steps."""
-    from keras_hsakd.runs import training
-
-    def compile(job, *arguments):
-        eagerly = {**job.compiling, "run_eagerly": True}
-        traced(job._replace(compiling=eagerly), *arguments)
-
-    traced = training._compile
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_compile", compile)
-        yield
-
-
-def _stand_ins(tiny_network, eager_runs):
+def _stand_ins(tiny_network, eager_trainers):
     """Puts tiny networks with as many heads in the place of the zoo's."""
 
     def create(name, num_classes, input_shape, num_views=4):

@@ -25,7 +25,9 @@ COMMANDS = (
 )
 
 
-def test_from_a_teacher_to_a_served_student(eager_runs, tmp_path, monkeypatch, capfd):
+def test_from_a_teacher_to_a_served_student(
+    eager_trainers, tmp_path, monkeypatch, capfd
+):
     monkeypatch.chdir(tmp_path)
     network = "--model wrn_10_1 --epochs 1 --verbose 2"
     for line, printed in (
@@ -47,7 +49,7 @@ def test_from_a_teacher_to_a_served_student(eager_runs, tmp_path, monkeypatch, c
 
 
 def test_checkpoints_of_others_teach_and_go_back(
-    eager_runs, tmp_path, monkeypatch, capfd
+    eager_trainers, tmp_path, monkeypatch, capfd
 ):
     numpy = pytest.importorskip("safetensors.numpy")
     monkeypatch.chdir(tmp_path)

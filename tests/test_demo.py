@@ -11,9 +11,7 @@ SMALL = (
 )
 
 
-def test_the_demo_from_the_command_line(
-    stand_ins_once, eager_trainers, tmp_path, capsys
-):
+def test_the_demo_from_the_command_line(stand_ins_once, tmp_path, capsys):
     output = tmp_path / "demo"
     assert (
         cli.main(["demo", "--output", str(output), "--seeds", "2", *SMALL.split()]) == 0

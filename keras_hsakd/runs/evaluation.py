@@ -5,9 +5,10 @@ import os
 import keras
 
 from keras_hsakd import checkpoints, export
+from keras_hsakd.heads import is_plain
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import OF_TRAINING, changed, check_same, load_to_measure
-from keras_hsakd.trainers import TeacherTrainer
+from keras_hsakd.trainers import BaselineTrainer, TeacherTrainer
 
 
 def evaluate(
@@ -43,7 +44,7 @@ def evaluate(
     """
     opened = Run.open(run)
     network = opened.network(checkpoint)
-    if heads and not isinstance(network.output, dict):
+    if heads and is_plain(network):
         raise ValueError(
             "Expected the run of a network with auxiliary heads for `heads`. "
             f"Received: '{run}', a {opened.describe()}"
@@ -85,13 +86,12 @@ def measure(
         heads: Whether to add their accuracies.
         verbose: As in `keras.Model.evaluate`.
     """
-    if isinstance(network.output, dict):
-        model = TeacherTrainer(network, views=views).compile(metrics=["accuracy"])
-        results = model.evaluate(test, heads=heads, verbose=verbose, return_dict=True)
+    if is_plain(network):
+        trainer, options = BaselineTrainer(network), {}
     else:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        network.compile(loss=loss, metrics=["accuracy"])
-        results = network.evaluate(test, verbose=verbose, return_dict=True)
+        trainer, options = TeacherTrainer(network, views=views), {"heads": heads}
+    trainer.compile(metrics=["accuracy"])
+    results = trainer.evaluate(test, verbose=verbose, return_dict=True, **options)
     return {name: float(value) for name, value in results.items()}
 
 

@@ -18,12 +18,13 @@ from keras_hsakd.files import read_json, remove_partial, write_json
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 
 _RECORD = "run.json"
+_SNAPSHOTS = "snapshots"
 _FILES = (
     *(f"{checkpoint}.keras" for checkpoint in CHECKPOINTS),
     "log.csv",
     "curves.png",
     "tensorboard",
-    "snapshots",
+    _SNAPSHOTS,
     _RECORD,
 )
 # Of the layout of `run.json`.
@@ -89,10 +90,6 @@ class Run:
             ) from error
         return run
 
-    def exists(self) -> bool:
-        """Returns whether the folder holds a run already."""
-        return os.path.isfile(os.path.join(self.path, _RECORD))
-
     def begin(self) -> None:
         """Makes the folder, or removes the files of the run that is replaced there."""
         os.makedirs(self.path, exist_ok=True)
@@ -109,7 +106,7 @@ class Run:
         """Writes that the run has finished, and removes its snapshots."""
         self.record["status"] = "finished"
         self.write()
-        self._remove("snapshots")
+        self._remove(_SNAPSHOTS)
 
     def _remove(self, name):
         path = os.path.join(self.path, name)
@@ -139,6 +136,11 @@ class Run:
     def is_finished(self) -> bool:
         """Whether the run came to its end."""
         return self.record["status"] == "finished"
+
+    @property
+    def snapshots(self) -> str:
+        """Folder of what the run goes on from, while it trains."""
+        return os.path.join(self.path, _SNAPSHOTS)
 
     @property
     def class_names(self) -> list[str]:

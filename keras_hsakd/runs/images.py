@@ -77,9 +77,20 @@ def load(
         ValueError: If a setting does not suit; says which.
     """
     arguments = _arguments(settings) | {"batch_size": batch_size, "seed": seed}
-    if checked is not None and not _is_named(settings):
+    named = _is_named(settings)
+    if checked is not None and not named:
         arguments |= {"corrupt": "unchecked", "skip": checked.get("skipped", ())}
-    return _read(settings, arguments)
+    read = data.load if named else data.image_folder
+    train, test = read(settings.data, **arguments)
+    source = data.info(settings.data) if named else settings
+    return Images(
+        settings,
+        train,
+        test,
+        train.element_spec[0].shape[1],
+        tuple(source.mean or data.IMAGENET_MEAN),
+        tuple(source.std or data.IMAGENET_STD),
+    )
 
 
 def load_to_measure(
@@ -102,21 +113,6 @@ def load_to_measure(
         return images
     skipped = [os.path.relpath(file, settings.data) for file in bad]
     return load(settings, batch_size, seed, checked={"skipped": skipped})
-
-
-def _read(settings, arguments):
-    named = _is_named(settings)
-    read = data.load if named else data.image_folder
-    train, test = read(settings.data, **arguments)
-    source = data.info(settings.data) if named else settings
-    return Images(
-        settings,
-        train,
-        test,
-        train.element_spec[0].shape[1],
-        tuple(source.mean or data.IMAGENET_MEAN),
-        tuple(source.std or data.IMAGENET_STD),
-    )
 
 
 def _is_named(settings):

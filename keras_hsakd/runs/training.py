@@ -94,9 +94,9 @@ def train(
         "execution": dataclasses.asdict(execution),
     }
     _compile(job, training, len(images.train))
-    return _fit(
-        job, _begun(output, record, found), images, training, execution, verbose
-    )
+    goes_on = found is not None and bool(list_snapshots(found.snapshots))
+    run = _updated(found, record) if goes_on else Run(os.path.abspath(output), record)
+    return _fit(job, run, goes_on, images, training, execution, verbose)
 
 
 def finished_run(
@@ -185,10 +185,8 @@ def _found(output, wanted):
     return found
 
 
-def _begun(output, record, found):
-    """Returns the run that begins, or the one in the folder, if it can go on."""
-    if found is None or not list_snapshots(os.path.join(found.path, "snapshots")):
-        return Run(os.path.abspath(output), record)
+def _updated(found, record):
+    """Returns a run that goes on with the same images, and what is new of it."""
     for name in ("images", "views"):
         if found.record[name] != record[name]:
             raise ValueError(
@@ -254,11 +252,10 @@ def _compile(job: Job, training: TrainingSettings, steps_per_epoch: int):
         job.trainer.compile(optimizer=optimizer, metrics=["accuracy"], **job.compiling)
 
 
-def _fit(job, run, images, training, execution, verbose):
+def _fit(job, run, goes_on, images, training, execution, verbose):
     """Trains, with the run folder up to date, and returns the finished run."""
     trainer = job.trainer
     is_chief = distribution.worker_index(trainer) == 0
-    snapshots = os.path.join(run.path, "snapshots")
     log = os.path.join(run.path, "log.csv")
     saving = SaveNetwork(job.network, run.path, job.monitor)
     recorder = Recorder(run, saving)
@@ -271,7 +268,7 @@ def _fit(job, run, images, training, execution, verbose):
         recorder,
     ]
     resume = Resume(
-        snapshots,
+        run.snapshots,
         execution.snapshot_steps,
         execution.snapshot_seconds,
         execution.snapshots,
@@ -287,10 +284,8 @@ def _fit(job, run, images, training, execution, verbose):
             KeepInterrupt() as keep_interrupt,
         ):
             distribution.wait_for_workers(trainer)  # they have read what was there
-            if is_chief and list_snapshots(snapshots) and execution.resume:
-                run.go_on()
-            elif is_chief:
-                run.begin()
+            if is_chief:
+                run.go_on() if goes_on else run.begin()
             distribution.wait_for_workers(trainer)
             trainer.fit(
                 images.train,
