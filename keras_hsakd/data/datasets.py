@@ -226,6 +226,7 @@ def load(
     center_crop: float | None = None,
     label_fraction: float | None = None,
     limit: int | None = None,
+    normalize: bool = True,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Loads a named data set as a training and a test pipeline.
 
@@ -264,6 +265,10 @@ def load(
             kept, chosen by `seed`. Defaults to `None`, which keeps all.
         limit: Int, the most training images, and test images, that are kept, chosen
             by `seed`; for trying things out. Defaults to `None`.
+        normalize: Bool, whether `info(name).mean` and `info(name).std`
+            are subtracted and divided by; otherwise images have values from 0 to 255,
+            uint8 where they keep the size that they have in the data, else float32.
+            Defaults to `True`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -306,7 +311,7 @@ def load(
         batch_size,
         seed,
         row.flip,
-        row.preprocessing(),
+        row.preprocessing() if normalize else None,
         class_names,
         augment,
         crop,

@@ -38,6 +38,7 @@ def image_folder(
     center_crop: float | None = None,
     label_fraction: float | None = None,
     limit: int | None = None,
+    normalize: bool = True,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Reads a folder of images as a training and a test pipeline.
 
@@ -85,6 +86,10 @@ def image_folder(
             kept, chosen by `seed`. Defaults to `None`, which keeps all.
         limit: Int, the most training images, and test images, that are kept, chosen
             by `seed`; for trying things out. Defaults to `None`.
+        normalize: Bool, whether `mean` and `std`
+            are subtracted and divided by; otherwise images have values from 0 to 255,
+            uint8 where they keep the size that they have in the data, else float32.
+            Defaults to `True`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -190,7 +195,7 @@ def image_folder(
         batch_size,
         seed,
         flip,
-        rescaling(mean, std),
+        rescaling(mean, std) if normalize else None,
         class_names,
         augment,
         crop,

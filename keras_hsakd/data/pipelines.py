@@ -198,7 +198,7 @@ def train_and_test(
     batch_size: int,
     seed: int,
     flip: bool,
-    preprocessing: Callable[[tf.Tensor], tf.Tensor],
+    preprocessing: Callable[[tf.Tensor], tf.Tensor] | None,
     class_names: list[str],
     augment: str | None = None,
     crop: str = "padded",
@@ -212,7 +212,8 @@ def train_and_test(
         batch_size: Int.
         seed: Int, not negative.
         flip: Bool, whether training images are flipped at random.
-        preprocessing: Callable from images with values from 0 to 255 to those to feed.
+        preprocessing: Callable from images with values from 0 to 255 to those to feed,
+            or `None` to feed them as they are.
         class_names: Names of the classes.
         augment: Stronger augmentation after crop and flip, a name of `AUGMENTATIONS`.
             Defaults to `None`.
@@ -224,8 +225,9 @@ def train_and_test(
 
     Returns:
         Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
-        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
-        the attributes `class_names` and `num_examples`; the first has its
+        `(batch, image_size, image_size, 3)`, or uint8 where nothing was computed of
+        them, and int32 of shape `(batch,)`. Both have the attributes `class_names` and
+        `num_examples`; the first has its
         `EpochCounter` as `epoch_counter`.
 
     Example:
@@ -272,10 +274,13 @@ def train_and_test(
         crop=None if test_crop is None else centered,
     )
 
+    if preprocessing is not None:
+        train_batches, test_batches = (
+            ordered_map(batches, lambda images, labels: (preprocessing(images), labels))
+            for batches in (train_batches, test_batches)
+        )
     train_dataset, test_dataset = (
-        ordered_map(batches, lambda images, labels: (preprocessing(images), labels))
-        .prefetch(tf.data.AUTOTUNE)
-        .with_options(_sharded_by_batch())
+        batches.prefetch(tf.data.AUTOTUNE).with_options(_sharded_by_batch())
         for batches in (train_batches, test_batches)
     )
     train_dataset.epoch_counter = counter
