@@ -247,9 +247,9 @@ def _take_apart(model, num_classes):
 def _before_softmax(tensor):
     """Returns the logits that class probabilities are computed from."""
     operation = operation_of(tensor)
-    (source,) = node_of(tensor).input_tensors
     if not is_softmax(operation):
         return tensor
+    (source,) = node_of(tensor).input_tensors
     if isinstance(operation, keras.layers.Dense):
         return Logits(operation, name=f"{operation.name}_logits")(source)
     return source

@@ -1,6 +1,6 @@
-"""Every private thing of Keras that the package uses.
+"""Every private thing of Keras and of `tf.data` that the package uses.
 
-An upgrade of Keras may take any of it away; `tests/test_compat.py` names what is gone,
+An upgrade may take any of it away; `tests/test_compat.py` names what is gone,
 and keeps all other modules from private things.
 """
 
@@ -32,6 +32,51 @@ CALLBACK_STATES = {
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
     keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch"),
 }
+
+
+# Data sets of `tf.data` by the names of their classes: those whose batches are, one by
+# one, those of the data set that they are made of, and those of them that change none.
+ONE_BY_ONE = {"_MapDataset", "_ParallelMapDataset"}
+UNCHANGED = {"_OptionsDataset", "_PrefetchDataset", "_RepeatDataset"}
+CACHE = "CacheDataset"
+
+
+def made_of(dataset) -> list:
+    """Returns the data sets that a `tf.data.Dataset` is directly made of."""
+    return list(dataset._inputs())
+
+
+def shuffles_differ(dataset) -> bool:
+    """Returns whether a `tf.data.Dataset` shuffles, and anew each time it is read."""
+    if type(dataset).__name__ != "_ShuffleDataset":
+        return False
+    seeded = bool(dataset._seed or dataset._seed2)
+    return dataset._reshuffle_each_iteration is not False or not seeded
+
+
+def stateful_random_operations(dataset) -> list[str]:
+    """Returns the kinds of random operations, not stateless, in a data set's functions.
+
+    Args:
+        dataset: `tf.data.Dataset`; what it is made of is not looked at.
+    """
+    kinds = set()
+    for function in dataset._functions():
+        graph = function.function.graph.as_graph_def()
+        for nodes in (graph.node, *(f.node_def for f in graph.library.function)):
+            kinds |= {node.op for node in nodes if node.op.startswith(_RANDOM)}
+    return sorted(kinds)
+
+
+_RANDOM = ("Random", "TruncatedNormal", "Multinomial", "Stateful")
+
+
+def set_cardinality(distributed, steps: int) -> None:
+    """Tells a data set that `distribute_datasets_from_function` made its length.
+
+    It takes that of the first worker's data, which has an element for each replica.
+    """
+    distributed._cardinality = np.int64(steps)
 
 
 def node_of(tensor: keras.KerasTensor):

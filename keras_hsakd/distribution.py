@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from keras_hsakd.compat import layers_of
+from keras_hsakd.compat import layers_of, set_cardinality
 
 STRATEGIES = ("mirrored", "multiworker")
 
@@ -129,6 +129,37 @@ def num_replicas() -> int:
     import tensorflow as tf
 
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def distributed(dataset, model: keras.Model):
+    """Returns a data set of which each of a model's workers reads its own share.
+
+    Other data sets than those of `keras_hsakd.data` are left to Keras, which lets every
+    worker read all of them.
+
+    Args:
+        dataset: What a trainer is given.
+        model: The trainer.
+
+    Raises:
+        ValueError: If a batch of training data has fewer images than there are
+            replicas.
+    """
+    strategy = _strategy(model)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return dataset
+    if not hasattr(dataset, "share"):
+        return dataset
+    replicas = strategy.num_replicas_in_sync
+
+    def share(context):
+        each = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * each
+        return dataset.share(replicas, first, first + each)
+
+    made = strategy.distribute_datasets_from_function(share)
+    set_cardinality(made, dataset.cardinality())
+    return made
 
 
 def synchronize_batch_norm(network: keras.Model) -> keras.Model:

@@ -1,26 +1,38 @@
 """Input pipelines: named data sets and folders of images, as `tf.data.Dataset`s."""
 
 from keras_hsakd.data.augment import (
+    Draws,
     center_crop,
+    draw,
     rand_augment,
     random_crop,
-    random_flip,
     random_resized_crop,
+    shift_and_flip,
 )
 from keras_hsakd.data.datasets import DatasetInfo, info, load, names
 from keras_hsakd.data.folders import IMAGENET_MEAN, IMAGENET_STD, image_folder
-from keras_hsakd.data.pipelines import EpochCounter, epoch_batches, rescaling
+from keras_hsakd.data.pipelines import (
+    Augmentation,
+    EpochCounter,
+    Share,
+    epoch_batches,
+    rescaling,
+)
 from keras_hsakd.data.sources import ArraySource, FileSource, Source
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "ArraySource",
+    "Augmentation",
     "DatasetInfo",
+    "Draws",
     "EpochCounter",
     "FileSource",
+    "Share",
     "Source",
     "center_crop",
+    "draw",
     "epoch_batches",
     "image_folder",
     "info",
@@ -28,7 +40,7 @@ __all__ = [
     "names",
     "rand_augment",
     "random_crop",
-    "random_flip",
     "random_resized_crop",
     "rescaling",
+    "shift_and_flip",
 ]

@@ -1,60 +1,123 @@
-"""Random augmentation of batches, as pure functions of a stateless seed."""
+"""Random augmentation: pure functions of what is drawn for each image."""
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+CROPS = ("padded", "resized")
 
-def random_crop(images: tf.Tensor, padding: int, seed: tf.Tensor) -> tf.Tensor:
+
+class Draws(NamedTuple):
+    """What is drawn for each image, whatever batch it comes in.
+
+    Attributes:
+        uniform: Float32 tensor of shape `(images, 3)`, from 0 to 1: two for the place
+            of a crop, one for a flip.
+        seeds: Int32 tensor of shape `(images, 2, 2)`: two seeds, for
+            `random_resized_crop` and for a stronger augmentation.
+    """
+
+    uniform: tf.Tensor
+    seeds: tf.Tensor
+
+    def at(self, indices: tf.Tensor) -> "Draws":
+        """Returns what is drawn for the images at indices."""
+        return Draws(*(tf.gather(table, indices) for table in self))
+
+
+def draw(num_images: int, seed: tf.Tensor) -> Draws:
+    """Draws for all the images of an epoch at once.
+
+    Args:
+        num_images: Int.
+        seed: Integer tensor of shape `(2,)`; the result is a function of it alone.
+
+    Returns:
+        The `Draws` of images 0 to `num_images - 1`.
+
+    Example:
+    >>> draw(50, seed=(0, 1)).at(tf.constant([3, 7])).uniform.shape
+    TensorShape([2, 3])
+    """
+    first, second = tf.unstack(tf.random.split(seed, 2))
+    return Draws(
+        tf.random.stateless_uniform([num_images, 3], first),
+        tf.random.stateless_uniform([num_images, 2, 2], second, None, None, tf.int32),
+    )
+
+
+def shift_and_flip(
+    images: tf.Tensor, shifts: tf.Tensor, flipped: tf.Tensor
+) -> tf.Tensor:
+    """Moves each image by whole pixels, and mirrors some from left to right.
+
+    `result[y, x] = image[y + dy, x + dx]` for the shift `(dy, dx)`, zero outside of the
+    image, and then mirrored where `flipped` is true: a crop of an image that was padded
+    with black.
+
+    Args:
+        images: Tensor of shape `(batch, height, width, channels)`, uint8 or float32.
+        shifts: Int tensor of shape `(batch, 2)`.
+        flipped: Bool tensor of shape `(batch,)`.
+
+    Returns:
+        A tensor of the shape and dtype of `images`.
+
+    Example:
+    >>> image = tf.reshape(tf.range(4, dtype=tf.float32), (1, 1, 4, 1))
+    >>> tf.squeeze(shift_and_flip(image, [[0, 1]], [False])).numpy()
+    array([1., 2., 3., 0.], dtype=float32)
+    >>> tf.squeeze(shift_and_flip(image, [[0, 1]], [True])).numpy()
+    array([0., 3., 2., 1.], dtype=float32)
+    """
+    size = tf.shape(images)[1:3]
+    shifts = tf.cast(shifts, tf.float32)
+    last_column = tf.cast(size[1] - 1, tf.float32)
+    zero = tf.zeros_like(shifts[:, 0])
+    sign = tf.where(flipped, -1.0, 1.0)
+    first_column = shifts[:, 1] + tf.where(flipped, last_column, 0.0)
+    # (x, y) of the result comes from (sign * x + first_column, y + shift). With whole
+    # numbers, all of it is exact.
+    rows = [sign, zero, first_column, zero, zero + 1, shifts[:, 0], zero, zero]
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack(rows, axis=1),
+        output_shape=size,
+        fill_value=0.0,
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )
+    return tf.ensure_shape(moved, images.shape)
+
+
+def random_crop(
+    images: tf.Tensor, draws: Draws, padding: int, flip: bool = False
+) -> tf.Tensor:
     """Pads images with zeros and crops each at a random place, back to its size.
 
-    Every image of the batch has its own offset, uniform over all the windows of the
-    padded image.
+    Each place of the crop in the padded image is as likely as the others.
 
     Args:
-        images: Tensor of shape `(batch, height, width, channels)` and any dtype, with
-            static height and width.
+        images: Tensor of shape `(batch, height, width, channels)`, uint8 or float32.
+        draws: `Draws` of these images.
         padding: Int, number of zero pixels added at each of the four sides.
-        seed: Integer tensor of shape `(2,)`; the result is a function of it alone.
+        flip: Bool, whether every second image, at random, is mirrored from left to
+            right afterwards. Defaults to `False`.
 
     Returns:
         A tensor of the shape and dtype of `images`.
 
     Example:
     >>> images = tf.random.uniform((8, 32, 32, 3))
-    >>> random_crop(images, padding=4, seed=(0, 1)).shape
+    >>> random_crop(images, draw(8, seed=(0, 1)), padding=4, flip=True).shape
     TensorShape([8, 32, 32, 3])
     """
-    _, height, width, _ = images.shape
-    padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
-    offsets = tf.random.stateless_uniform(
-        [2, tf.shape(images)[0], 1], seed, 0, 2 * padding + 1, tf.int32
-    )
-    rows = offsets[0] + tf.range(height)
-    columns = offsets[1] + tf.range(width)
-    strips = tf.gather(padded, rows, axis=1, batch_dims=1)
-    return tf.gather(strips, columns, axis=2, batch_dims=1)
-
-
-def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors each image left to right with probability one half.
-
-    Args:
-        images: Tensor of shape `(batch, height, width, channels)` and any dtype.
-        seed: Integer tensor of shape `(2,)`; the result is a function of it alone.
-
-    Returns:
-        A tensor of the shape and dtype of `images`.
-
-    Example:
-    >>> images = tf.random.uniform((8, 32, 32, 3))
-    >>> random_flip(images, seed=(0, 1)).shape
-    TensorShape([8, 32, 32, 3])
-    """
-    coins = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed)
-    return tf.where(coins < 0.5, tf.reverse(images, axis=[2]), images)
+    places = tf.floor(draws.uniform[:, :2] * (2 * padding + 1))
+    flipped = draws.uniform[:, 2] < (0.5 if flip else 0.0)
+    return shift_and_flip(images, tf.cast(places, tf.int32) - padding, flipped)
 
 
 def random_resized_crop(
@@ -123,7 +186,7 @@ def _resized(image, image_size):
 
 
 def rand_augment(
-    images: tf.Tensor, seed: tf.Tensor, num_transformations: int = 2
+    images: tf.Tensor, seeds: tf.Tensor, num_transformations: int = 2
 ) -> tf.Tensor:
     """Applies random transformations to each image, in the way of RandAugment.
 
@@ -142,7 +205,8 @@ def rand_augment(
 
     Args:
         images: Tensor of shape `(batch, height, width, 3)`, values from 0 to 255.
-        seed: Integer tensor of shape `(2,)`; the result is a function of it alone.
+        seeds: Integer tensor of shape `(batch, 2)`; what becomes of an image is a
+            function of its seed alone.
         num_transformations: Int, the number applied to each image. Defaults to 2.
 
     Returns:
@@ -150,7 +214,7 @@ def rand_augment(
 
     Example:
     >>> images = tf.random.uniform((8, 32, 32, 3), maxval=255)
-    >>> rand_augment(images, seed=(0, 1)).shape
+    >>> rand_augment(images, draw(8, seed=(0, 1)).seeds[:, 1]).shape
     TensorShape([8, 32, 32, 3])
 
     Reference: [Cubuk et al., 2019](https://arxiv.org/abs/1909.13719).
@@ -176,7 +240,7 @@ def rand_augment(
     images = tf.cast(images, tf.float32)
     return tf.map_fn(
         augment_one,
-        (images, tf.random.split(seed, tf.shape(images)[0])),
+        (images, seeds),
         fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32),
     )
 
@@ -184,9 +248,6 @@ def rand_augment(
 AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "rand_augment": rand_augment,
 }
-
-
-CROPS = ("padded", "resized")
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd.data.checks import check_arguments
-from keras_hsakd.data.pipelines import rescaling, train_and_test
+from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
 from keras_hsakd.data.sources import ArraySource
 from keras_hsakd.data.subsets import Examples, choose, hold_out
 from keras_hsakd.suggestions import did_you_mean
@@ -227,13 +227,14 @@ def load(
     label_fraction: float | None = None,
     limit: int | None = None,
     normalize: bool = True,
+    with_indices: bool = False,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Loads a named data set as a training and a test pipeline.
 
     Both yield normalised images with their labels. The training images are shuffled
     anew in each pass, padded by an eighth of their size and cropped at random, and
     flipped at random where `info(name).flip` says so. All of this is a function of
-    `(seed, epoch, step)`; the epoch is `train.epoch_counter.value`, an `EpochCounter`.
+    `(seed, epoch, image)`; the epoch is `train.epoch_counter.value`, an `EpochCounter`.
 
     CIFAR and STL-10 are read with `tensorflow-datasets`, which downloads them when it
     has to. The digits are 8 x 8 images that come with scikit-learn: no download.
@@ -269,6 +270,10 @@ def load(
             are subtracted and divided by; otherwise images have values from 0 to 255,
             uint8 where they keep the size that they have in the data, else float32.
             Defaults to `True`.
+        with_indices: Bool, whether the first part of a batch is a dict of `images` and
+            their `indices`, int64 of shape `(batch,)`: the places of the images in the
+            pipeline's data, the same in every pass. Trainers take images alone; map
+            such a pipeline to what they take. Defaults to `False`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -310,12 +315,11 @@ def load(
         ArraySource(*test, image_size),
         batch_size,
         seed,
-        row.flip,
+        Augmentation(crop, row.flip, augment),
         row.preprocessing() if normalize else None,
         class_names,
-        augment,
-        crop,
         center_crop,
+        with_indices,
     )
 
 

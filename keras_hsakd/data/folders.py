@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd.data.checks import check_arguments
-from keras_hsakd.data.pipelines import rescaling, train_and_test
+from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
 from keras_hsakd.data.sources import FileSource, decode
 from keras_hsakd.data.subsets import choose
 
@@ -39,6 +39,7 @@ def image_folder(
     label_fraction: float | None = None,
     limit: int | None = None,
     normalize: bool = True,
+    with_indices: bool = False,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Reads a folder of images as a training and a test pipeline.
 
@@ -90,6 +91,10 @@ def image_folder(
             are subtracted and divided by; otherwise images have values from 0 to 255,
             uint8 where they keep the size that they have in the data, else float32.
             Defaults to `True`.
+        with_indices: Bool, whether the first part of a batch is a dict of `images` and
+            their `indices`, int64 of shape `(batch,)`: the places of the images in the
+            pipeline's data, the same in every pass. Trainers take images alone; map
+            such a pipeline to what they take. Defaults to `False`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -194,12 +199,11 @@ def image_folder(
         FileSource(*test, image_size),
         batch_size,
         seed,
-        flip,
+        Augmentation(crop, flip, augment),
         rescaling(mean, std) if normalize else None,
         class_names,
-        augment,
-        crop,
         center_crop,
+        with_indices,
     )
     for dataset, (files, _) in zip(datasets, (train, test), strict=True):
         dataset.files, dataset.skipped = files.tolist(), list(skip)

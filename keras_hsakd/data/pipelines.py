@@ -1,43 +1,42 @@
-"""Pipelines whose order and augmentation follow from (seed, epoch, step) alone."""
+"""Pipelines whose order and augmentation follow from (seed, epoch, image) alone."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from keras_hsakd.data.augment import (
     AUGMENTATIONS,
+    Draws,
     center_crop,
+    draw,
     random_crop,
-    random_flip,
     random_resized_crop,
 )
-from keras_hsakd.data.sources import Source, ordered_map
+from keras_hsakd.data.sources import Crop, Source, ordered_map
 
 
 @dataclasses.dataclass
 class EpochCounter:
     """The epoch that the next pass over a training dataset will be.
 
-    It advances when a pass yields its first batch, so that each epoch has an order of
-    its own under `model.fit(train, epochs=...)`. Set `value` to go back, or to resume:
-    to go on at step `s` of epoch `e`, set `train.epoch_counter.value = e` and iterate
-    over `train.skip(s)`; with `first_step = s`, nothing is read for what is skipped.
+    It advances when a pass yields its first batch, so that each pass has an order and
+    an augmentation of its own, also under `repeat()`. Set `value` to replay an epoch,
+    and `first_step` to go on in the middle of one: no image is read for the batches
+    before it.
 
     A pass that is dropped after its first batch counts too, and Keras drops some. The
-    trainers therefore hold the counter of a dataset with the attribute `epoch_counter`
-    and set it at the beginning of each epoch; give it to what you derive from one:
-    `mapped = train.map(...)`, `mapped.epoch_counter = train.epoch_counter`.
+    trainers therefore set the counters of the data that they are given, and of what
+    that is derived from, at the beginning of each epoch.
 
     Attributes:
+        num_steps: Int, batches in an epoch.
         value: Int. Defaults to 0.
-        first_step: Int; in the next pass the batches before it are blank. Defaults
-            to 0.
-        held: Bool, whether both stay as they are when a pass begins. Defaults to
-            `False`.
+        first_step: Int; in the next pass the batches before it are blank, without a
+            row. Defaults to 0.
 
     Example:
     >>> train, _ = load("digits")
@@ -49,17 +48,75 @@ class EpochCounter:
     True
     """
 
+    num_steps: int
     value: int = 0
     first_step: int = 0
-    held: bool = False
 
     def begin_pass(self):
         """Yields epoch and first step of the pass that begins, as its one element."""
         begun = self.value, self.first_step
-        if not self.held:
-            self.value += 1
-            self.first_step = 0
+        self.value += 1
+        self.first_step = 0
         yield begun
+
+
+class Share(NamedTuple):
+    """The part of each batch that one of several workers reads.
+
+    Attributes:
+        replicas: Int, parts of a batch in all, as equal as they can be.
+        first: Int, the first part that is read.
+        last: Int, the part after the last one that is read.
+    """
+
+    replicas: int = 1
+    first: int = 0
+    last: int = 1
+
+    def bounds(self, size, part: int):
+        """Returns where a part of a batch of a size begins, and where it ends."""
+        return size * part // self.replicas, size * (part + 1) // self.replicas
+
+
+WHOLE = Share()
+
+
+class Augmentation(NamedTuple):
+    """How training images are varied, each by what was drawn for it.
+
+    Attributes:
+        crop: `"padded"` pads images by an eighth of their size, 4 pixels for 32, and
+            crops them at random; `"resized"` applies `random_resized_crop`.
+        flip: Bool, whether every second image, at random, is mirrored.
+        augment: Stronger augmentation after that, a name of `AUGMENTATIONS`, or `None`.
+    """
+
+    crop: str = "padded"
+    flip: bool = True
+    augment: str | None = None
+
+    def image_crop(self, draws: Draws, image_size: int) -> Crop | None:
+        """Returns what makes an image of a size of one of any size; see `Source`."""
+        if self.crop == "padded":
+            return None
+        return lambda image, index: random_resized_crop(
+            image, image_size, tf.gather(draws.seeds, index)[0]
+        )
+
+    def __call__(self, images: tf.Tensor, draws: Draws) -> tf.Tensor:
+        """Returns a batch of images augmented.
+
+        Args:
+            images: Tensor of shape `(batch, size, size, 3)`, values from 0 to 255: the
+                zeros of the padding are to be black.
+            draws: `Draws` of these images.
+        """
+        padding = images.shape[1] // 8 if self.crop == "padded" else 0
+        if padding or self.flip:
+            images = random_crop(images, draws, padding, self.flip)
+        if self.augment is not None:
+            images = AUGMENTATIONS[self.augment](images, draws.seeds[:, 1])
+        return images
 
 
 def epoch_batches(
@@ -68,97 +125,103 @@ def epoch_batches(
     seed: int,
     epoch: int | tf.Tensor,
     first_step: int | tf.Tensor = 0,
-    augmentation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
-    crop: str = "padded",
+    augmentation: Augmentation | None = None,
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Returns the batches of one epoch, a pure function of the arguments.
 
-    The order is a function of `(seed, epoch)`, and the augmentation of a batch one of
-    `(seed, epoch, step)`. So the batches from `first_step` on are, bit for bit, the
-    tail of the whole epoch; no image before them is read.
+    The order is a function of `(seed, epoch)`, and the augmentation of an image one of
+    `(seed, epoch, index)`: neither the size of the batches nor the number of workers
+    changes it, and the batches from `first_step` on are, bit for bit, the tail of the
+    whole epoch. No image is read but those that are returned.
 
     Args:
         source: `Source` of the images.
-        batch_size: Int; the last batch may be smaller.
+        batch_size: Int, size of the whole batches; the last one may be smaller.
         seed: Int, not negative.
         epoch: Int or scalar integer tensor.
         first_step: Int or scalar int64 tensor, the batch of the epoch to begin at.
             Defaults to 0.
-        augmentation: Callable from a batch of images and a seed of shape `(2,)` to a
-            batch of images. Defaults to `None`, which leaves them as they are.
-        crop: `"resized"` applies `random_resized_crop` to each image before. Defaults
-            to `"padded"`, which resizes the whole image.
+        augmentation: An `Augmentation`. Defaults to `None`, which leaves images as
+            they are.
+        share: The parts of each batch to read, one after the other. Defaults to
+            `WHOLE`, whole batches.
 
     Returns:
-        A `tf.data.Dataset` of `(images, labels)` as in `Source.batches`.
+        A `tf.data.Dataset` of `(images, labels, indices)` as in `Source.batches`.
 
     Example:
     >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
     >>> tail = epoch_batches(source, 2, seed=0, epoch=3, first_step=1)
-    >>> [images.shape[0] for images, labels in tail]
+    >>> [images.shape[0] for images, labels, indices in tail]
     [2, 1]
     """
     epoch_seed = tf.random.fold_in(
         tf.constant([seed, 0], tf.int64), tf.cast(epoch, tf.int64)
     )
-    order_seed, augmentation_seed = tf.unstack(tf.random.split(epoch_seed, 2))
-    order = tf.random.experimental.stateless_shuffle(tf.range(len(source)), order_seed)
-    first = first_step * batch_size
-    crop_seed = tf.random.fold_in(epoch_seed, 2)
-
-    def cropped(image, place):
-        seed = tf.random.fold_in(crop_seed, place)
-        return random_resized_crop(image, source.image_size, seed)
-
-    batches = source.batches(
-        tf.data.Dataset.from_tensor_slices(order[first:]),
-        batch_size,
-        crop=cropped if crop == "resized" else None,
-        first=first,
+    order_seed, draws_seed = tf.unstack(tf.random.split(epoch_seed, 2))
+    order = tf.random.experimental.stateless_shuffle(
+        tf.range(len(source), dtype=tf.int64), order_seed
     )
+    order = order[first_step * batch_size :]
     if augmentation is None:
-        return batches
+        return _batches(source, order, batch_size, share)
+    draws = draw(len(source), draws_seed)
+    batches = _batches(
+        source,
+        order,
+        batch_size,
+        share,
+        augmentation.image_crop(draws, source.image_size),
+    )
 
-    def augment(step, batch):
-        images, labels = batch
-        return augmentation(images, tf.random.fold_in(augmentation_seed, step)), labels
+    def augment(images, labels, indices):
+        return augmentation(images, draws.at(indices)), labels, indices
 
-    steps = tf.data.Dataset.counter(start=first_step)
-    return ordered_map(tf.data.Dataset.zip(steps, batches), augment)
+    return ordered_map(batches, augment)
 
 
-def augmented(
-    images: tf.Tensor,
-    seed: tf.Tensor,
-    padding: int,
-    flip: bool,
-    augment: str | None = None,
-) -> tf.Tensor:
-    """Applies `random_crop`, `random_flip`, and stronger augmentation as told.
+def _empty(spec):
+    """Returns the shape of a batch of no images."""
+    return [0, *spec.shape[1:]]
 
-    Args:
-        images: Tensor of shape `(batch, height, width, channels)`, not normalised: the
-            zeros of the padding are to be black.
-        seed: Integer tensor of shape `(2,)`; the result is a function of it alone.
-        padding: Int, as in `random_crop`.
-        flip: Bool, whether to apply `random_flip`.
-        augment: A name of `AUGMENTATIONS`, or `None`.
 
-    Returns:
-        A tensor of the shape of `images`.
+def _batches(source, order, batch_size, share, crop=None):
+    """Reads the parts of a share of the batches of images in an order."""
+    if share.replicas == 1:
+        indices = tf.data.Dataset.from_tensor_slices(order)
+        return source.batches(indices, batch_size, crop)
+    # All parts are filled up to one size, so that images are read one after the other
+    # across batches, and made smaller again afterwards.
+    size = math.ceil(batch_size / share.replicas)
 
-    Example:
-    >>> augmented(tf.zeros((8, 32, 32, 3)), (0, 1), padding=4, flip=True).shape
-    TensorShape([8, 32, 32, 3])
-    """
-    crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
-    if padding:
-        images = random_crop(images, padding, crop_seed)
-    if flip:
-        images = random_flip(images, flip_seed)
-    if augment is not None:
-        images = AUGMENTATIONS[augment](images, tf.random.fold_in(seed, 2))
-    return images
+    def parts(batch):
+        filled = []
+        for part in range(share.first, share.last):
+            begin, end = share.bounds(tf.size(batch), part)
+            missing = size - (end - begin)
+            filled.append(tf.pad(batch[begin:end], [[0, missing]], constant_values=-1))
+        return tf.concat(filled, axis=0)
+
+    indices = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+    read = source.batches(indices.map(parts).unbatch(), size, crop, filled=True)
+
+    def without_filling(*batch):
+        count = tf.math.count_nonzero(batch[-1] >= 0)
+        return tuple(part[:count] for part in batch)
+
+    return read.map(without_filling)
+
+
+def _check_share(examples, batch_size, replicas, *parts):
+    """Raises a ValueError if a replica would have nothing to train on in a step."""
+    last = examples % batch_size or batch_size
+    if last < replicas:
+        raise ValueError(
+            f"Expected a batch of training images to have one for each of {replicas} "
+            f"replicas. Received: batch_size={batch_size}, where the last batch of "
+            f"{examples} images has {last}"
+        )
 
 
 def rescaling(mean: Sequence[float], std: Sequence[float]) -> keras.layers.Rescaling:
@@ -197,12 +260,11 @@ def train_and_test(
     test: Source,
     batch_size: int,
     seed: int,
-    flip: bool,
+    augmentation: Augmentation,
     preprocessing: Callable[[tf.Tensor], tf.Tensor] | None,
     class_names: list[str],
-    augment: str | None = None,
-    crop: str = "padded",
     test_crop: float | None = None,
+    with_indices: bool = False,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Returns the pipelines to train and to evaluate with.
 
@@ -211,80 +273,112 @@ def train_and_test(
         test: `Source` to read in its own order.
         batch_size: Int.
         seed: Int, not negative.
-        flip: Bool, whether training images are flipped at random.
+        augmentation: How training images are varied.
         preprocessing: Callable from images with values from 0 to 255 to those to feed,
             or `None` to feed them as they are.
         class_names: Names of the classes.
-        augment: Stronger augmentation after crop and flip, a name of `AUGMENTATIONS`.
-            Defaults to `None`.
-        crop: `"padded"` pads training images by an eighth of their size, 4 pixels for
-            32, and crops them at random; `"resized"` applies `random_resized_crop`.
-            Defaults to `"padded"`.
         test_crop: Fraction for `center_crop` of the test images. Defaults to `None`,
             which resizes whole images.
+        with_indices: Whether batches carry the indices of their images, see `load`.
+            Defaults to `False`.
 
     Returns:
         Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
         `(batch, image_size, image_size, 3)`, or uint8 where nothing was computed of
         them, and int32 of shape `(batch,)`. Both have the attributes `class_names` and
-        `num_examples`; the first has its
-        `EpochCounter` as `epoch_counter`.
+        `num_examples`, and `share`, a function from what a `Share` has to the data of
+        one worker. The first has its `EpochCounter` as `epoch_counter`, and `stream`, a
+        function from the epoch and the step to begin at to its batches without an end.
 
     Example:
     >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
     >>> layer = rescaling(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    >>> train, test = train_and_test(source, source, 2, 0, True, layer, ["a", "b"])
+    >>> train, test = train_and_test(
+    ...     source, source, 2, 0, Augmentation(), layer, ["a", "b"]
+    ... )
     >>> int(train.cardinality())
     3
     """
-    counter = EpochCounter()
-    padding = train.image_size // 8 if crop == "padded" else 0
-    augmentation = functools.partial(
-        augmented, padding=padding, flip=flip, augment=augment
-    )
-    scalar = tf.TensorSpec((), tf.int64)
-    passes = tf.data.Dataset.from_generator(
-        counter.begin_pass, output_signature=(scalar, scalar)
-    )
+    counter = EpochCounter(math.ceil(len(train) / batch_size))
 
-    def begin_pass(epoch, first_step):
-        batches = epoch_batches(
-            train, batch_size, seed, epoch, first_step, augmentation, crop
+    def epoch(number, first_step, share):
+        return epoch_batches(
+            train, batch_size, seed, number, first_step, augmentation, share
         )
-        images, labels = batches.element_spec
-        blank = (
-            tf.zeros((batch_size, train.image_size, train.image_size, 3), images.dtype),
-            tf.zeros((batch_size,), labels.dtype),
-        )
-        skipped = tf.data.Dataset.from_tensors(blank).repeat(first_step)
-        return skipped.concatenate(batches)
 
-    train_batches = passes.flat_map(begin_pass)
-    # A `flat_map` has no known length; Keras' progress bar asks for it.
-    train_batches = train_batches.apply(
-        tf.data.experimental.assert_cardinality(math.ceil(len(train) / batch_size))
-    )
+    def next_epoch(share):
+        def begin(number, first_step):
+            batches = epoch(number, first_step, share)
+            # The length of a pass is known, and stays what it is.
+            blank = tuple(
+                tf.zeros([0, *spec.shape[1:]], spec.dtype)
+                for spec in batches.element_spec
+            )
+            blanks = first_step * (share.last - share.first)
+            return (
+                tf.data.Dataset.from_tensors(blank).repeat(blanks).concatenate(batches)
+            )
 
-    def centered(image, place):
+        scalar = tf.TensorSpec((), tf.int64)
+        return tf.data.Dataset.from_generator(
+            counter.begin_pass, output_signature=(scalar, scalar)
+        ).flat_map(begin)
+
+    def centered(image, index):
         return center_crop(image, test.image_size, test_crop)
 
-    test_batches = test.batches(
-        tf.data.Dataset.range(len(test)),
-        batch_size,
-        crop=None if test_crop is None else centered,
-    )
-
-    if preprocessing is not None:
-        train_batches, test_batches = (
-            ordered_map(batches, lambda images, labels: (preprocessing(images), labels))
-            for batches in (train_batches, test_batches)
+    def in_order(share):
+        return _batches(
+            test,
+            tf.range(len(test), dtype=tf.int64),
+            batch_size,
+            share,
+            None if test_crop is None else centered,
         )
-    train_dataset, test_dataset = (
-        batches.prefetch(tf.data.AUTOTUNE).with_options(_sharded_by_batch())
-        for batches in (train_batches, test_batches)
-    )
-    train_dataset.epoch_counter = counter
+
+    def finish(images, labels, indices):
+        if preprocessing is not None:
+            images = preprocessing(images)
+        if with_indices:
+            return {"images": images, "indices": indices}, labels
+        return images, labels
+
+    def pipeline(batches, steps, share=WHOLE):
+        endless = steps == tf.data.INFINITE_CARDINALITY
+        length = steps if endless else steps * (share.last - share.first)
+        made = (
+            ordered_map(batches(share), finish)
+            # A `flat_map` has no known length; Keras' progress bar asks for it.
+            .apply(tf.data.experimental.assert_cardinality(length))
+            .prefetch(tf.data.AUTOTUNE)
+            .with_options(_sharded_by_batch())
+        )
+
+        def share_of(*share):
+            if batches is not in_order:
+                _check_share(len(train), batch_size, *share)
+            return pipeline(batches, steps, Share(*share))
+
+        made.share = share_of
+        return made
+
+    def stream(first_epoch, first_step):
+        def epochs(share):
+            return tf.data.Dataset.counter(first_epoch).flat_map(
+                lambda number: epoch(
+                    number,
+                    tf.where(
+                        number == first_epoch, tf.constant(first_step, tf.int64), 0
+                    ),
+                    share,
+                )
+            )
+
+        return pipeline(epochs, tf.data.INFINITE_CARDINALITY)
+
+    train_dataset = pipeline(next_epoch, counter.num_steps)
+    train_dataset.epoch_counter, train_dataset.stream = counter, stream
+    test_dataset = pipeline(in_order, math.ceil(len(test) / batch_size))
     for dataset, source in ((train_dataset, train), (test_dataset, test)):
-        dataset.class_names = class_names
-        dataset.num_examples = len(source)
+        dataset.class_names, dataset.num_examples = class_names, len(source)
     return train_dataset, test_dataset

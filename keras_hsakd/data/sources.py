@@ -9,98 +9,128 @@ Crop = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Source:
-    """Labelled images that can be read in any order; `len` is their number.
+    """Labelled images that can be read in any order, each by its index.
 
-    Subclasses implement `batches`, and say what their inputs are.
+    Subclasses implement `__len__` and `read`, and `batches` where that is faster.
 
     Args:
-        inputs: Array or sequence, one entry per example.
-        labels: Sequence of integers, one per example.
-        image_size: Int, height and width of the images to return.
+        image_size: Int, height and width of the images in batches.
     """
 
-    def __init__(
-        self, inputs: np.ndarray | Sequence, labels: Sequence[int], image_size: int
-    ):
-        """Puts inputs and labels on the host, where `tf.data` runs."""
-        # As tensors they are captured by the functions of a pipeline; as arrays they
-        # would be copied into the graphs.
-        with tf.device("CPU"):
-            self._inputs = tf.constant(inputs)
-            self._labels = tf.constant(labels, tf.int32)
+    def __init__(self, image_size: int):
         self.image_size = image_size
 
     def __len__(self) -> int:
         """Returns the number of examples."""
-        return len(self._labels)
+        raise NotImplementedError
+
+    def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Reads one example, as operations of a graph.
+
+        Args:
+            index: Scalar int64 tensor, from 0 to `len(self) - 1`.
+
+        Returns:
+            Its image, uint8 of shape `(height, width, 3)` and of any size, and its
+            label, a scalar int32.
+        """
+        raise NotImplementedError
 
     def batches(
         self,
         indices: tf.data.Dataset,
         batch_size: int,
         crop: Crop | None = None,
-        first: int = 0,
+        filled: bool = False,
     ) -> tf.data.Dataset:
         """Reads the examples at `indices`, in that order.
 
         Args:
-            indices: `tf.data.Dataset` of scalar integers.
+            indices: `tf.data.Dataset` of scalar int64.
             batch_size: Int; the last batch may be smaller.
-            crop: Callable from an image of any size, and the place of the example
-                among all of the pass, to an image of `image_size`. Defaults to
-                `None`, which resizes the whole image.
-            first: Int, the place of the first of `indices`. Defaults to 0.
+            crop: Callable from an image of any size, and the index of the example, to
+                an image of `image_size`. Defaults to `None`, which resizes the whole
+                image.
+            filled: Bool, whether batches may be filled up with the index -1, for which
+                nothing is read and some blank image is returned. Defaults to `False`.
 
         Returns:
-            A `tf.data.Dataset` of `(images, labels)`: images of shape
+            A `tf.data.Dataset` of `(images, labels, indices)`: images of shape
             `(batch, image_size, image_size, 3)` with values from 0 to 255, uint8 or
-            float32, and int32 labels of shape `(batch,)`.
+            float32, int32 labels and int64 indices of shape `(batch,)`.
         """
-        raise NotImplementedError
+
+        def read(index):
+            image, label = self.read(index)
+            if crop is None:
+                return tf.cast(resize(image, self.image_size), tf.float32), label
+            return crop(image, index), label
+
+        def blank():
+            shape = (self.image_size, self.image_size, 3)
+            return tf.zeros(shape), tf.constant(-1)
+
+        def read_or_fill(index):
+            image, label = (
+                tf.cond(index < 0, blank, lambda: read(index))
+                if filled
+                else read(index)
+            )
+            return image, label, index
+
+        return ordered_map(indices, read_or_fill).batch(batch_size)
 
 
 class ArraySource(Source):
     """Images held in memory; a batch is gathered, then resized, in one go.
 
     Args:
-        inputs: uint8 array of shape `(examples, height, width, 3)`.
+        images: uint8 array of shape `(examples, height, width, 3)`.
         labels: Sequence of integers, one per example.
         image_size: Int, height and width that each whole image is resized to.
 
     Example:
     >>> source = ArraySource(np.zeros((5, 8, 8, 3), "uint8"), range(5), 32)
     >>> batches = source.batches(tf.data.Dataset.range(5), batch_size=2)
-    >>> [images.shape[0] for images, labels in batches]
+    >>> [images.shape[0] for images, labels, indices in batches]
     [2, 2, 1]
     """
+
+    def __init__(self, images: np.ndarray, labels: Sequence[int], image_size: int):
+        super().__init__(image_size)
+        self._images = on_host(images)
+        self._labels = on_host(labels, tf.int32)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Implements `Source.read`."""
+        return tf.gather(self._images, index), tf.gather(self._labels, index)
 
     def batches(
         self,
         indices: tf.data.Dataset,
         batch_size: int,
         crop: Crop | None = None,
-        first: int = 0,
+        filled: bool = False,
     ) -> tf.data.Dataset:
         """Implements `Source.batches`."""
+        if crop is not None:
+            return super().batches(indices, batch_size, crop, filled)
 
         def read(indices):
-            images = tf.gather(self._inputs, indices)
-            return resize(images, self.image_size), tf.gather(self._labels, indices)
+            images, labels = self.read(tf.maximum(indices, 0) if filled else indices)
+            return resize(images, self.image_size), labels, indices
 
-        def read_one(place, index):
-            image = crop(tf.gather(self._inputs, index), place)
-            return image, tf.gather(self._labels, index)
-
-        if crop is None:
-            return ordered_map(indices.batch(batch_size), read)
-        return ordered_map(indices.enumerate(first), read_one).batch(batch_size)
+        return ordered_map(indices.batch(batch_size), read)
 
 
 class FileSource(Source):
     """Images in files, each decoded and resized when its turn comes.
 
     Args:
-        inputs: Sequence of paths, of files in a format of `tf.io.decode_image`.
+        files: Sequence of paths, of files in a format that `decode` knows.
         labels: Sequence of integers, one per example.
         image_size: Int, height and width that each whole image is resized to.
 
@@ -109,28 +139,44 @@ class FileSource(Source):
     >>> path = f"{tempfile.mkdtemp()}/black.png"
     >>> tf.io.write_file(path, tf.io.encode_png(tf.zeros((9, 7, 3), tf.uint8)))
     >>> source = FileSource([path], labels=[0], image_size=32)
-    >>> images, labels = next(iter(source.batches(tf.data.Dataset.range(1), 1)))
+    >>> images, *_ = next(iter(source.batches(tf.data.Dataset.range(1), 1)))
     >>> images.shape
     TensorShape([1, 32, 32, 3])
     """
 
-    def batches(
-        self,
-        indices: tf.data.Dataset,
-        batch_size: int,
-        crop: Crop | None = None,
-        first: int = 0,
-    ) -> tf.data.Dataset:
-        """Implements `Source.batches`."""
+    def __init__(self, files: Sequence[str], labels: Sequence[int], image_size: int):
+        super().__init__(image_size)
+        self._files = on_host(files)
+        self._labels = on_host(labels, tf.int32)
 
-        def read(place, index):
-            image = decode(tf.io.read_file(tf.gather(self._inputs, index)))
-            label = tf.gather(self._labels, index)
-            if crop is None:
-                return resize(image, self.image_size), label
-            return crop(image, place), label
+    def __len__(self) -> int:
+        return len(self._labels)
 
-        return ordered_map(indices.enumerate(first), read).batch(batch_size)
+    def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Implements `Source.read`."""
+        content = tf.io.read_file(tf.gather(self._files, index))
+        return decode(content), tf.gather(self._labels, index)
+
+
+def on_host(values, dtype: tf.DType | None = None) -> tf.Tensor:
+    """Returns values as a tensor on the host, where `tf.data` runs.
+
+    The functions of a pipeline capture a tensor; an array would be copied into their
+    graphs.
+
+    Args:
+        values: Array or sequence.
+        dtype: As in `tf.constant`.
+
+    Returns:
+        A `tf.Tensor`.
+
+    Example:
+    >>> on_host([1, 2]).shape
+    TensorShape([2])
+    """
+    with tf.device("CPU"):
+        return tf.constant(values, dtype)
 
 
 def decode(content: tf.Tensor) -> tf.Tensor:

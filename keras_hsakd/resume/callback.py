@@ -65,12 +65,13 @@ class Resume(FitCallback):
       number may change between starts, as long as the global batch does not.
 
     The data must be the same at each start. That holds for the data sets of
-    `keras_hsakd.data`, where what was seen is not even read again. Another
-    `tf.data.Dataset` must give the same batches in each pass, as one without `shuffle`
-    or with `reshuffle_each_iteration=False` and a seed; what was seen is read and
-    dropped. Random operations within a data set or a layer must draw from Keras' seed
-    generators or stateless seeds: what TensorFlow's stateful operations have drawn is
-    kept nowhere.
+    `keras_hsakd.data`, where what was seen is not even read again, and for what is
+    derived from them. Another `tf.data.Dataset` must give the same batches in each
+    pass; what was seen is read and dropped. One that shuffles anew in each pass, or
+    draws from TensorFlow's stateful random operations, is refused, for their state is
+    kept nowhere; random operations within a layer must draw from Keras' seed generators
+    or stateless seeds. With `steps_per_epoch`, training goes on in the middle of a
+    pass, of data without an end (`repeat()`) or of a multiple of so many batches.
 
     Of Keras' own callbacks the states are known. A callback of your own offers its
     state, of JSON values and NumPy arrays, as `get_state()`, and takes it back in
@@ -130,6 +131,8 @@ class Resume(FitCallback):
     @contextlib.contextmanager
     def around_fit(self, model, fit):
         _check_data(fit.data, fit.shuffle)
+        fit.feed.check_exact()
+        self._feed = fit.feed
         self.callbacks = []
         self.set_model(model)
         # It calls the others, whose states it keeps; History and progress bar are
@@ -137,7 +140,6 @@ class Resume(FitCallback):
         own = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
         outside = [c for c in fit.callbacks if c is self or isinstance(c, own)]
         self.callbacks = [c for c in fit.callbacks if c not in outside]
-        self._counter = getattr(fit.data, "epoch_counter", None)
         self._first_batch = fit.first_batch
         self._is_chief = worker_index(model) == 0
         self._frozen = states.fingerprint(model.frozen_variables)
@@ -151,13 +153,14 @@ class Resume(FitCallback):
             ended = snapshot.state["stop_training"] and not snapshot.step
             begin = fit.epochs if ended else snapshot.epoch
             fit = dataclasses.replace(fit, initial_epoch=begin)
+            begun = snapshot.state["data"]
+            self._to_drop = fit.feed.start(snapshot.epoch, snapshot.step, begun)
         with self._listening():
             try:
                 yield fit
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}. {self._last()}") from error
             finally:
-                self._set_first_step(0)
                 if self._train_function is not None:
                     model.train_function = self._train_function
 
@@ -253,8 +256,7 @@ class Resume(FitCallback):
         self._each("on_epoch_begin", epoch, logs)
         if self._skipped:
             self._restore()  # what callbacks have just changed was changed before
-            self._set_first_step(self._skipped)
-            self._skip(self._skipped)
+        self._skip(self._skipped, self._to_drop)
         self._snapshot = None
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -295,7 +297,6 @@ class Resume(FitCallback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._skipped = 0
-        self._set_first_step(0)
         self._each("on_epoch_end", epoch, logs)
         take, end = self._agreed()
         last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
@@ -340,6 +341,7 @@ class Resume(FitCallback):
             "identity": states.identity(model, self._frozen),
             "values": states.values(model, place(epoch, step)),
             "stop_training": bool(model.stop_training),
+            "data": self._feed.begun,
             "history": states.history(model) if history is None else history,
             "callbacks": [
                 [type(callback).__name__, state]
@@ -421,12 +423,13 @@ class Resume(FitCallback):
         """Gives Keras' history back, which it empties when a training begins."""
         states.set_history(self.model, self._snapshot.state["history"])
 
-    def _set_first_step(self, step):
-        if self._counter is not None:
-            self._counter.first_step = step
+    def _skip(self, steps, batches):
+        """Makes Keras' loop pass over steps without training.
 
-    def _skip(self, steps):
-        """Makes Keras' loop pass over steps without training."""
+        Args:
+            steps: Steps of the epoch to pass over.
+            batches: Batches to drop before the first step that trains.
+        """
         model = self.model
         executions, rest = divmod(steps, model.steps_per_execution)
         if rest:
@@ -436,17 +439,18 @@ class Resume(FitCallback):
                 f"steps_per_execution={model.steps_per_execution}"
             )
         logs = model.get_metrics_result()
-        self._train_function = model.train_function
+        train = self._train_function = model.train_function
 
         def skip(*arguments):
             nonlocal executions
             *state, iterator = arguments
-            for _ in range(model.steps_per_execution):
-                next(iterator, None)  # the last execution may have fewer steps
-            executions -= 1
-            if not executions:
-                model.train_function, self._train_function = self._train_function, None
-            return (logs, *state) if state else logs
+            if executions:
+                executions -= 1
+                return (logs, *state) if state else logs
+            for _ in range(batches):
+                next(iterator, None)
+            model.train_function, self._train_function = train, None
+            return train(*arguments)
 
         model.train_function = skip
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_hsakd.files import atomic_write, remove_partial
 
-FORMAT = 2
+FORMAT = 3
 
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)-([0-9a-f]{16})\.npz")
 

@@ -8,8 +8,13 @@ from typing import Any
 import keras
 
 from keras_hsakd.compat import layers_of
-from keras_hsakd.distribution import MultiWorkerFit, lost_workers_named
+from keras_hsakd.distribution import (
+    MultiWorkerFit,
+    distributed,
+    lost_workers_named,
+)
 from keras_hsakd.trainers import checks
+from keras_hsakd.trainers.feeding import Feed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Fit:
 
     Attributes:
         data: The training data, `x` of `fit`.
+        feed: Where each step lies in them.
         first_batch: Its first batch, or all the data of arrays; `None` where it
             cannot be looked at.
         shuffle: Whether Keras shuffles the data.
@@ -27,6 +33,7 @@ class Fit:
     """
 
     data: Any
+    feed: Feed
     first_batch: Any
     shuffle: bool
     epochs: int
@@ -126,8 +133,9 @@ class Fitting(MultiWorkerFit):
         callbacks = [] if callbacks is None else callbacks
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = list(keras.tree.flatten(callbacks))
-        if hasattr(x, "epoch_counter"):
-            callbacks = [CountEpochs(x.epoch_counter, initial_epoch), *callbacks]
+        # Before anything looks at the data.
+        feed = Feed(x, kwargs.get("steps_per_epoch"), initial_epoch)
+        callbacks = [_BeginPasses(feed), *callbacks]
         if checks.is_tf_dataset(x):
             # Keras shuffles no tf.data.Dataset, and warns where it is told to.
             kwargs.setdefault("shuffle", False)
@@ -136,12 +144,17 @@ class Fitting(MultiWorkerFit):
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
             self.check_batch(images, labels)
         shuffle = kwargs.get("shuffle", True)
-        fit = Fit(x, first, shuffle, epochs, initial_epoch, callbacks)
+        fit = Fit(x, feed, first, shuffle, epochs, initial_epoch, callbacks)
         with contextlib.ExitStack() as stack:
             for callback in callbacks:
                 if isinstance(callback, FitCallback):
                     fit = stack.enter_context(callback.around_fit(self, fit))
             stack.enter_context(lost_workers_named(self))
+            if y is None:
+                # With class weights, Keras maps the data itself.
+                x = feed.dataset(self, whole="class_weight" in kwargs)
+            if checks.is_tf_dataset(kwargs.get("validation_data")):
+                kwargs["validation_data"] = distributed(kwargs["validation_data"], self)
             return super().fit(
                 x,
                 y,
@@ -154,6 +167,10 @@ class Fitting(MultiWorkerFit):
                 **kwargs,
             )
 
+    def evaluate(self, x=None, *args, **kwargs):
+        """Evaluates as `keras.Model.evaluate`; workers read their own shares."""
+        return super().evaluate(distributed(x, self), *args, **kwargs)
+
     def _check_class_weight(self, class_weight):
         num_classes = checks.num_classes(self.network)
         if class_weight and set(class_weight) != set(range(num_classes)):
@@ -163,43 +180,22 @@ class Fitting(MultiWorkerFit):
             )
 
 
-class CountEpochs(FitCallback):
-    """Makes the passes over a data set follow the epochs of a training.
+class _BeginPasses(FitCallback):
+    """Tells the feed when an epoch begins, and when the training has ended."""
 
-    While it trains, only an epoch that begins moves the counter: Keras, and looking at
-    a first batch, begin passes that are not read to the end.
-
-    Args:
-        counter: The data set's `keras_hsakd.data.EpochCounter`.
-        initial_epoch: The epoch that the training begins with.
-    """
-
-    def __init__(self, counter, initial_epoch: int):
+    def __init__(self, feed: Feed):
         super().__init__()
-        self.counter = counter
-        self._offset = counter.value - initial_epoch
-        self._next = counter.value
+        self._feed = feed
 
     @contextlib.contextmanager
     def around_fit(self, model, fit):
-        self.counter.held = True
         try:
             yield fit
         finally:
-            self.counter.held = False
-            self.counter.value = self._next
+            self._feed.end()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.counter.value = self._offset + epoch
-        self._next = self.counter.value + 1
-
-    def get_state(self):
-        """Returns what a snapshot keeps."""
-        return self._offset
-
-    def set_state(self, state):
-        """Goes on with what a snapshot kept."""
-        self._offset = state
+        self._feed.begin_epoch(epoch)
 
 
 def dtype_policy(network):

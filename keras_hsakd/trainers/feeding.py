@@ -1,0 +1,197 @@
+"""What a training reads, pass after pass, so that it can go on at any of its steps."""
+
+import math
+
+import keras
+
+from keras_hsakd import compat
+from keras_hsakd.distribution import distributed
+from keras_hsakd.trainers.checks import is_tf_dataset
+
+
+class Feed:
+    """The training data of a `fit`, and where each of its steps lies in them.
+
+    Keras begins a pass over the data with each epoch; with `steps_per_epoch` it begins
+    one, and another one where that ends. A pass over a data set of `keras_hsakd.data`,
+    or over what is derived from some, follows their `EpochCounter`s, which are set
+    here: Keras, and looking at a first batch, begin passes that are not read to the
+    end.
+
+    Args:
+        data: `x` of `keras.Model.fit`.
+        steps_per_epoch: As in `keras.Model.fit`.
+        initial_epoch: As in `keras.Model.fit`.
+
+    Attributes:
+        begun: For each counter, the epoch of its data that the training begins with.
+    """
+
+    def __init__(self, data, steps_per_epoch: int | None, initial_epoch: int):
+        self._data = data
+        self._behind = _behind(data)
+        self._counters = [d.epoch_counter for d in self._behind if _is_ours(d)]
+        self._source, self._is_unchanged = _source(data)
+        self._length = _length(data)
+        # Data that end before the steps do end the epoch, too.
+        ends = (steps_per_epoch or math.inf) >= (self._length or math.inf)
+        self._steps_per_epoch = None if ends else steps_per_epoch
+        self._initial_epoch = self._next_epoch = initial_epoch
+        self._begins = True
+        self._passes_before, self._first_step = 0, 0
+        self.begun = [counter.value for counter in self._counters]
+
+    def check_exact(self) -> None:
+        """Raises a ValueError unless a new process can read the same batches again."""
+        if self._steps_per_epoch is not None and not self._is_endless:
+            length = f"{self._length} batches" if self._length else "unknown length"
+            raise ValueError(
+                "Expected a `tf.data.Dataset` to resume with `steps_per_epoch`: one "
+                "without an end, as by `repeat()`, or of a multiple of so many batches."
+                f" Received: steps_per_epoch={self._steps_per_epoch} and a "
+                f"{type(self._data).__name__} of {length}"
+            )
+        for dataset in self._behind:
+            if reason := _why_different(dataset):
+                raise ValueError(
+                    "Expected data that are the same at each start to resume with. "
+                    f"Received: a `tf.data.Dataset` that {reason}"
+                )
+
+    def start(self, epoch: int, step: int, begun: list[int]) -> int:
+        """Makes the training go on where an earlier one was.
+
+        Args:
+            epoch: Number of the epoch, counted from 0.
+            step: Steps that are done of it.
+            begun: `begun` of the earlier training.
+
+        Returns:
+            The number of batches to drop before the first step.
+        """
+        self.begun = list(begun)
+        self._next_epoch = epoch
+        seen = step
+        if self._steps_per_epoch is not None:
+            seen += (epoch - self._initial_epoch) * self._steps_per_epoch
+            if self._length is not math.inf:
+                # Keras, which counts from here, would look for the end of the pass at
+                # another step.
+                self._data = self._data.repeat()
+        if self._source is None:
+            return seen
+        steps = self._source.epoch_counter.num_steps
+        self._passes_before, self._first_step = divmod(seen, steps)
+        return 0 if self._is_stream else self._first_step
+
+    def dataset(self, model: keras.Model, whole: bool = False):
+        """Returns what Keras is to read.
+
+        Args:
+            model: The trainer.
+            whole: Whether each worker is to be given all of it. Defaults to `False`,
+                its own share where that is known.
+        """
+        data = self._data
+        if self._is_stream:
+            first_pass = self.begun[0] + self._passes_before
+            data = self._source.stream(first_pass, self._first_step)
+        return data if whole else distributed(data, model)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Sets the counters for the pass that begins with an epoch, if one does."""
+        if self._begins or self._steps_per_epoch is None:
+            for counter, begun in zip(self._counters, self.begun, strict=True):
+                passes = 0
+                if self._steps_per_epoch is None:
+                    passes = self._passes(counter, epoch - self._initial_epoch)
+                counter.value = begun + passes + self._passes_before
+                counter.first_step = self._first_step
+        self._begins = False
+        self._next_epoch = epoch + 1
+        self._passes_before, self._first_step = 0, 0
+
+    def end(self) -> None:
+        """Sets the counters for what follows the training."""
+        epochs = self._next_epoch - self._initial_epoch
+        for counter, begun in zip(self._counters, self.begun, strict=True):
+            counter.value = begun + self._passes(counter, epochs)
+            counter.first_step = 0
+
+    def _passes(self, counter, epochs):
+        """Returns the number of passes of a counter's data in a number of epochs."""
+        steps = self._steps_per_epoch
+        if steps is not None:
+            return math.ceil(epochs * steps / counter.num_steps)
+        # Of data of unknown length, one pass has an end.
+        length = self._length or counter.num_steps
+        return epochs * math.ceil(length / counter.num_steps)
+
+    @property
+    def _is_endless(self):
+        """Whether the steps follow each other without regard to where a pass ends."""
+        steps, length = self._steps_per_epoch, self._length
+        if steps is None or length is None:
+            return False
+        return length is math.inf or length % steps == 0
+
+    @property
+    def _is_stream(self):
+        """Whether our own data are read so, for which they need no counter."""
+        return self._is_endless and self._source is not None and self._is_unchanged
+
+
+def _is_ours(dataset):
+    return hasattr(dataset, "stream")
+
+
+def _behind(data):
+    """Returns the data sets that one is made of, down to those of ours."""
+    found, waiting = [], [data] if is_tf_dataset(data) else []
+    while waiting:
+        dataset = waiting.pop()
+        if not any(dataset is other for other in found):
+            found.append(dataset)
+            waiting += [] if _is_ours(dataset) else compat.made_of(dataset)
+    return found
+
+
+def _source(data):
+    """Returns the data set of ours whose batches the data are, and if unchanged."""
+    unchanged = True
+    while is_tf_dataset(data) and not _is_ours(data):
+        kind = type(data).__name__
+        if kind not in compat.UNCHANGED | compat.ONE_BY_ONE:
+            return None, False
+        unchanged &= kind in compat.UNCHANGED
+        (data,) = compat.made_of(data)
+    return (data, unchanged) if is_tf_dataset(data) else (None, False)
+
+
+def _length(data):
+    """Returns the number of batches in the data, None where that is unknown."""
+    if not is_tf_dataset(data):
+        return None
+    length = int(data.cardinality())
+    return {-1: math.inf, -2: None}.get(length, length)
+
+
+def _why_different(dataset):
+    """Returns what makes a `tf.data.Dataset` another one at each start, or None."""
+    if _is_ours(dataset):
+        return None
+    if compat.shuffles_differ(dataset):
+        return (
+            "shuffles in another way each time: give `shuffle` a seed and "
+            "`reshuffle_each_iteration=False`"
+        )
+    if operations := compat.stateful_random_operations(dataset):
+        return (
+            f"draws from {operations}, whose state is kept nowhere: use TensorFlow's "
+            "`stateless_` operations"
+        )
+    if type(dataset).__name__ == compat.CACHE and any(map(_is_ours, _behind(dataset))):
+        return (
+            "caches the augmentation of the pass that comes first: leave `cache()` out"
+        )
+    return None
