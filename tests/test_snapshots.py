@@ -373,7 +373,7 @@ def test_a_snapshot_of_another_version_is_refused_before_training(train, tmp_pat
     stop = Stop("on_train_begin", 1)
     with pytest.raises(ValueError, match="a snapshot of this version") as error:
         train(method="frozen", stop=stop)
-    assert f"format 2. Received: '{old}', format 1" in str(error.value)
+    assert f"format 3. Received: '{old}', format 1" in str(error.value)
     assert "\n" not in str(error.value)
     assert not stop.calls
     assert os.listdir(folder) == [old.name]

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_hsakd.data.sources import Crop
+
 CROPS = ("padded", "resized")
 
 
@@ -248,6 +250,44 @@ def rand_augment(
 AUGMENTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "rand_augment": rand_augment,
 }
+
+
+class Augmentation(NamedTuple):
+    """How training images are varied, each by what was drawn for it.
+
+    Attributes:
+        crop: `"padded"` pads images by an eighth of their size, 4 pixels for 32, and
+            crops them at random; `"resized"` applies `random_resized_crop`.
+        flip: Bool, whether every second image, at random, is mirrored.
+        augment: Stronger augmentation after that, a name of `AUGMENTATIONS`, or `None`.
+    """
+
+    crop: str = "padded"
+    flip: bool = True
+    augment: str | None = None
+
+    def image_crop(self, draws: Draws, image_size: int) -> Crop | None:
+        """Returns what makes an image of a size of one of any size; see `Source`."""
+        if self.crop == "padded":
+            return None
+        return lambda image, index: random_resized_crop(
+            image, image_size, tf.gather(draws.seeds, index)[0]
+        )
+
+    def __call__(self, images: tf.Tensor, draws: Draws) -> tf.Tensor:
+        """Returns a batch of images augmented.
+
+        Args:
+            images: Tensor of shape `(batch, size, size, 3)`, values from 0 to 255: the
+                zeros of the padding are to be black.
+            draws: `Draws` of these images.
+        """
+        padding = images.shape[1] // 8 if self.crop == "padded" else 0
+        if padding or self.flip:
+            images = random_crop(images, draws, padding, self.flip)
+        if self.augment is not None:
+            images = AUGMENTATIONS[self.augment](images, draws.seeds[:, 1])
+        return images
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Pipelines whose order and augmentation follow from (seed, epoch, image) alone."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,15 +9,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_hsakd.data.augment import (
-    AUGMENTATIONS,
-    Draws,
-    center_crop,
-    draw,
-    random_crop,
-    random_resized_crop,
-)
-from keras_hsakd.data.sources import Crop, Source, ordered_map
+from keras_hsakd.data.augment import Augmentation, center_crop, draw
+from keras_hsakd.data.sources import Source, ordered_map
 
 
 @dataclasses.dataclass
@@ -73,50 +67,17 @@ class Share(NamedTuple):
     first: int = 0
     last: int = 1
 
+    @property
+    def num_parts(self) -> int:
+        """Number of the parts of a batch that are read."""
+        return self.last - self.first
+
     def bounds(self, size, part: int):
         """Returns where a part of a batch of a size begins, and where it ends."""
         return size * part // self.replicas, size * (part + 1) // self.replicas
 
 
 WHOLE = Share()
-
-
-class Augmentation(NamedTuple):
-    """How training images are varied, each by what was drawn for it.
-
-    Attributes:
-        crop: `"padded"` pads images by an eighth of their size, 4 pixels for 32, and
-            crops them at random; `"resized"` applies `random_resized_crop`.
-        flip: Bool, whether every second image, at random, is mirrored.
-        augment: Stronger augmentation after that, a name of `AUGMENTATIONS`, or `None`.
-    """
-
-    crop: str = "padded"
-    flip: bool = True
-    augment: str | None = None
-
-    def image_crop(self, draws: Draws, image_size: int) -> Crop | None:
-        """Returns what makes an image of a size of one of any size; see `Source`."""
-        if self.crop == "padded":
-            return None
-        return lambda image, index: random_resized_crop(
-            image, image_size, tf.gather(draws.seeds, index)[0]
-        )
-
-    def __call__(self, images: tf.Tensor, draws: Draws) -> tf.Tensor:
-        """Returns a batch of images augmented.
-
-        Args:
-            images: Tensor of shape `(batch, size, size, 3)`, values from 0 to 255: the
-                zeros of the padding are to be black.
-            draws: `Draws` of these images.
-        """
-        padding = images.shape[1] // 8 if self.crop == "padded" else 0
-        if padding or self.flip:
-            images = random_crop(images, draws, padding, self.flip)
-        if self.augment is not None:
-            images = AUGMENTATIONS[self.augment](images, draws.seeds[:, 1])
-        return images
 
 
 def epoch_batches(
@@ -213,17 +174,6 @@ def _batches(source, order, batch_size, share, crop=None):
     return read.map(without_filling)
 
 
-def _check_share(examples, batch_size, replicas, *parts):
-    """Raises a ValueError if a replica would have nothing to train on in a step."""
-    last = examples % batch_size or batch_size
-    if last < replicas:
-        raise ValueError(
-            f"Expected a batch of training images to have one for each of {replicas} "
-            f"replicas. Received: batch_size={batch_size}, where the last batch of "
-            f"{examples} images has {last}"
-        )
-
-
 def rescaling(mean: Sequence[float], std: Sequence[float]) -> keras.layers.Rescaling:
     """Returns the layer that normalises images with values from 0 to 255.
 
@@ -244,15 +194,6 @@ def rescaling(mean: Sequence[float], std: Sequence[float]) -> keras.layers.Resca
         offset=[-m / s for m, s in zip(mean, std, strict=True)],
         dtype="float32",
     )
-
-
-def _sharded_by_batch():
-    """Returns options by which several workers share each batch of a dataset."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA  # by default files are shared
-    )
-    return options
 
 
 def train_and_test(
@@ -300,41 +241,20 @@ def train_and_test(
     3
     """
     counter = EpochCounter(math.ceil(len(train) / batch_size))
-
-    def epoch(number, first_step, share):
-        return epoch_batches(
-            train, batch_size, seed, number, first_step, augmentation, share
-        )
-
-    def next_epoch(share):
-        def begin(number, first_step):
-            batches = epoch(number, first_step, share)
-            # The length of a pass is known, and stays what it is.
-            blank = tuple(
-                tf.zeros([0, *spec.shape[1:]], spec.dtype)
-                for spec in batches.element_spec
-            )
-            blanks = first_step * (share.last - share.first)
-            return (
-                tf.data.Dataset.from_tensors(blank).repeat(blanks).concatenate(batches)
-            )
-
-        scalar = tf.TensorSpec((), tf.int64)
-        return tf.data.Dataset.from_generator(
-            counter.begin_pass, output_signature=(scalar, scalar)
-        ).flat_map(begin)
+    epoch = functools.partial(
+        epoch_batches, train, batch_size, seed, augmentation=augmentation
+    )
 
     def centered(image, index):
         return center_crop(image, test.image_size, test_crop)
 
-    def in_order(share):
-        return _batches(
-            test,
-            tf.range(len(test), dtype=tf.int64),
-            batch_size,
-            share,
-            None if test_crop is None else centered,
-        )
+    in_order = functools.partial(
+        _batches,
+        test,
+        tf.range(len(test), dtype=tf.int64),
+        batch_size,
+        crop=None if test_crop is None else centered,
+    )
 
     def finish(images, labels, indices):
         if preprocessing is not None:
@@ -343,42 +263,84 @@ def train_and_test(
             return {"images": images, "indices": indices}, labels
         return images, labels
 
-    def pipeline(batches, steps, share=WHOLE):
-        endless = steps == tf.data.INFINITE_CARDINALITY
-        length = steps if endless else steps * (share.last - share.first)
-        made = (
-            ordered_map(batches(share), finish)
-            # A `flat_map` has no known length; Keras' progress bar asks for it.
-            .apply(tf.data.experimental.assert_cardinality(length))
-            .prefetch(tf.data.AUTOTUNE)
-            .with_options(_sharded_by_batch())
-        )
+    smallest = len(train) % batch_size or batch_size
 
-        def share_of(*share):
-            if batches is not in_order:
-                _check_share(len(train), batch_size, *share)
-            return pipeline(batches, steps, Share(*share))
+    def for_training(batches, steps):
+        return _dataset(batches, steps, finish, smallest)
 
-        made.share = share_of
-        return made
-
-    def stream(first_epoch, first_step):
-        def epochs(share):
-            return tf.data.Dataset.counter(first_epoch).flat_map(
-                lambda number: epoch(
-                    number,
-                    tf.where(
-                        number == first_epoch, tf.constant(first_step, tf.int64), 0
-                    ),
-                    share,
-                )
-            )
-
-        return pipeline(epochs, tf.data.INFINITE_CARDINALITY)
-
-    train_dataset = pipeline(next_epoch, counter.num_steps)
-    train_dataset.epoch_counter, train_dataset.stream = counter, stream
-    test_dataset = pipeline(in_order, math.ceil(len(test) / batch_size))
+    train_dataset = for_training(
+        functools.partial(_next_epoch, epoch, counter), counter.num_steps
+    )
+    train_dataset.epoch_counter = counter
+    train_dataset.stream = lambda first_epoch, first_step: for_training(
+        functools.partial(_epochs, epoch, first_epoch, first_step),
+        tf.data.INFINITE_CARDINALITY,
+    )
+    test_dataset = _dataset(in_order, math.ceil(len(test) / batch_size), finish)
     for dataset, source in ((train_dataset, train), (test_dataset, test)):
         dataset.class_names, dataset.num_examples = class_names, len(source)
     return train_dataset, test_dataset
+
+
+def _next_epoch(epoch, counter, share):
+    """Returns the batches of the epoch that a counter has when they are first read."""
+
+    def begin(number, first_step):
+        batches = epoch(epoch=number, first_step=first_step, share=share)
+        # The length of a pass is known, so it must not depend on where it begins.
+        blank = tuple(
+            tf.zeros([0, *spec.shape[1:]], spec.dtype) for spec in batches.element_spec
+        )
+        blanks = tf.data.Dataset.from_tensors(blank)
+        return blanks.repeat(first_step * share.num_parts).concatenate(batches)
+
+    scalar = tf.TensorSpec((), tf.int64)
+    return tf.data.Dataset.from_generator(
+        counter.begin_pass, output_signature=(scalar, scalar)
+    ).flat_map(begin)
+
+
+def _epochs(epoch, first_epoch, first_step, share):
+    """Returns the batches of one epoch after the other, without an end."""
+
+    def begin(number):
+        is_first = tf.cast(number == first_epoch, tf.int64)
+        return epoch(epoch=number, first_step=first_step * is_first, share=share)
+
+    return tf.data.Dataset.counter(first_epoch).flat_map(begin)
+
+
+def _dataset(batches, steps, finish, smallest=0):
+    """Returns a pipeline, with a function `share` to the part of it of a worker.
+
+    Args:
+        batches: Callable from a `Share` to its batches.
+        steps: Number of whole batches.
+        finish: Callable from a batch to what is fed.
+        smallest: Size of the last batch, if it must have a part for each replica.
+    """
+
+    def of(share):
+        if 0 < smallest < share.replicas:
+            raise ValueError(
+                "Expected each batch of training images to have one for each of "
+                f"{share.replicas} replicas; another `batch_size` or `limit` makes the "
+                f"last one larger. Received: a last batch of {smallest}"
+            )
+        # A `flat_map` has no known length; Keras' progress bar asks for it.
+        endless = steps == tf.data.INFINITE_CARDINALITY
+        length = steps if endless else steps * share.num_parts
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA  # by default files are shared
+        )
+        return (
+            ordered_map(batches(share=share), finish)
+            .apply(tf.data.experimental.assert_cardinality(length))
+            .prefetch(tf.data.AUTOTUNE)
+            .with_options(options)
+        )
+
+    dataset = of(WHOLE)
+    dataset.share = lambda *share: of(Share(*share))
+    return dataset

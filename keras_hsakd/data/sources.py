@@ -59,15 +59,17 @@ class Source:
             `(batch, image_size, image_size, 3)` with values from 0 to 255, uint8 or
             float32, int32 labels and int64 indices of shape `(batch,)`.
         """
+        shape = (self.image_size, self.image_size, 3)
 
         def read(index):
             image, label = self.read(index)
             if crop is None:
-                return tf.cast(resize(image, self.image_size), tf.float32), label
-            return crop(image, index), label
+                image = tf.cast(resize(image, self.image_size), tf.float32)
+            else:
+                image = crop(image, index)
+            return tf.ensure_shape(image, shape), label
 
         def blank():
-            shape = (self.image_size, self.image_size, 3)
             return tf.zeros(shape), tf.constant(-1)
 
         def read_or_fill(index):

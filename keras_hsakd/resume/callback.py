@@ -256,7 +256,8 @@ class Resume(FitCallback):
         self._each("on_epoch_begin", epoch, logs)
         if self._skipped:
             self._restore()  # what callbacks have just changed was changed before
-        self._skip(self._skipped, self._to_drop)
+        if self._skipped or self._to_drop:
+            self._skip(self._skipped, self._to_drop)
         self._snapshot = None
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -428,7 +429,7 @@ class Resume(FitCallback):
 
         Args:
             steps: Steps of the epoch to pass over.
-            batches: Batches to drop before the first step that trains.
+            batches: Batches to drop before that.
         """
         model = self.model
         executions, rest = divmod(steps, model.steps_per_execution)
@@ -442,15 +443,17 @@ class Resume(FitCallback):
         train = self._train_function = model.train_function
 
         def skip(*arguments):
-            nonlocal executions
+            nonlocal executions, batches
             *state, iterator = arguments
-            if executions:
-                executions -= 1
-                return (logs, *state) if state else logs
             for _ in range(batches):
                 next(iterator, None)
-            model.train_function, self._train_function = train, None
-            return train(*arguments)
+            batches = 0
+            executions -= 1
+            if executions <= 0:
+                model.train_function, self._train_function = train, None
+            if executions < 0:  # there was no step to pass over
+                return train(*arguments)
+            return (logs, *state) if state else logs
 
         model.train_function = skip
 

@@ -150,7 +150,7 @@ class Fitting(MultiWorkerFit):
                 if isinstance(callback, FitCallback):
                     fit = stack.enter_context(callback.around_fit(self, fit))
             stack.enter_context(lost_workers_named(self))
-            if y is None:
+            if checks.is_tf_dataset(x):
                 # With class weights, Keras maps the data itself.
                 x = feed.dataset(self, whole="class_weight" in kwargs)
             if checks.is_tf_dataset(kwargs.get("validation_data")):
