@@ -124,6 +124,65 @@ def test_what_has_shapes_only_gets_no_values():
     assert all(v._value is not None for v in waiting.variables)
 
 
+@pytest.mark.skipif(not TENSORFLOW, reason="tf.data")
+def test_what_data_sets_are_made_of_is_found():
+    import tensorflow as tf
+
+    numbers = tf.data.Dataset.range(8)
+    unchanged = numbers.repeat(2).prefetch(1).with_options(tf.data.Options())
+    kinds, dataset = [], unchanged
+    while dataset is not numbers:
+        kinds.append(type(dataset).__name__)
+        (dataset,) = compat.made_of(dataset)
+    assert set(kinds) == compat.UNCHANGED and len(kinds) == 3
+    assert compat.made_of(numbers) == []
+    assert compat.made_of(unchanged.concatenate(numbers)) == [unchanged, numbers]
+    mapped = [numbers.map(tf.abs), numbers.map(tf.abs, num_parallel_calls=2)]
+    assert {type(dataset).__name__ for dataset in mapped} == compat.ONE_BY_ONE
+    assert type(numbers.cache()).__name__ == compat.CACHE
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="tf.data")
+def test_what_is_drawn_anew_each_time_is_found():
+    import tensorflow as tf
+
+    numbers = tf.data.Dataset.range(8)
+    tf.random.set_seed(None)  # with one, operations without a seed have one, too
+    for shuffled, differs in (
+        (numbers, False),
+        (numbers.shuffle(8), True),
+        (numbers.shuffle(8, seed=1), True),
+        (numbers.shuffle(8, reshuffle_each_iteration=False), True),
+        (numbers.shuffle(8, seed=1, reshuffle_each_iteration=False), False),
+    ):
+        assert compat.shuffles_differ(shuffled) is differs
+
+    def in_a_branch(number):
+        return tf.cond(number > 3, lambda: tf.random.normal(()), lambda: 0.0)
+
+    def stateless(number):
+        return tf.random.stateless_uniform((), (number, 1))
+
+    for function, found in (
+        (lambda number: tf.random.uniform(()), ["RandomUniform"]),
+        (in_a_branch, ["RandomStandardNormal"]),
+        (stateless, []),
+    ):
+        assert compat.stateful_random_operations(numbers.map(function)) == found
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="tf.distribute")
+def test_the_length_of_distributed_data_is_told():
+    import tensorflow as tf
+
+    made = tf.distribute.OneDeviceStrategy("CPU:0").distribute_datasets_from_function(
+        lambda context: tf.data.Dataset.range(8)
+    )
+    assert made.cardinality == 8
+    compat.set_cardinality(made, 4)
+    assert made.cardinality == 4
+
+
 # What is private is in one module.
 
 
