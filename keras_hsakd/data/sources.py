@@ -1,5 +1,6 @@
 """Where images come from: arrays in memory, or files decoded as they are needed."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -205,13 +206,18 @@ def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
         image_size: Int, the new height and width.
 
     Returns:
-        A float32 tensor, or `images` itself when it has this size already.
+        A float32 tensor, or `images` itself where it is known to have this size.
 
     Example:
     >>> resize(tf.zeros((2, 8, 8, 3)), 32).shape
     TensorShape([2, 32, 32, 3])
     """
-    return tf.image.resize(images, (image_size, image_size), antialias=True)
+    size = (image_size, image_size)
+    resized = functools.partial(tf.image.resize, images, size, antialias=True)
+    if None not in images.shape[-3:-1]:
+        return resized()
+    unchanged = tf.reduce_all(tf.shape(images)[-3:-1] == size)
+    return tf.cond(unchanged, lambda: tf.cast(images, tf.float32), resized)
 
 
 def ordered_map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
