@@ -266,13 +266,15 @@ class Augmentation(NamedTuple):
     flip: bool = True
     augment: str | None = None
 
-    def image_crop(self, draws: Draws, image_size: int) -> Crop | None:
+    def image_crop(self, image_size: int) -> Crop | None:
         """Returns what makes an image of a size of one of any size; see `Source`."""
         if self.crop == "padded":
             return None
-        return lambda image, index: random_resized_crop(
-            image, image_size, tf.gather(draws.seeds, index)[0]
-        )
+
+        def crop(image, uniform, seeds):
+            return random_resized_crop(image, image_size, seeds[0])
+
+        return crop
 
     def __call__(self, images: tf.Tensor, draws: Draws) -> tf.Tensor:
         """Returns a batch of images augmented.

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_hsakd.data.augment import Augmentation, center_crop, draw
-from keras_hsakd.data.sources import Source, ordered_map
+from keras_hsakd.data.augment import Augmentation, Draws, center_crop, draw
+from keras_hsakd.data.sources import Source
 
 
 @dataclasses.dataclass
@@ -29,8 +29,8 @@ class EpochCounter:
     Attributes:
         num_steps: Int, batches in an epoch.
         value: Int. Defaults to 0.
-        first_step: Int; in the next pass the batches before it are blank, without a
-            row. Defaults to 0.
+        first_step: Int, the batch that the next pass begins at; as many batches at its
+            end have no images, since its length is fixed. Defaults to 0.
 
     Example:
     >>> train, _ = load("digits")
@@ -109,7 +109,8 @@ def epoch_batches(
             `WHOLE`, whole batches.
 
     Returns:
-        A `tf.data.Dataset` of `(images, labels, indices)` as in `Source.batches`.
+        A `tf.data.Dataset` of `(images, labels, indices)`: images with values from 0 to
+        255, and int64 indices of shape `(batch,)`, else as in `Source.batches`.
 
     Example:
     >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
@@ -117,61 +118,59 @@ def epoch_batches(
     >>> [images.shape[0] for images, labels, indices in tail]
     [2, 1]
     """
+    indices = _epoch_indices(len(source), batch_size, seed, epoch, first_step, share)
+    return _training_batches(source, indices, augmentation, lambda *batch: tuple(batch))
+
+
+def _epoch_indices(num_examples, batch_size, seed, epoch, first_step=0, share=WHOLE):
+    """Returns the indices of an epoch by the batch, and what is drawn for each."""
     epoch_seed = tf.random.fold_in(
         tf.constant([seed, 0], tf.int64), tf.cast(epoch, tf.int64)
     )
     order_seed, draws_seed = tf.unstack(tf.random.split(epoch_seed, 2))
     order = tf.random.experimental.stateless_shuffle(
-        tf.range(len(source), dtype=tf.int64), order_seed
+        tf.range(num_examples, dtype=tf.int64), order_seed
     )
-    order = order[first_step * batch_size :]
-    if augmentation is None:
-        return _batches(source, order, batch_size, share)
-    draws = draw(len(source), draws_seed)
-    batches = _batches(
-        source,
-        order,
-        batch_size,
-        share,
-        augmentation.image_crop(draws, source.image_size),
+    draws = draw(num_examples, draws_seed)
+    indices = _batched(order[first_step * batch_size :], batch_size, share)
+    return indices.map(lambda batch: (batch, *draws.at(tf.maximum(batch, 0))))
+
+
+def _batched(order, batch_size, share=WHOLE):
+    """Returns the parts of a share of the batches of indices, filled up with -1."""
+    steps = -(-tf.size(order) // batch_size)
+    filled = tf.pad(
+        order, [[0, steps * batch_size - tf.size(order)]], constant_values=-1
     )
-
-    def augment(images, labels, indices):
-        return augmentation(images, draws.at(indices)), labels, indices
-
-    return ordered_map(batches, augment)
-
-
-def _empty(spec):
-    """Returns the shape of a batch of no images."""
-    return [0, *spec.shape[1:]]
-
-
-def _batches(source, order, batch_size, share, crop=None):
-    """Reads the parts of a share of the batches of images in an order."""
+    batches = tf.data.Dataset.from_tensor_slices(
+        tf.reshape(filled, [steps, batch_size])
+    )
     if share.replicas == 1:
-        indices = tf.data.Dataset.from_tensor_slices(order)
-        return source.batches(indices, batch_size, crop)
-    # All parts are filled up to one size, so that images are read one after the other
-    # across batches, and made smaller again afterwards.
+        return batches
     size = math.ceil(batch_size / share.replicas)
 
     def parts(batch):
-        filled = []
-        for part in range(share.first, share.last):
-            begin, end = share.bounds(tf.size(batch), part)
-            missing = size - (end - begin)
-            filled.append(tf.pad(batch[begin:end], [[0, missing]], constant_values=-1))
-        return tf.concat(filled, axis=0)
+        count = tf.math.count_nonzero(batch >= 0, dtype=tf.int32)
+        bounds = (share.bounds(count, part) for part in range(share.first, share.last))
+        rows = [
+            tf.pad(batch[begin:end], [[0, size - (end - begin)]], constant_values=-1)
+            for begin, end in bounds
+        ]
+        return tf.ensure_shape(tf.stack(rows), [share.num_parts, size])
 
-    indices = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
-    read = source.batches(indices.map(parts).unbatch(), size, crop, filled=True)
+    return batches.map(parts).unbatch()
 
-    def without_filling(*batch):
-        count = tf.math.count_nonzero(batch[-1] >= 0)
-        return tuple(part[:count] for part in batch)
 
-    return read.map(without_filling)
+def _training_batches(source, indices, augmentation, finish):
+    """Reads images at batches of `_epoch_indices`, and augments them."""
+
+    def augmented(images, labels, indices, *drawn):
+        if augmentation is not None:
+            images = augmentation(images, Draws(*drawn))
+        return finish(images, labels, indices)
+
+    crop = augmentation and augmentation.image_crop(source.image_size)
+    return source.batches(indices, augmented, crop)
 
 
 def rescaling(mean: Sequence[float], std: Sequence[float]) -> keras.layers.Rescaling:
@@ -241,20 +240,7 @@ def train_and_test(
     3
     """
     counter = EpochCounter(math.ceil(len(train) / batch_size))
-    epoch = functools.partial(
-        epoch_batches, train, batch_size, seed, augmentation=augmentation
-    )
-
-    def centered(image, index):
-        return center_crop(image, test.image_size, test_crop)
-
-    in_order = functools.partial(
-        _batches,
-        test,
-        tf.range(len(test), dtype=tf.int64),
-        batch_size,
-        crop=None if test_crop is None else centered,
-    )
+    epoch = functools.partial(_epoch_indices, len(train), batch_size, seed)
 
     def finish(images, labels, indices):
         if preprocessing is not None:
@@ -263,10 +249,19 @@ def train_and_test(
             return {"images": images, "indices": indices}, labels
         return images, labels
 
-    smallest = len(train) % batch_size or batch_size
+    def for_training(indices, steps):
+        def batches(share):
+            return _training_batches(train, indices(share), augmentation, finish)
 
-    def for_training(batches, steps):
-        return _dataset(batches, steps, finish, smallest)
+        return _dataset(batches, steps, len(train) % batch_size or batch_size)
+
+    def centered(image):
+        return center_crop(image, test.image_size, test_crop)
+
+    def in_order(share):
+        indices = _batched(tf.range(len(test), dtype=tf.int64), batch_size, share)
+        crop = None if test_crop is None else centered
+        return test.batches(indices.map(lambda batch: (batch,)), finish, crop)
 
     train_dataset = for_training(
         functools.partial(_next_epoch, epoch, counter), counter.num_steps
@@ -276,23 +271,22 @@ def train_and_test(
         functools.partial(_epochs, epoch, first_epoch, first_step),
         tf.data.INFINITE_CARDINALITY,
     )
-    test_dataset = _dataset(in_order, math.ceil(len(test) / batch_size), finish)
+    test_dataset = _dataset(in_order, math.ceil(len(test) / batch_size))
     for dataset, source in ((train_dataset, train), (test_dataset, test)):
         dataset.class_names, dataset.num_examples = class_names, len(source)
     return train_dataset, test_dataset
 
 
 def _next_epoch(epoch, counter, share):
-    """Returns the batches of the epoch that a counter has when they are first read."""
+    """Returns the indices of the epoch that a counter has when they are first read."""
 
     def begin(number, first_step):
-        batches = epoch(epoch=number, first_step=first_step, share=share)
+        indices = epoch(number, first_step, share)
         # The length of a pass is known, so it must not depend on where it begins.
-        blank = tuple(
-            tf.zeros([0, *spec.shape[1:]], spec.dtype) for spec in batches.element_spec
-        )
-        blanks = tf.data.Dataset.from_tensors(blank)
-        return blanks.repeat(first_step * share.num_parts).concatenate(batches)
+        nothing = tf.data.Dataset.from_tensors(
+            tuple(tf.zeros(spec.shape, spec.dtype) for spec in indices.element_spec)
+        ).map(lambda indices, *drawn: (indices - 1, *drawn))
+        return indices.concatenate(nothing.repeat(first_step * share.num_parts))
 
     scalar = tf.TensorSpec((), tf.int64)
     return tf.data.Dataset.from_generator(
@@ -301,22 +295,21 @@ def _next_epoch(epoch, counter, share):
 
 
 def _epochs(epoch, first_epoch, first_step, share):
-    """Returns the batches of one epoch after the other, without an end."""
+    """Returns the indices of one epoch after the other, without an end."""
 
     def begin(number):
         is_first = tf.cast(number == first_epoch, tf.int64)
-        return epoch(epoch=number, first_step=first_step * is_first, share=share)
+        return epoch(number, first_step * is_first, share)
 
     return tf.data.Dataset.counter(first_epoch).flat_map(begin)
 
 
-def _dataset(batches, steps, finish, smallest=0):
+def _dataset(batches, steps, smallest=0):
     """Returns a pipeline, with a function `share` to the part of it of a worker.
 
     Args:
-        batches: Callable from a `Share` to its batches.
+        batches: Callable from a `Share` to what is fed.
         steps: Number of whole batches.
-        finish: Callable from a batch to what is fed.
         smallest: Size of the last batch, if it must have a part for each replica.
     """
 
@@ -335,7 +328,7 @@ def _dataset(batches, steps, finish, smallest=0):
             tf.data.experimental.AutoShardPolicy.DATA  # by default files are shared
         )
         return (
-            ordered_map(batches(share=share), finish)
+            batches(share)
             .apply(tf.data.experimental.assert_cardinality(length))
             .prefetch(tf.data.AUTOTUNE)
             .with_options(options)

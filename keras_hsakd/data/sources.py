@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-Crop = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Crop = Callable[..., tf.Tensor]
+Finish = Callable[..., tuple]
 
 
 class Source:
@@ -38,50 +39,55 @@ class Source:
         raise NotImplementedError
 
     def batches(
-        self,
-        indices: tf.data.Dataset,
-        batch_size: int,
-        crop: Crop | None = None,
-        filled: bool = False,
+        self, indices: tf.data.Dataset, finish: Finish, crop: Crop | None = None
     ) -> tf.data.Dataset:
-        """Reads the examples at `indices`, in that order.
+        """Reads the examples at batches of indices, in that order.
 
         Args:
-            indices: `tf.data.Dataset` of scalar int64.
-            batch_size: Int; the last batch may be smaller.
-            crop: Callable from an image of any size, and the index of the example, to
-                an image of `image_size`. Defaults to `None`, which resizes the whole
+            indices: `tf.data.Dataset` of tuples: int64 indices of shape `(size,)`, and
+                any number of tensors with what is drawn for each of them. All have the
+                same static size; what is filled up has the index -1, and is not read.
+            finish: Callable from images, labels, indices and what was drawn, without
+                what was filled up, to an element of the result. Images have shape
+                `(batch, image_size, image_size, 3)` and values from 0 to 255, uint8 or
+                float32; labels are int32 of shape `(batch,)`.
+            crop: Callable from an image of any size, and what was drawn for it, to one
+                of `image_size`, float32. Defaults to `None`, which resizes the whole
                 image.
-            filled: Bool, whether batches may be filled up with the index -1, for which
-                nothing is read and some blank image is returned. Defaults to `False`.
 
         Returns:
-            A `tf.data.Dataset` of `(images, labels, indices)`: images of shape
-            `(batch, image_size, image_size, 3)` with values from 0 to 255, uint8 or
-            float32, int32 labels and int64 indices of shape `(batch,)`.
+            A `tf.data.Dataset`.
         """
+        (size,) = indices.element_spec[0].shape
         shape = (self.image_size, self.image_size, 3)
 
-        def read(index):
+        def read(index, *drawn):
             image, label = self.read(index)
             if crop is None:
                 image = tf.cast(resize(image, self.image_size), tf.float32)
             else:
-                image = crop(image, index)
+                image = crop(image, *drawn)
             return tf.ensure_shape(image, shape), label
 
-        def blank():
-            return tf.zeros(shape), tf.constant(-1)
-
-        def read_or_fill(index):
-            image, label = (
-                tf.cond(index < 0, blank, lambda: read(index))
-                if filled
-                else read(index)
+        def read_or_fill(index, *drawn):
+            image, label = tf.cond(
+                index < 0,
+                lambda: (tf.zeros(shape), tf.constant(-1)),
+                lambda: read(index, *drawn),
             )
-            return image, label, index
+            return image, label, index, *drawn
 
-        return ordered_map(indices, read_or_fill).batch(batch_size)
+        def finish_read(images, labels, indices, *drawn):
+            return finish(*without_filling(indices, images, labels, indices, *drawn))
+
+        one_by_one = ordered_map(indices.unbatch(), read_or_fill)
+        return ordered_map(one_by_one.batch(size), finish_read)
+
+
+def without_filling(indices: tf.Tensor, *parts: tf.Tensor) -> list[tf.Tensor]:
+    """Returns parts of a batch without the end that has the index -1."""
+    count = tf.math.count_nonzero(indices >= 0)
+    return [part[:count] for part in parts]
 
 
 class ArraySource(Source):
@@ -94,9 +100,10 @@ class ArraySource(Source):
 
     Example:
     >>> source = ArraySource(np.zeros((5, 8, 8, 3), "uint8"), range(5), 32)
-    >>> batches = source.batches(tf.data.Dataset.range(5), batch_size=2)
-    >>> [images.shape[0] for images, labels, indices in batches]
-    [2, 2, 1]
+    >>> indices = tf.data.Dataset.from_tensors((tf.constant([3, 1], tf.int64),))
+    >>> batches = source.batches(indices, lambda images, labels, indices: labels)
+    >>> [labels.numpy().tolist() for labels in batches]
+    [[3, 1]]
     """
 
     def __init__(self, images: np.ndarray, labels: Sequence[int], image_size: int):
@@ -112,21 +119,18 @@ class ArraySource(Source):
         return tf.gather(self._images, index), tf.gather(self._labels, index)
 
     def batches(
-        self,
-        indices: tf.data.Dataset,
-        batch_size: int,
-        crop: Crop | None = None,
-        filled: bool = False,
+        self, indices: tf.data.Dataset, finish: Finish, crop: Crop | None = None
     ) -> tf.data.Dataset:
         """Implements `Source.batches`."""
         if crop is not None:
-            return super().batches(indices, batch_size, crop, filled)
+            return super().batches(indices, finish, crop)
 
-        def read(indices):
-            images, labels = self.read(tf.maximum(indices, 0) if filled else indices)
-            return resize(images, self.image_size), labels, indices
+        def read(indices, *drawn):
+            indices, *drawn = without_filling(indices, indices, *drawn)
+            images, labels = self.read(indices)
+            return finish(resize(images, self.image_size), labels, indices, *drawn)
 
-        return ordered_map(indices.batch(batch_size), read)
+        return ordered_map(indices, read)
 
 
 class FileSource(Source):
@@ -142,9 +146,8 @@ class FileSource(Source):
     >>> path = f"{tempfile.mkdtemp()}/black.png"
     >>> tf.io.write_file(path, tf.io.encode_png(tf.zeros((9, 7, 3), tf.uint8)))
     >>> source = FileSource([path], labels=[0], image_size=32)
-    >>> images, *_ = next(iter(source.batches(tf.data.Dataset.range(1), 1)))
-    >>> images.shape
-    TensorShape([1, 32, 32, 3])
+    >>> source.read(tf.constant(0))[0].shape
+    TensorShape([9, 7, 3])
     """
 
     def __init__(self, files: Sequence[str], labels: Sequence[int], image_size: int):

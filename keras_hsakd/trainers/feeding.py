@@ -81,8 +81,11 @@ class Feed:
         if self._source is None:
             return seen
         steps = self._source.epoch_counter.num_steps
-        self._passes_before, self._first_step = divmod(seen, steps)
-        return 0 if self._is_stream else self._first_step
+        self._passes_before, first_step = divmod(seen, steps)
+        if self._is_stream or self._length == steps:
+            self._first_step = first_step
+            return 0
+        return first_step
 
     def dataset(self, model: keras.Model, whole: bool = False):
         """Returns what Keras is to read.
