@@ -173,6 +173,59 @@ def _check_names(model, outputs):
             )
 
 
+# Name of the layer in front of a network that takes images of 0 to 255.
+PREPROCESSING = "preprocessing"
+
+
+def with_preprocessing(network: keras.Model, layer: keras.layers.Layer) -> keras.Model:
+    """Returns a copy of a network with a preprocessing layer in front.
+
+    The layer is named `"preprocessing"`, and takes the place of one of that name that
+    the network begins with. All other layers keep their names and values; the network
+    itself stays as it is.
+
+    Args:
+        network: A functional model of one batch of images, with heads or without.
+        layer: A layer without weights from the images that the result takes to those
+            that the layers of `network` were made for.
+
+    Returns:
+        A functional `keras.Model` with the outputs of `network`.
+
+    Example:
+    >>> network = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
+    >>> layer = keras.layers.Rescaling(1 / 127.5, offset=-1)
+    >>> [layer.name for layer in with_preprocessing(network, layer).layers][:3]
+    ['images', 'preprocessing', 'stem_conv']
+    """
+    (taken,) = network.inputs
+    images = keras.Input(
+        batch_shape=taken.shape, dtype=taken.dtype, name=operation_of(taken).name
+    )
+    layer = type(layer).from_config({**layer.get_config(), "name": PREPROCESSING})
+    outputs = replay(
+        network.outputs,
+        {id(_preprocessed(network)): layer(images)},
+        lambda operation, args, kwargs: operation(*args, **kwargs),
+    )
+    structure = tree.pack_sequence_as(network.output, outputs)
+    # Layers that were called twice would have the outputs of before as `layer.output`.
+    copy = keras.models.clone_model(keras.Model(images, structure, name=network.name))
+    for variable, value in zip(copy.variables, network.variables, strict=True):
+        variable.assign(value)
+    return copy
+
+
+def _preprocessed(network):
+    """Returns the tensor that comes after a network's preprocessing."""
+    (images,) = network.inputs
+    for tensor in ancestors(network.outputs):
+        sources = node_of(tensor).input_tensors
+        if operation_of(tensor).name == PREPROCESSING and sources[0] is images:
+            return tensor
+    return images
+
+
 def bottlenecks(
     image: keras.KerasTensor, output: keras.KerasTensor
 ) -> list[keras.KerasTensor]:

@@ -7,7 +7,13 @@ import keras
 from keras_hsakd import checkpoints, export
 from keras_hsakd.heads import is_plain
 from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.images import OF_TRAINING, changed, check_same, load_to_measure
+from keras_hsakd.runs.images import (
+    OF_THE_NETWORK,
+    OF_TRAINING,
+    changed,
+    check_same,
+    load_to_measure,
+)
 from keras_hsakd.trainers import BaselineTrainer, TeacherTrainer
 
 
@@ -35,13 +41,19 @@ def evaluate(
 
     Raises:
         FileNotFoundError: If `run` is not a run folder with a finished epoch.
-        ValueError: If the data has other classes than the run, or heads are asked for
-            where there are none.
+        ValueError: If the data has other classes than the run, a setting is given that
+            the network has fixed, or heads are asked for where there are none.
 
     Example:
     >>> sorted(evaluate("student"))  # doctest: +SKIP
     ['accuracy', 'loss']
     """
+    for name in OF_THE_NETWORK:
+        if name in data_changes:
+            raise ValueError(
+                f"Expected no `{name}`, which the network of a run has fixed. "
+                f"Received: {name}={data_changes[name]!r}"
+            )
     opened = Run.open(run)
     network = opened.network(checkpoint)
     if heads and is_plain(network):
@@ -116,9 +128,7 @@ def export_run(
     >>> export_run("student", "serving/student/1")  # doctest: +SKIP
     'serving/student/1'
     """
-    opened = Run.open(run)
-    network = opened.network(checkpoint)
-    return export.saved_model(network, output, opened.preprocessing())
+    return export.saved_model(Run.open(run).network(checkpoint), output)
 
 
 def export_torch(

@@ -15,6 +15,7 @@ import keras
 from keras_hsakd import data
 from keras_hsakd.callbacks import CHECKPOINTS, checkpoint_path, read_results
 from keras_hsakd.files import read_json, remove_partial, write_json
+from keras_hsakd.graph import with_preprocessing
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 
 _RECORD = "run.json"
@@ -28,7 +29,9 @@ _FILES = (
     _RECORD,
 )
 # Of the layout of `run.json`.
-FORMAT = 2
+FORMAT = 3
+# The first whose networks take images of 0 to 255; those before took normalised ones.
+_WITH_PREPROCESSING = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +84,8 @@ class Run:
         content = read_json(record)
         try:
             run = cls(os.path.abspath(path), _with_results(_upgraded(content), path))
-            run.describe(), run.data_settings(), run.training_settings()
-            run.preprocessing(), run.class_names
+            run.describe(), run.data_settings()
+            run.training_settings(), run.class_names
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"Expected '{record}' to be the record of a run. "
@@ -160,11 +163,6 @@ class Run:
         """Returns what the run was told of its training."""
         return TrainingSettings(**self.record["training"])
 
-    def preprocessing(self) -> keras.layers.Rescaling:
-        """Returns the layer from raw images to what the network was trained on."""
-        images = self.record["images"]
-        return data.rescaling(images["mean"], images["std"])
-
     def network(self, checkpoint: str = "last") -> keras.Model:
         """Loads the network that the run trained.
 
@@ -173,7 +171,8 @@ class Run:
                 after the best one. Defaults to `"last"`.
 
         Returns:
-            A functional `keras.Model`, with heads where it was trained with them.
+            A functional `keras.Model` from images of 0 to 255, with heads where it was
+            trained with them.
 
         Raises:
             FileNotFoundError: If no epoch of the run was finished.
@@ -181,9 +180,14 @@ class Run:
         """
         path = self._checkpoint(checkpoint)
         try:
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
+            network = keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # a damaged file shows as whatever its parsers raise
             raise _damaged(path, error) from error
+        if self.record["format"] >= _WITH_PREPROCESSING:
+            return network
+        images = self.record["images"]
+        normalisation = data.rescaling(images["mean"], images["std"])
+        return with_preprocessing(network, normalisation)
 
     def weights_digest(self, checkpoint: str = "last") -> str:
         """Returns a checksum of a network's weights, without loading it.

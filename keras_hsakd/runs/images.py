@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from keras_hsakd import data
@@ -24,13 +25,15 @@ OF_TRAINING = ("examples_per_class", "label_fraction", "augment", "crop", "flip"
 class Images(NamedTuple):
     """The two pipelines, what they were told, and what they have in common.
 
+    The pipelines feed images of 0 to 255; networks normalise them, each its own way.
+
     Attributes:
         settings: What was asked for.
         train: Training images.
         test: Images to measure on.
         image_size: Height and width.
-        mean: Mean of each channel, from 0 to 1, that the pipelines subtract.
-        std: Standard deviation of each channel that they divide by.
+        mean: Mean of each channel, from 0 to 1, that a network made for them subtracts.
+        std: Standard deviation of each channel that it divides by.
     """
 
     settings: DataSettings
@@ -44,6 +47,10 @@ class Images(NamedTuple):
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
         return self.train.class_names
+
+    def preprocessing(self) -> keras.layers.Rescaling:
+        """Returns the layer that normalises the images, to go in front of a network."""
+        return data.rescaling(self.mean, self.std)
 
     def record(self) -> dict:
         """Returns what `run.json` says of the images."""
@@ -76,7 +83,8 @@ def load(
         FileNotFoundError: If `settings.data` is no named data set and no folder.
         ValueError: If a setting does not suit; says which.
     """
-    arguments = _arguments(settings) | {"batch_size": batch_size, "seed": seed}
+    arguments = _arguments(settings)
+    arguments |= {"batch_size": batch_size, "seed": seed, "normalize": False}
     named = _is_named(settings)
     if checked is not None and not named:
         arguments |= {"corrupt": "unchecked", "skip": checked.get("skipped", ())}
@@ -148,8 +156,8 @@ def absolute(settings: DataSettings) -> DataSettings:
 def changed(run: Run, changes: Mapping) -> DataSettings:
     """Returns a run's data settings with some of them changed.
 
-    Images keep the size, and those of a folder the normalisation, that the run's
-    network was trained on.
+    Images keep the size that the run's network was trained on and, where they are a
+    folder's and nothing else is said, a network made for them normalises them as it.
 
     Args:
         run: The run.
@@ -169,14 +177,13 @@ def changed(run: Run, changes: Mapping) -> DataSettings:
 
 
 def check_same(run: Run, images: Images, argument: str) -> None:
-    """Raises a ValueError unless images are what a run's network was trained on.
+    """Raises a ValueError unless images have the classes that a run was trained on.
 
     Args:
         run: The run.
         images: The images.
         argument: What the user called the run.
     """
-    expected = run.record["images"]
     names, wanted = images.class_names, run.class_names
     if names != wanted:
         differing = sorted(set(names) ^ set(wanted))
@@ -185,6 +192,17 @@ def check_same(run: Run, images: Images, argument: str) -> None:
             f"'{run.path}'. Received: {len(names)} classes; "
             + (f"not in both: {differing[:5]}" if differing else "in another order")
         )
+
+
+def check_same_normalisation(run: Run, images: Images, argument: str) -> None:
+    """Raises a ValueError unless images are to be normalised as a run's network does.
+
+    Args:
+        run: The run.
+        images: The images.
+        argument: What the user called the run.
+    """
+    expected = run.record["images"]
     for name in ("mean", "std"):
         if list(getattr(images, name)) != list(expected[name]):
             raise ValueError(

@@ -17,6 +17,7 @@ from keras_hsakd.runs.images import (
     absolute,
     changed,
     check_same,
+    check_same_normalisation,
 )
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings, setting
 from keras_hsakd.trainers import (
@@ -175,6 +176,11 @@ class Teacher(Kind):
     views: str = _views()
     head_metrics: bool = _head_metrics()
 
+    def check_images(self, images, origin):
+        super().check_images(images, origin)
+        if origin is not None:  # a frozen backbone goes on seeing what it was made for
+            check_same_normalisation(origin.run, images, origin.argument)
+
     def job(self, training, images, origin):
         (network,) = networks.create(training, images, self.views)
         trainer = TeacherTrainer(
@@ -201,14 +207,14 @@ class Baseline(Kind):
 class Distill(Kind):
     """Trains a student with the help of the teacher in a run folder.
 
-    Data, classes, preprocessing and views are the teacher's, where no flag says
+    Data, classes, normalisation and views are the teacher's, where no flag says
     otherwise.
     """
 
     name = "distill"
     starts_from = "teacher"
     inherits = "the teacher's"
-    fixed = OF_THE_NETWORK
+    fixed = ("image_size",)
 
     teacher: str = setting(help="run folder of the teacher")
     checkpoint: str = _checkpoint("of the teacher")
@@ -225,7 +231,7 @@ class Distill(Kind):
             data = {
                 name: value
                 for name, value in vars(data).items()
-                if value is not None or name not in self.fixed
+                if value is not None or name not in OF_THE_NETWORK
             }
         return changed(origin.run, data or {})
 

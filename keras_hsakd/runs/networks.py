@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 
 from keras_hsakd import distribution, models, views
+from keras_hsakd.graph import with_preprocessing
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import Images
@@ -32,6 +33,8 @@ def create(
 ) -> list[keras.Model]:
     """Returns the network of settings, and its peers, with initial weights by the seed.
 
+    They take images of 0 to 255.
+
     Args:
         training: Which network, and how it is trained.
         images: Images it takes, and whose classes it predicts.
@@ -48,6 +51,7 @@ def create(
         )
         for name in (training.model, *peers)
     ]
+    networks = [with_preprocessing(n, images.preprocessing()) for n in networks]
     if training.synchronize_batch_norm:
         for network in networks:
             distribution.synchronize_batch_norm(network)
@@ -57,7 +61,15 @@ def create(
 def linear_classifier(
     trained: keras.Model, training: TrainingSettings, images: Images
 ) -> keras.Model:
-    """Returns a network without heads with a new classifier, all else frozen."""
+    """Returns a network without heads with a new classifier, all else frozen.
+
+    Args:
+        trained: The network.
+        training: How the classifier is trained.
+        images: Images it takes, with their own normalisation, and whose classes it
+            predicts.
+    """
+    trained = with_preprocessing(trained, images.preprocessing())
     keras.utils.set_random_seed(training.seed)
     trained.trainable = False  # batch normalization then keeps to its statistics
     classifier = trained.get_layer("logits")
