@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import Preempted, models
+from keras_hsakd import Preempted, TeacherTrainer, data, models
+from keras_hsakd.callbacks import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.data import folders
+from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.runs import (
     Baseline,
     DataSettings,
     Distill,
     ExecutionSettings,
+    Linear,
     Run,
     Teacher,
     TrainingSettings,
@@ -34,6 +37,7 @@ OLD_RUNS = pathlib.Path(__file__).parent / "runs_of_format_1"
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=200)
 RESUME = ExecutionSettings(resume=True, snapshot_steps=1)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
+RAW = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), "uint8")
 FILES = ["best.keras", "curves.png", "last.keras", "log.csv", "run.json", "tensorboard"]
 
 
@@ -64,6 +68,24 @@ def make_folder(path, classes, size=8):
             file = f"{path}/{part.format(name)}.png"
             tf.io.write_file(file, tf.io.encode_png(image))
     return str(path)
+
+
+def without_preprocessing(run, checkpoint="last"):
+    """Returns the network with heads of a run, as one that takes normalised images."""
+    network = models.create("wrn_10_1", len(run.class_names), (8, 8, 3))
+    network.set_weights(run.network(checkpoint).get_weights())
+    return network
+
+
+def normalised(images, mean=0.3071, std=0.3241):
+    """Returns images of 0 to 255 as those of digits are normalised."""
+    return ((images / 255 - mean) / std).astype("float32")
+
+
+def serve(path, images):
+    """Returns what an exported network says of images."""
+    signature = tf.saved_model.load(path).signatures["serving_default"]
+    return signature(images=tf.constant(images))
 
 
 def logged(run):
@@ -141,13 +163,28 @@ def test_evaluate_the_best_on_validation_images_with_heads(runs):
 
 def test_export(runs, tmp_path):
     path = export_run(runs / "student", tmp_path / "serving" / "1")
-    serve = tf.saved_model.load(path).signatures["serving_default"]
-    raw = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), "uint8")
-    logits = serve(images=tf.constant(raw))["logits"]
-    mean, std = 0.3071, 0.3241
-    network = Run.open(runs / "student").network()
-    expected = network((raw / 255 - mean) / std)["logits"]
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    network = without_preprocessing(Run.open(runs / "student"))
+    expected = network(normalised(RAW))["logits"]
+    np.testing.assert_allclose(serve(path, RAW)["logits"], expected, atol=1e-5)
+
+
+def test_a_run_is_what_training_on_normalised_images_is(tmp_path):
+    settings = dataclasses.replace(TRAINING, epochs=1)
+    run = train(Teacher(), tmp_path / "run", settings, DIGITS, verbose=0)
+
+    keras.utils.set_random_seed(settings.seed)
+    network = models.create("wrn_10_1", 10, (8, 8, 3))
+    images, test = data.load(
+        "digits", 25, image_size=8, examples_per_class=5, limit=200
+    )
+    schedule = step_decay(0.05, 1, len(images), settings.milestones)
+    optimizer = SGD(schedule, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    trainer = TeacherTrainer(network).compile(optimizer, metrics=["accuracy"])
+    logs = trainer.fit(images, validation_data=test, shuffle=False, verbose=0).history
+    for name in ("loss", "ce_aux_1", "val_loss", "val_accuracy"):
+        assert run.record["last"][name] == pytest.approx(logs[name][0], rel=1e-5)
+    for a, b in zip(run.network().weights, network.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_the_student_is_distilled_from_the_run_and_leaves_it_alone(runs):
@@ -181,6 +218,12 @@ def test_mixed_precision_is_the_networks_alone(tmp_path):
     assert "mixed_bfloat16" in policies
 
 
+def white(run):
+    """Returns what the network of a run makes of a white pixel."""
+    layer = run.network().get_layer("preprocessing")
+    return np.ravel(layer(np.full((1, 1, 1, 3), 255, "uint8")))
+
+
 def test_a_folder_of_images_from_teacher_to_student(tmp_path, monkeypatch):
     make_folder(tmp_path / "data", ["cat", "dog"])
     monkeypatch.chdir(tmp_path)
@@ -192,20 +235,43 @@ def test_a_folder_of_images_from_teacher_to_student(tmp_path, monkeypatch):
     assert run.record["data"]["data"] == str(tmp_path / "data")
     assert run.class_names == ["cat", "dog"]
     run = train(Distill(teacher="teacher"), "student", settings, verbose=0)
-    layer = run.preprocessing()
-    np.testing.assert_allclose(
-        layer(np.full((1, 1, 1, 3), 255.0)), [[[[2.5, 3, 7]]]], rtol=1e-5
-    )
+    np.testing.assert_allclose(white(run), [2.5, 3, 7], rtol=1e-5)
 
-    # The same classes elsewhere are fed as the teacher knows them.
+    # The same classes elsewhere are normalised as the teacher does it.
     make_folder(tmp_path / "moved", ["cat", "dog"])
     results = evaluate("student", data="moved", verbose=0)
     assert results["loss"] == pytest.approx(run.record["last"]["val_loss"], rel=1e-5)
 
+    other_run = train(
+        Distill(teacher="teacher"),
+        "other_student",
+        settings,
+        DataSettings(data="moved", mean=(0.5, 0.5, 0.5)),
+        verbose=0,
+    )
+    np.testing.assert_allclose(white(other_run), [2.5, 2.5, 5], rtol=1e-5)
+    np.testing.assert_allclose(white(Run.open("teacher")), [2.5, 3, 7], rtol=1e-5)
+
+    # A linear classifier goes by its own images.
+    run = train(
+        Linear(backbone="student"), "linear", settings, DataSettings(data="data")
+    )
+    imagenet = (1 - np.array(data.IMAGENET_MEAN)) / data.IMAGENET_STD
+    np.testing.assert_allclose(white(run), imagenet, rtol=1e-5)
+    frozen, trained = (
+        Run.open(name).network().get_layer("wrn_10_1_stage1_conv").kernel
+        for name in ("student", "linear")
+    )
+    np.testing.assert_array_equal(frozen, trained)
+
     other = make_folder(tmp_path / "other", ["cat", "cow", "dog"])
     with pytest.raises(ValueError, match="2 classes of `teacher`.* 3 classes.*'cow'"):
         train(Distill(teacher="teacher"), "x", settings, {"data": other}, verbose=0)
-    with pytest.raises(ValueError, match=r"normalised with std=\(0.2, 0.2, 0.1\)"):
+    frozen = Teacher(backbone="teacher")
+    message = r"std=\(0.2, 0.2, 0.1\), as those of `backbone`"
+    with pytest.raises(ValueError, match=f"normalised with {message}"):
+        train(frozen, "x", settings, dataclasses.replace(images, std=None), verbose=0)
+    with pytest.raises(ValueError, match="no `std`, which the network of a run has"):
         evaluate("student", std=(1.0, 1.0, 1.0), verbose=0)
     assert not (tmp_path / "x").exists()
 
@@ -606,7 +672,11 @@ def test_folders_of_format_1_are_read(old_runs, tmp_path):
         last = run.record["last"]
         assert results["accuracy"] == pytest.approx(last["val_accuracy"], abs=1e-6)
         assert results["loss"] == pytest.approx(last["val_loss"], rel=1e-5)
-    assert os.path.isdir(export_run(student.path, tmp_path / "serving" / "1"))
+    path = export_run(student.path, tmp_path / "serving" / "1")
+    network = keras.saving.load_model(old_runs / "student" / "last.keras")
+    expected = keras.ops.softmax(network(normalised(RAW))["logits"])
+    received = serve(path, RAW)["probabilities"]
+    np.testing.assert_allclose(received, expected, atol=1e-6)
     settings = dataclasses.replace(TRAINING, epochs=1)
     kind = Distill(teacher=teacher.path)
     run = train(kind, tmp_path / "new", settings, verbose=0)
@@ -629,6 +699,51 @@ def test_an_unfinished_run_of_format_1_is_refused(old_runs):
     with pytest.raises(ValueError, match="which one before it began.*--overwrite"):
         train(Teacher(), old_runs / "teacher", TRAINING, OLD_DIGITS, RESUME, verbose=0)
     assert path.read_text() == before
+
+
+# Folders of format 2, whose networks took normalised images.
+
+
+@pytest.fixture
+def run_of_format_2(runs, tmp_path):
+    shutil.copytree(runs / "teacher", tmp_path / "old")
+    run = Run.open(tmp_path / "old")
+    for checkpoint in CHECKPOINTS:
+        network = without_preprocessing(run, checkpoint)
+        path = checkpoint_path(run.path, checkpoint)
+        save_with_results(network, path, run.record[checkpoint])
+    run.record["format"] = 2
+    run.write()
+    return run
+
+
+def test_folders_of_format_2_are_read(run_of_format_2, runs, tmp_path):
+    old, new = run_of_format_2, Run.open(runs / "teacher")
+    assert old.weights_digest() == new.weights_digest()
+    results, expected = (
+        evaluate(run.path, heads=True, verbose=0) for run in (old, new)
+    )
+    assert results == pytest.approx(expected, rel=1e-5)
+    saved = keras.saving.load_model(checkpoint_path(old.path, "last"))
+    assert "preprocessing" not in [layer.name for layer in saved.layers]
+    probabilities = keras.ops.softmax(saved(normalised(RAW))["logits"])
+    path = export_run(old.path, tmp_path / "serving" / "1")
+    np.testing.assert_allclose(
+        serve(path, RAW)["probabilities"], probabilities, atol=1e-6
+    )
+    student = Distill(teacher=old.path)
+    run = train(student, runs / "student", TRAINING, execution=RESUME, verbose=0)
+    assert run.record["origin"]["run"] == new.path  # it is the same teacher
+
+
+def test_a_run_of_format_2_is_kept_or_refused(run_of_format_2):
+    path = run_of_format_2.path
+    arguments = Teacher(head_metrics=True), path, TRAINING, DIGITS, RESUME
+    assert train(*arguments, verbose=0).record["format"] == 2
+    run_of_format_2.record["status"] = "interrupted"
+    run_of_format_2.write()
+    with pytest.raises(ValueError, match="which one before it began.*--overwrite"):
+        train(*arguments, verbose=0)
 
 
 def test_a_run_is_replaced_or_goes_on():
