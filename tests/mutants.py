@@ -143,6 +143,14 @@ FAULTS = {
         "deviation = (2 / fan_in) ** 0.5",
         "models",
     ),
+    "after_preprocessing": Fault(
+        "zip(copy.variables, network.variables, strict=True)", "()", "graph"
+    ),
+    "place_of_preprocessing": Fault(
+        "{id(_preprocessed(network)): layer(images)}",
+        "{id(network.input): layer(images)}",
+        "graph",
+    ),
     # Freezing.
     "frozen_backbone": Fault(
         "frozen=strip_heads(teacher).variables if freeze_backbone else ()",
@@ -247,6 +255,17 @@ FAULTS = {
         'self.record["status"] = "finished"',
         'self.record["status"] = "running"',
         "runs",
+    ),
+    "normalisation": Fault(
+        "networks = [with_preprocessing(n, images.preprocessing()) for n in networks]",
+        "pass",
+        "runs",
+    ),
+    "old_normalisation": Fault(
+        'if self.record["format"] >= _WITH_PREPROCESSING:', "if True:", "runs"
+    ),
+    "linear_normalisation": Fault(
+        "trained = with_preprocessing(trained, images.preprocessing())", "pass", "runs"
     ),
 }
 

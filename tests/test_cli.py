@@ -162,13 +162,16 @@ def test_flags_reach_the_settings(received):
 
 
 def test_distill_changes_only_what_is_given(received):
-    line = "distill --teacher t --model resnet8 --output x --no-validation"
+    line = (
+        "distill --teacher t --model resnet8 --output x --no-validation "
+        "--std 1 0.5 0.25"
+    )
     assert cli.main(line.split()) == 0
     assert received == {
         "kind": Distill(teacher="t"),
         "output": "x",
         "training": TrainingSettings(model="resnet8"),
-        "data": {"validation": False},
+        "data": {"validation": False, "std": [1.0, 0.5, 0.25]},
         "execution": ExecutionSettings(),
         "overwrite": False,
         "verbose": 1,
