@@ -32,6 +32,7 @@ from keras_hsakd.runs import (
     train,
     training,
 )
+from keras_hsakd.runs.images import load
 
 OLD_RUNS = pathlib.Path(__file__).parent / "runs_of_format_1"
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=200)
@@ -218,9 +219,9 @@ def test_mixed_precision_is_the_networks_alone(tmp_path):
     assert "mixed_bfloat16" in policies
 
 
-def white(run):
-    """Returns what the network of a run makes of a white pixel."""
-    layer = run.network().get_layer("preprocessing")
+def white(network):
+    """Returns what a network's preprocessing makes of a white pixel."""
+    layer = network.get_layer("preprocessing")
     return np.ravel(layer(np.full((1, 1, 1, 3), 255, "uint8")))
 
 
@@ -235,7 +236,7 @@ def test_a_folder_of_images_from_teacher_to_student(tmp_path, monkeypatch):
     assert run.record["data"]["data"] == str(tmp_path / "data")
     assert run.class_names == ["cat", "dog"]
     run = train(Distill(teacher="teacher"), "student", settings, verbose=0)
-    np.testing.assert_allclose(white(run), [2.5, 3, 7], rtol=1e-5)
+    np.testing.assert_allclose(white(run.network()), [2.5, 3, 7], rtol=1e-5)
 
     # The same classes elsewhere are normalised as the teacher does it.
     make_folder(tmp_path / "moved", ["cat", "dog"])
@@ -249,20 +250,10 @@ def test_a_folder_of_images_from_teacher_to_student(tmp_path, monkeypatch):
         DataSettings(data="moved", mean=(0.5, 0.5, 0.5)),
         verbose=0,
     )
-    np.testing.assert_allclose(white(other_run), [2.5, 2.5, 5], rtol=1e-5)
-    np.testing.assert_allclose(white(Run.open("teacher")), [2.5, 3, 7], rtol=1e-5)
-
-    # A linear classifier goes by its own images.
-    run = train(
-        Linear(backbone="student"), "linear", settings, DataSettings(data="data")
+    np.testing.assert_allclose(white(other_run.network()), [2.5, 2.5, 5], rtol=1e-5)
+    np.testing.assert_allclose(
+        white(Run.open("teacher").network()), [2.5, 3, 7], rtol=1e-5
     )
-    imagenet = (1 - np.array(data.IMAGENET_MEAN)) / data.IMAGENET_STD
-    np.testing.assert_allclose(white(run), imagenet, rtol=1e-5)
-    frozen, trained = (
-        Run.open(name).network().get_layer("wrn_10_1_stage1_conv").kernel
-        for name in ("student", "linear")
-    )
-    np.testing.assert_array_equal(frozen, trained)
 
     other = make_folder(tmp_path / "other", ["cat", "cow", "dog"])
     with pytest.raises(ValueError, match="2 classes of `teacher`.* 3 classes.*'cow'"):
@@ -274,6 +265,20 @@ def test_a_folder_of_images_from_teacher_to_student(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no `std`, which the network of a run has"):
         evaluate("student", std=(1.0, 1.0, 1.0), verbose=0)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_linear_classifier_normalises_as_its_own_images_are(runs, tmp_path):
+    data_settings = DataSettings(data=make_folder(tmp_path, ["cat", "dog"]))
+    kind = Linear(backbone=runs / "baseline")
+    origin = kind.origin()
+    images = load(kind.data_settings(data_settings, origin), batch_size=2, seed=0)
+    network = kind.job(TRAINING, images, origin).network
+    expected = (1 - np.array(data.IMAGENET_MEAN)) / data.IMAGENET_STD
+    np.testing.assert_allclose(white(network), expected, rtol=1e-5)
+    frozen = origin.network().get_layer("wrn_10_1_stage2_conv").kernel
+    received = network.get_layer("wrn_10_1_stage2_conv").kernel
+    np.testing.assert_array_equal(received, frozen)
+    assert len(network.trainable_variables) == 2
 
 
 def test_a_teacher_of_another_class_count(runs, tmp_path):
