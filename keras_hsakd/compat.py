@@ -13,8 +13,8 @@ import numpy as np
 # Hooks of Keras that our classes override, or call on themselves: class of Keras, name,
 # where it is used.
 HOOKS = (
-    (keras.Model, "_maybe_symbolic_build", "distribution.MultiWorkerFit"),
-    (keras.Model, "_make_function", "distribution.MultiWorkerFit"),
+    (keras.Model, "_maybe_symbolic_build", "distribution.ReplicatedFit"),
+    (keras.Model, "_make_function", "distribution.ReplicatedFit"),
     (keras.optimizers.SGD, "_use_weight_decay", "optimizers.SGD"),
     (keras.optimizers.SGD, "_get_variable_index", "optimizers.SGD"),
     (keras.optimizers.SGD, "_apply_weight_decay", "optimizers.SGD"),

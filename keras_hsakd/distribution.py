@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_hsakd.compat import layers_of, set_cardinality
 
@@ -162,6 +163,119 @@ def distributed(dataset, model: keras.Model):
     return made
 
 
+def global_sum(value):
+    """Returns the sum of a value over the replicas of a step.
+
+    Args:
+        value: A replica's number or tensor, of the same shape in all of them.
+
+    Returns:
+        The same on all replicas; the value as it is where there is one replica.
+
+    Example:
+    >>> global_sum(3)
+    3
+    """
+    context = _replica_context()
+    if context is None:
+        return value
+    import tensorflow as tf
+
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.convert_to_tensor(value))
+
+
+def mean_of_rows(values):
+    """Returns the mean of a replica's values; 0 where it has none.
+
+    Args:
+        values: Tensor of shape `(rows,)`, floating point.
+
+    Example:
+    >>> float(mean_of_rows(keras.ops.convert_to_tensor([1.0, 3.0])))
+    2.0
+    """
+    if _replica_context() is None:
+        return ops.mean(values)
+    rows = ops.cast(ops.maximum(ops.shape(values)[0], 1), values.dtype)
+    return ops.sum(values) / rows
+
+
+def loss_of_replica(mean, rows):
+    """Returns a replica's loss as Keras' training step needs it, however many rows.
+
+    Keras sums the gradients of replicas, so that the gradient counts by the replica's
+    part of all rows. The value is for the log, where Keras multiplies it by the number
+    of replicas and by that of the replica's own rows.
+
+    Args:
+        mean: The mean loss of the replica's rows, see `mean_of_rows`.
+        rows: The number of rows.
+
+    Example:
+    >>> loss_of_replica(2.0, rows=3)
+    2.0
+    """
+    if _replica_context() is None:
+        return mean / num_replicas()
+    rows = ops.cast(rows, mean.dtype)
+    counted = mean * rows / global_sum(rows)
+    return counted + ops.stop_gradient(mean / num_replicas() - counted)
+
+
+def none_refused(images):
+    """Returns a replica's images, and ends the step where a replica has none.
+
+    Batch normalization has no statistics of none, and would spoil those of all.
+
+    Args:
+        images: Tensor of shape `(rows, ...)`.
+
+    Example:
+    >>> none_refused(np.ones((2, 8, 8, 3))).shape
+    (2, 8, 8, 3)
+    """
+    if _replica_context() is None:
+        return images
+    import tensorflow as tf
+
+    # All replicas know of it, or some would wait for others.
+    without = global_sum(tf.cast(tf.shape(images)[0] == 0, "float32"))
+    with tf.control_dependencies([tf.debugging.assert_equal(without, 0.0, _NONE)]):
+        return tf.identity(images)
+
+
+_NONE = (
+    "Expected each batch to have an image for each replica; drop the last batch, or "
+    "let it be larger. Received: a batch with fewer"
+)
+
+
+def run_on_rows(function, images):
+    """Returns what a function makes of a replica's images, which may be none.
+
+    TensorFlow 2.21 on CPUs gives convolutions of no image a wrong shape: where there
+    is none, the function gets a blank one, and its rows are dropped.
+
+    Args:
+        function: Function from images to tensors of as many rows, or a multiple.
+        images: Tensor of shape `(rows, height, width, channels)`.
+
+    Example:
+    >>> run_on_rows(lambda images: images + 1, np.ones((2, 8, 8, 3))).shape
+    (2, 8, 8, 3)
+    """
+    if _replica_context() is None:
+        return function(images)
+    import tensorflow as tf
+
+    blank = tf.cast(tf.shape(images)[0] == 0, tf.int32)  # how many, 0 or 1
+    filled = tf.pad(images, [[0, blank], [0, 0], [0, 0], [0, 0]])
+    filled = tf.ensure_shape(filled, (None, *images.shape[1:]))
+    return keras.tree.map_structure(
+        lambda x: x[: (1 - blank) * tf.shape(x)[0]], function(filled)
+    )
+
+
 def synchronize_batch_norm(network: keras.Model) -> keras.Model:
     """Makes batch normalization use the batch of all replicas, not each its own part.
 
@@ -190,20 +304,27 @@ def synchronize_batch_norm(network: keras.Model) -> keras.Model:
     return network
 
 
-class MultiWorkerFit:
-    """Mixin of a `keras.Model` that trains under `MultiWorkerMirroredStrategy`.
+class ReplicatedFit:
+    """Mixin of a `keras.Model` that trains on several replicas, or by several workers.
 
-    Keras 3.15 fails there twice, each time before the first step is done:
+    Keras 3.15 fails there, each time before the first step is done:
 
-    - it makes a tensor of the `PerReplica` batch that it builds the model with;
-    - it averages the metrics of the workers along an axis, which scalars do not have.
+    - it builds the model with the mean of the replicas' parts of the first batch, which
+      may differ in their rows, and of which it makes a tensor where workers are several;
+    - it averages the metrics of workers along an axis, which scalars do not have.
 
     `tests/test_strategies.py` tells when Keras does without.
     """
 
+    def train_step(self, *args):
+        # TensorFlow calls train_step(data), JAX train_step(state, data).
+        *state, data = args
+        images, *others = keras.utils.unpack_x_y_sample_weight(data)
+        return super().train_step(*state, (none_refused(images), *others))
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if iterator is not None and _is_multi_worker(_strategy(self)):
-            strategy = self.distribute_strategy
+        strategy = _strategy(self)
+        if iterator is not None and strategy and strategy.num_replicas_in_sync > 1:
             for _, _, batches in iterator:
                 data_batch = keras.tree.map_structure(
                     lambda x: strategy.experimental_local_results(x)[0], next(batches)
@@ -321,6 +442,21 @@ def _vector(rows):
 
 
 @contextlib.contextmanager
+def replicas_without_images_named() -> Iterator[None]:
+    """Raises an error of one line where `none_refused` has ended a step.
+
+    Raises:
+        ValueError: In place of TensorFlow's error, which has the whole graph in it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _NONE in str(error):
+            raise ValueError(_NONE) from None
+        raise
+
+
+@contextlib.contextmanager
 def lost_workers_named(model: keras.Model | None = None) -> Iterator[None]:
     """Raises an error that says so where another worker is gone.
 
@@ -357,6 +493,15 @@ def _strategy(model):
     import tensorflow as tf
 
     return tf.distribute.get_strategy() if model is None else model.distribute_strategy
+
+
+def _replica_context():
+    """Returns the context of one of several replicas; None where there is one."""
+    if num_replicas() == 1:
+        return None
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context()  # None while a model is built
 
 
 def _is_multi_worker(strategy):

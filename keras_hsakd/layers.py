@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_hsakd.distribution import num_replicas
+from keras_hsakd.distribution import global_sum
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
@@ -50,9 +50,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         # Keras has just added (1 - momentum) times the biased variance.
         added = self.moving_variance - old
         count = ops.size(inputs) // inputs.shape[self.axis]
-        if self.synchronized:
-            count *= num_replicas()
         count = ops.cast(count, self.moving_variance.dtype)
+        if self.synchronized:
+            count = global_sum(count)
         self.moving_variance.assign(old + added * count / ops.maximum(count - 1, 1))
         return outputs
 

@@ -139,7 +139,7 @@ def train_on_uneven_batch():
 def train_as_keras_does(path):
     """Trains a model of Keras as one of several workers, and writes what comes of it.
 
-    Once it works, `distribution.MultiWorkerFit` has done its duty.
+    Once it works, `distribution.ReplicatedFit` has done its duty.
     """
     with worker().scope():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])

@@ -5,7 +5,12 @@ import contextlib
 import keras
 from keras import ops
 
-from keras_hsakd.distribution import num_replicas
+from keras_hsakd.distribution import (
+    loss_of_replica,
+    mean_of_rows,
+    num_replicas,
+    run_on_rows,
+)
 from keras_hsakd.heads import is_plain, output_names, strip_heads
 from keras_hsakd.ops import (
     cross_entropy,
@@ -206,6 +211,9 @@ class HeadsTrainer(Fitting, keras.Model):
     def call(self, images, training=False):
         if training:  # `train_step` has made the views
             return self.forward(images, training=True)
+        return run_on_rows(self._evaluated, images)
+
+    def _evaluated(self, images):
         if self._evaluates_heads:
             return self.forward(transformed_views(images, self.view_functions))
         return self.each(lambda outputs: outputs["logits"], self.forward(images))
@@ -229,9 +237,10 @@ class HeadsTrainer(Fitting, keras.Model):
                 if training:
                     self._term_metrics[name].update_state(values)
                     values *= self.loss_weights.get(name, 1.0)
-                total += ops.mean(values)
-        # Keras sums gradients over replicas, and divides only the losses it computes.
-        return total / num_replicas()
+                total += mean_of_rows(values)
+        if training:
+            return loss_of_replica(total, ops.shape(labels)[0])
+        return total / num_replicas()  # which Keras undoes for the log
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if self._reports_heads():

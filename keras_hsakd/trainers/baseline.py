@@ -1,7 +1,9 @@
 """Training of a network without heads, to compare with."""
 
 import keras
+from keras import ops
 
+from keras_hsakd.distribution import loss_of_replica, num_replicas, run_on_rows
 from keras_hsakd.trainers.fitting import Fitting, dtype_policy
 
 
@@ -47,5 +49,13 @@ class BaselineTrainer(Fitting, keras.Model):
         super().compile(*args, **kwargs, loss=loss)
         return self
 
+    def compute_loss(self, x=None, *args, training=True, **kwargs):
+        loss = super().compute_loss(x, *args, training=training, **kwargs)
+        if training:
+            return loss_of_replica(loss * num_replicas(), ops.shape(x)[0])
+        return loss
+
     def call(self, images, training=None):
-        return self.network(images, training=training)
+        if training:
+            return self.network(images, training=True)
+        return run_on_rows(self.network, images)

@@ -9,9 +9,10 @@ import keras
 
 from keras_hsakd.compat import layers_of
 from keras_hsakd.distribution import (
-    MultiWorkerFit,
+    ReplicatedFit,
     distributed,
     lost_workers_named,
+    replicas_without_images_named,
 )
 from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.feeding import Feed
@@ -58,7 +59,7 @@ class FitCallback(keras.callbacks.Callback):
         yield fit
 
 
-class Fitting(MultiWorkerFit):
+class Fitting(ReplicatedFit):
     """Mixin of a `keras.Model` whose training is checked, guarded and resumable.
 
     A subclass has `network`, the functional model that is trained, `term_names`, those
@@ -150,6 +151,7 @@ class Fitting(MultiWorkerFit):
                 if isinstance(callback, FitCallback):
                     fit = stack.enter_context(callback.around_fit(self, fit))
             stack.enter_context(lost_workers_named(self))
+            stack.enter_context(replicas_without_images_named())
             if checks.is_tf_dataset(x):
                 # With class weights, Keras maps the data itself.
                 x = feed.dataset(self, whole="class_weight" in kwargs)
