@@ -309,8 +309,8 @@ class ReplicatedFit:
 
     Keras 3.15 fails there, each time before the first step is done:
 
-    - it builds the model with the mean of the replicas' parts of the first batch, which
-      may differ in their rows, and of which it makes a tensor where workers are several;
+    - it builds the model with the mean of the replicas' parts of the first batch, whose
+      rows may differ, and of which it makes a tensor where there are several workers;
     - it averages the metrics of workers along an axis, which scalars do not have.
 
     `tests/test_strategies.py` tells when Keras does without.

@@ -25,7 +25,9 @@ def network(name, classes=3):
     x = keras.layers.ReLU()(x)
     x = keras.layers.BatchNormalization()(x)  # Keras' layer, too
     x = keras.layers.GlobalAveragePooling2D()(x)
-    outputs = {"logits": keras.layers.Dense(classes)(x)}
+    outputs = {
+        "logits": keras.layers.Dense(classes, kernel_regularizer="l2")(x),
+    }
     outputs["aux_1"] = keras.layers.Dense(4 * classes)(x)
     return keras.Model(images, outputs, name=name)
 
@@ -39,17 +41,20 @@ TRAINERS = {
     "frozen": lambda: keras_hsakd.TeacherTrainer(make("a"), freeze_backbone=True),
     "distiller": lambda: keras_hsakd.Distiller(make("a"), make("b")),
     "mutual": lambda: keras_hsakd.MutualDistiller([make("a"), make("b")]),
+    "baseline": lambda: BaselineTrainer(keras_hsakd.strip_heads(make("a"))),
 }
 
 
-def weighted_dataset():
+def weighted_dataset(size, batch_size=7):
+    """Returns batches that two replicas cannot share evenly."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(24, 8, 8, 3)).astype("float32")
-    labels = rng.integers(0, 3, 24)
-    weights = rng.uniform(0, 2, 24).astype("float32")
-    return tf.data.Dataset.from_tensor_slices((images, labels, weights)).batch(8)
+    images = rng.normal(size=(size, 8, 8, 3)).astype("float32")
+    labels = rng.integers(0, 3, size)
+    weights = rng.uniform(0, 2, size).astype("float32")
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels, weights))
+    return dataset.batch(batch_size)
 
 
 # What processes do: each has devices of its own from the start.
@@ -92,7 +97,6 @@ def worker():
 
 
 def train_in_scope(strategy, method):
-    dataset = weighted_dataset()
     with strategy.scope():
         keras.utils.set_random_seed(0)
         trainer = TRAINERS[method]().compile(
@@ -100,7 +104,9 @@ def train_in_scope(strategy, method):
             metrics=["accuracy"],
         )
         history = trainer.fit(
-            dataset.repeat(4).take(10), verbose=0, validation_data=dataset
+            weighted_dataset(24).repeat(3).take(10),  # 7, 7, 7 and 3 images
+            validation_data=weighted_dataset(8),  # the last batch is of one
+            verbose=0,
         )
     return result(trainer, history)
 
@@ -125,15 +131,19 @@ def result(trainer, history):
     return {"weights": weights, "logs": history.history}
 
 
-def train_on_uneven_batch():
-    """Trains replicas that have statistics of their own, and parts of two and one."""
+def train_with_statistics_of_ones_own():
+    """Trains replicas that do not synchronize; none may go without images then."""
     strategy = two_devices()
     with strategy.scope():
-        trainer = keras_hsakd.TeacherTrainer(network("a", 10))
+        trainer = keras_hsakd.TeacherTrainer(network("a"))
         trainer.compile("sgd", head_metrics=True)
-        train, _ = keras_hsakd.data.load("digits", image_size=8, batch_size=8, limit=11)
-    history = trainer.fit(train, verbose=0)
+    with pytest.raises(ValueError, match="^Expected each batch to have an image for"):
+        trainer.fit(weighted_dataset(1), verbose=0)
+    few = weighted_dataset(3)
+    history = trainer.fit(few, validation_data=weighted_dataset(1), verbose=0)
     assert all(np.isfinite(values).all() for values in history.history.values())
+    assert trainer.predict(weighted_dataset(8), verbose=0).shape == (8, 3)
+    assert all(np.isfinite(values).all() for values in trainer.network.get_weights())
 
 
 def train_as_keras_does(path):
@@ -194,7 +204,7 @@ def workers(function, *arguments):
 @pytest.mark.parametrize(
     "methods",
     [
-        pytest.param(["mutual"], id="mutual"),  # has all terms
+        pytest.param(["mutual", "baseline"], id="mutual"),  # has all terms
         pytest.param(
             ["teacher", "frozen", "distiller", "pipeline"],
             id="others",
@@ -213,8 +223,8 @@ def test_replicas_and_workers_train_as_one_device(tmp_path, methods):
         assert_trained_alike(read_json(tmp_path / f"{name}.json"), expected)
 
 
-def test_replicas_take_an_uneven_batch():
-    end_of(start(train_on_uneven_batch))
+def test_replicas_with_statistics_of_their_own():
+    end_of(start(train_with_statistics_of_ones_own))
 
 
 def test_workers_wait_for_each_other(tmp_path):
