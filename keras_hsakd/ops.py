@@ -130,7 +130,8 @@ def joint_labels(
 ) -> keras.KerasTensor:
     """Returns the joint label of class and view for each view.
 
-    `joint = M * y + r` for class `y` under view `r`.
+    `joint = M * y + r` for class `y` under view `r`; an image without a label, -1, has
+    no joint label either: -1 under all views.
 
     Args:
         labels: Integer class labels of shape `(B,)`, or class probabilities (one-hot,
@@ -150,9 +151,10 @@ def joint_labels(
     labels = ops.convert_to_tensor(labels)
     if len(labels.shape) == 1:
         # A narrower type might not hold the joint labels.
-        labels = ops.cast(labels, "int32")
+        labels = ops.cast(labels, "int32")[:, None]
         views = ops.arange(num_views, dtype="int32")
-        return ops.reshape(num_views * labels[:, None] + views, (-1,))
+        joint = ops.where(labels < 0, -1, num_views * labels + views)
+        return ops.reshape(joint, (-1,))
     views = ops.eye(num_views, dtype=labels.dtype)
     joint = labels[:, None, :, None] * views[:, None, :]
     return ops.reshape(joint, (-1, labels.shape[1] * num_views))

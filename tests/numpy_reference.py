@@ -14,7 +14,9 @@ def rotated_views(images):
 
 
 def joint_labels(labels):
-    return np.array([4 * label + r for label in labels for r in range(4)])
+    return np.array(
+        [-1 if label < 0 else 4 * label + r for label in labels for r in range(4)]
+    )
 
 
 def cross_entropy(labels, logits):
@@ -30,21 +32,28 @@ def kl_divergence(teacher_logits, student_logits, temperature):
 
 
 def student_losses(teacher, student, labels, temperature, weights=None):
-    """Returns the terms of the student's loss.
+    """Returns the terms of the student's loss, as they are reported.
 
     `teacher` and `student` are the networks' outputs for the rotated views, or, where
-    these are class logits alone, for the images.
+    these are class logits alone, for the images. Label -1 is an image without one.
     """
     weights = np.ones(len(labels)) if weights is None else weights
     num_views = len(student["logits"]) // len(labels)
     row_weights = np.repeat(weights, num_views)
-    on_images = cross_entropy(labels, student["logits"][::num_views])
-    losses = {"ce_loss": np.mean(weights * on_images)}
+    labeled = labels >= 0
+    on_images = cross_entropy(labels[labeled], student["logits"][::num_views][labeled])
+    mean = np.mean(weights[labeled] * on_images) if labeled.any() else 0.0
+    losses = {"ce_loss": mean}
     for name in student:
         values = kl_divergence(teacher[name], student[name], temperature)
         term = "kl_main" if name == "logits" else f"kl_{name}"
         losses[term] = np.mean(row_weights * values)
     return losses
+
+
+def student_loss(losses, labels):
+    """Returns the loss of these terms: the cross-entropy counts by its images."""
+    return sum(losses.values()) - losses["ce_loss"] * np.mean(labels < 0)
 
 
 def teacher_losses(teacher, labels, weights=None):

@@ -5,7 +5,14 @@ import numpy as np
 import numpy_reference as reference
 import pytest
 
-from keras_hsakd import Distiller, TeacherTrainer, optimizers, strip_heads
+from keras_hsakd import (
+    Distiller,
+    MutualDistiller,
+    TeacherTrainer,
+    optimizers,
+    strip_heads,
+)
+from keras_hsakd.trainers import BaselineTrainer
 
 core = pytest.mark.core  # a dozen that also run on JAX
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -78,11 +85,27 @@ def outputs(network, images, training):
 # Losses.
 
 
+def unlabeled(labels, kind):
+    """Returns labels of which some, or all, are -1."""
+    return np.where({"some": np.arange(12) % 5 < 2, "all": True}[kind], -1, labels)
+
+
 @core
-@pytest.mark.parametrize("heads", [True, False])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_losses_of_the_student(tiny_network, batch, heads, weighted):
+@pytest.mark.parametrize(
+    ("heads", "weighted", "without"),
+    [
+        (True, False, None),
+        (True, True, None),
+        (False, False, None),
+        (False, True, None),
+        (True, False, "some"),
+        (True, True, "some"),
+        (True, True, "all"),
+    ],
+)
+def test_losses_of_the_student(tiny_network, batch, heads, weighted, without):
     images, labels = batch
+    labels = labels if without is None else unlabeled(labels, without)
     weights = np.linspace(0, 2, len(labels)).astype("float32") if weighted else None
     networks = [tiny_network("t"), tiny_network("s")]
     if not heads:
@@ -99,7 +122,8 @@ def test_losses_of_the_student(tiny_network, batch, heads, weighted):
     logs = distiller.train_on_batch(images, labels, weights, return_dict=True)
     of_heads = {"kl_aux_1", "kl_aux_2"} if heads else set()
     assert set(logs) == {"loss", "ce_loss", "kl_main"} | of_heads
-    assert logs.pop("loss") == pytest.approx(sum(expected.values()), rel=1e-5)
+    loss = reference.student_loss(expected, labels)
+    assert logs.pop("loss") == pytest.approx(loss, rel=1e-5)
     for name, value in expected.items():
         assert logs[name] == pytest.approx(value, rel=1e-4), name
 
@@ -130,6 +154,54 @@ def test_losses_of_the_teacher(tiny_network, batch, freeze_backbone, weighted):
     assert set(logs) == set(expected)
     for name, value in expected.items():
         assert logs[name] == pytest.approx(value, rel=1e-4), name
+
+
+@core
+def test_images_without_a_label_leave_the_gradients_of_the_others(tiny_network, batch):
+    images, labels = batch[0], unlabeled(batch[1], "some")
+    results = []
+    for kept, weight in ((labels > -2, 1), (labels >= 0, np.mean(labels >= 0))):
+        keras.utils.set_random_seed(1)
+        trainer = make_distiller(tiny_network, batch_norm=False)
+        without = dict.fromkeys(("kl_main", "kl_aux_1", "kl_aux_2"), 0.0)
+        trainer.compile(sgd(), loss_weights=without, **EAGER)
+        weights = np.full(kept.sum(), weight, "float32")
+        trainer.train_on_batch(images[kept], labels[kept], weights)
+        results.append(values(trainer.network.variables))
+    assert_equal(*results, rtol=1e-5, atol=1e-6)
+
+
+@core
+def test_metrics_are_of_images_with_a_label(make_trainer, batch):
+    images, labels = batch[0], unlabeled(batch[1], "some")
+    weights = np.linspace(0, 2, len(labels)).astype("float32")
+    trainer = make_trainer(batch_norm=False)
+    trainer.compile(
+        keras.optimizers.SGD(0.0),
+        weighted_metrics=["accuracy"],
+        head_metrics=True,
+        **EAGER,
+    )
+    known = labels >= 0
+    expected = trainer.evaluate(
+        images[known],
+        labels[known],
+        sample_weight=weights[known],
+        return_dict=True,
+        verbose=0,
+    )
+    # The last batch has no label at all.
+    data = (np.concatenate([x, x]) for x in (images, labels, weights))
+    images, labels, weights = data
+    labels[12:] = -1
+    for form in (labels, labels[:, None]):
+        logs = trainer.fit(
+            images, form, 12, sample_weight=weights, shuffle=False, verbose=0
+        ).history
+        assert expected.keys() <= logs.keys()
+        for name in expected.keys() - {"loss"}:
+            assert logs[name][0] == pytest.approx(expected[name], rel=1e-5), name
+        assert logs["ce_loss"][0] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("make", [make_distiller, make_joint])
@@ -198,7 +270,7 @@ def weighted_squares(teacher, student, labels):
 
 @core
 def test_a_divergence_of_ones_own_and_the_labels_that_it_gets(tiny_network, batch):
-    images, labels = batch
+    images, labels = batch[0], unlabeled(batch[1], "some")
     distiller = Distiller(
         tiny_network("t"), tiny_network("s"), divergence=weighted_squares
     )
@@ -441,12 +513,13 @@ def test_compilation_and_several_steps_a_call_do_not_change_results(
 
 @core
 def test_gradient_accumulation_is_a_larger_batch(tiny_network, batch):
+    images, labels = batch[0], unlabeled(batch[1], "some")
     results = []
     for accumulation, size in ((None, 12), (3, 4)):
         keras.utils.set_random_seed(1)
         trainer = make_distiller(tiny_network, batch_norm=False)
         trainer.compile(sgd(gradient_accumulation_steps=accumulation), **EAGER)
-        trainer.fit(*batch, batch_size=size, shuffle=False, verbose=0)
+        trainer.fit(images, labels, batch_size=size, shuffle=False, verbose=0)
         results.append(values(trainer.network.variables))
     assert_equal(*results, rtol=1e-4, atol=1e-6)
 
@@ -707,7 +780,7 @@ def test_losses_are_not_chosen(make_trainer):
     ("images", "labels", "message"),
     [
         ((4, 8, 8, 3), [0, 1, 2, 3], "labels in 0 to 2.*labels from 0 to 3"),
-        ((4, 8, 8, 3), [-1, 1, 2, 0], "labels in 0 to 2.*labels from -1 to 2"),
+        ((4, 8, 8, 3), [-2, 1, 2, 0], "labels in 0 to 2.*or -1.*labels from -2 to 2"),
         ((4, 8, 8, 3), np.eye(4), r"\(batch, 3\), class prob.*shape \(4, 4\)"),
         ((4, 8, 8), [0, 1, 2, 0], r"\(batch, 8, 8, 3\).*shape \(4, 8, 8\)"),
         ((4, 8, 8, 1), [0, 1, 2, 0], r"\(batch, 8, 8, 3\).*shape \(4, 8, 8, 1\)"),
@@ -730,6 +803,49 @@ def test_the_first_batch_is_checked(make_trainer, images, labels, message, form)
     with pytest.raises(ValueError, match=f"(?s)Expected.*{message}"):
         trainer.fit(**arguments, verbose=0)
     assert_equal(before, values(trainer.variables))
+
+
+UNLABELED = {
+    "joint": (make_joint, {}, "only `Distiller` takes images without a label, -1"),
+    "baseline": (
+        lambda make: BaselineTrainer(strip_heads(make("a"))),
+        {},
+        "only `Distiller` takes images without a label, -1",
+    ),
+    "mutual": (
+        lambda make: MutualDistiller([make("a"), make("b")]),
+        {},
+        "only `Distiller` takes images without a label, -1",
+    ),
+    "metrics": (
+        make_distiller,
+        {"metrics": ["accuracy"]},
+        r"`weighted_metrics=\['accuracy'\]` .* Received: metrics=\['accuracy'\]",
+    ),
+    "class_weight": (
+        make_distiller,
+        {"class_weight": {0: 1.0, 1: 2.0, 2: 1.0}},
+        "no `class_weight` where images have no label",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNLABELED)
+@pytest.mark.parametrize("told_by", ["first batch", "data set"])
+def test_images_without_a_label_are_refused(tiny_network, batch, name, told_by):
+    import tensorflow as tf
+
+    make, options, message = UNLABELED[name]
+    options = dict(options)
+    class_weight = options.pop("class_weight", None)
+    trainer = make(tiny_network).compile(sgd(), **options)
+    images, labels = batch
+    if told_by == "first batch":
+        labels = unlabeled(labels, "some")
+    data = tf.data.Dataset.from_tensors((images, labels))
+    data.num_unlabeled = int(told_by == "data set")
+    with pytest.raises(ValueError, match=f"Expected .*{message}"):
+        trainer.fit(data, class_weight=class_weight, verbose=0)
 
 
 def test_labels_are_needed(make_trainer, batch):

@@ -155,7 +155,8 @@ class HeadsTrainer(Fitting, keras.Model):
             optimizer: See `keras.Model.compile`.
             metrics: Metrics of the class logits on plain images, for example
                 `["accuracy"]`.
-            weighted_metrics: The same, weighted by `sample_weight`.
+            weighted_metrics: The same, weighted by `sample_weight`; in training, images
+                without a label weigh nothing.
             head_metrics: Whether to also report the accuracies of each head on the
                 views, joint (`aux_1_joint_accuracy`) and of the class
                 (`aux_1_class_accuracy`), in training and validation. Validation then
@@ -195,11 +196,22 @@ class HeadsTrainer(Fitting, keras.Model):
         )
         self.head_metrics = bool(head_metrics)
         self.loss_weights = loss_weights
+        # As text: a list of metrics would be tracked a second time.
+        self._unweighted_metrics = repr(metrics) if metrics else ""
         return self
 
     def check_batch(self, images, labels):
         super().check_batch(images, labels)
         check_suit(self.view_functions, self.network, images.shape[1:])
+
+    def check_unlabeled(self, class_weight):
+        super().check_unlabeled(class_weight)
+        if self._unweighted_metrics:
+            raise ValueError(
+                f"Expected `weighted_metrics={self._unweighted_metrics}` in `compile`, "
+                "which leave out images without a label. "
+                f"Received: metrics={self._unweighted_metrics}"
+            )
 
     def train_step(self, *args):
         # TensorFlow calls train_step(data), JAX train_step(state, data).
@@ -222,20 +234,26 @@ class HeadsTrainer(Fitting, keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         labels = _standardize_labels(y)
+        labeled = self._labeled(labels) if training else None
+        known = labels if labeled is None else ops.maximum(labels, 0)
         # Before another network runs: what its layers add is not to be trained on.
         added = [ops.mean(loss) for loss in self.losses] if training else []
         image_terms = {
-            f"{prefix}ce_loss": cross_entropy(labels, self._image_logits(outputs))
+            f"{prefix}ce_loss": cross_entropy(known, self._image_logits(outputs))
             for prefix, outputs in self.by_network(y_pred).items()
         }
         view_terms = self.view_terms(x, labels, y_pred) if training else {}
         total = sum(added)
-        for rows, terms in ((1, image_terms), (self.num_views, view_terms)):
+        for rows, terms, counted in (
+            (1, image_terms, labeled),
+            (self.num_views, view_terms, None),
+        ):
             for name, values in terms.items():
-                if sample_weight is not None:
-                    values *= ops.cast(ops.repeat(sample_weight, rows), values.dtype)
+                for weight in (sample_weight, counted):
+                    if weight is not None:
+                        values *= ops.cast(ops.repeat(weight, rows), values.dtype)
                 if training:
-                    self._term_metrics[name].update_state(values)
+                    self._term_metrics[name].update_state(values, counted)
                     values *= self.loss_weights.get(name, 1.0)
                 total += mean_of_rows(values)
         if training:
@@ -243,11 +261,19 @@ class HeadsTrainer(Fitting, keras.Model):
         return total / num_replicas()  # which Keras undoes for the log
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        labels = _standardize_labels(y)
+        labeled = None if self._evaluating else self._labeled(labels)
         if self._reports_heads():
-            labels = _standardize_labels(y)
             for prefix, outputs in self.by_network(y_pred).items():
                 if isinstance(outputs, dict):
-                    self._update_head_metrics(prefix, labels, outputs)
+                    self._update_head_metrics(prefix, labels, outputs, labeled)
+        if labeled is not None:
+            y = ops.maximum(y, 0)  # of which those without a label weigh nothing
+            if sample_weight is None:
+                sample_weight = labeled
+            else:
+                sample_weight = ops.reshape(sample_weight, (-1,))
+                sample_weight *= ops.cast(labeled, sample_weight.dtype)
         return super().compute_metrics(
             x,
             self.each(lambda outputs: y, y_pred),
@@ -257,12 +283,19 @@ class HeadsTrainer(Fitting, keras.Model):
             else self.each(lambda outputs: sample_weight, y_pred),
         )
 
-    def _update_head_metrics(self, prefix, labels, outputs):
+    def _labeled(self, labels):
+        """Returns 1 for each image with a label, 0 without; None where all have one."""
+        if not self.takes_unlabeled or len(labels.shape) != 1:
+            return None
+        return ops.cast(labels >= 0, "float32")
+
+    def _update_head_metrics(self, prefix, labels, outputs, labeled):
         joint = joint_labels(labels, self.num_views)
+        weights = None if labeled is None else ops.repeat(labeled, self.num_views)
         for head in outputs.keys() - {"logits"}:
             hits = head_accuracies(joint, outputs[head], self.num_views)
             for kind, name in _head_metric_names(prefix, head).items():
-                self._head_metrics[name].update_state(hits[kind])
+                self._head_metrics[name].update_state(hits[kind], weights)
 
     def _image_logits(self, outputs):
         """Returns the class logits of the images themselves."""

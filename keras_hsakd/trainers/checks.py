@@ -24,8 +24,15 @@ def num_classes(network: keras.Model) -> int:
     return (outputs["logits"] if isinstance(outputs, dict) else outputs).shape[-1]
 
 
-def check_batch(network: keras.Model, images, labels) -> None:
-    """Raises a ValueError unless a batch of images and labels suits a network."""
+def check_batch(network: keras.Model, images, labels, unlabeled=False) -> None:
+    """Raises a ValueError unless a batch of images and labels suits a network.
+
+    Args:
+        network: What is trained on them.
+        images: Anything like an array.
+        labels: The same, or `None`.
+        unlabeled: Whether there may be images without a label, -1.
+    """
     expected = tuple(network.input_shape[1:])
     shape = tuple(np.shape(images))
     if len(shape) != 4 or any(
@@ -51,11 +58,31 @@ def check_batch(network: keras.Model, images, labels) -> None:
             f"(batch, {classes}), class probabilities. Received: {received}"
         )
     low, high = labels.min(), labels.max()
-    if labels.ndim == 1 and not 0 <= low <= high < classes:
+    if labels.ndim == 1 and not -unlabeled <= low <= high < classes:
+        expected = f"labels in 0 to {classes - 1}, the classes of `{network.name}`"
+        if unlabeled:
+            expected += ", or -1 for an image without a label"
+        elif low == -1:
+            expected += f"; {_ONLY_DISTILLER}"
+        raise ValueError(f"Expected {expected}. Received: labels from {low} to {high}")
+
+
+def has_unlabeled(labels) -> bool:
+    """Returns whether an image of a batch has no label, which is the label -1."""
+    labels = np.asarray(labels)
+    return (labels.ndim == 1 or labels.shape[1] == 1) and bool(np.any(labels < 0))
+
+
+def check_labeled(trainer: keras.Model) -> None:
+    """Raises a ValueError unless a trainer takes images without a label."""
+    if not trainer.takes_unlabeled:
         raise ValueError(
-            f"Expected labels in 0 to {classes - 1}, the classes of "
-            f"`{network.name}`. Received: labels from {low} to {high}"
+            f"Expected images with labels; {_ONLY_DISTILLER}. Received: images without "
+            f"a label for a {type(trainer).__name__}"
         )
+
+
+_ONLY_DISTILLER = "only `Distiller` takes images without a label, -1"
 
 
 def first_batch(x, y):

@@ -42,6 +42,12 @@ class Distiller(DistillationTrainer):
     A `sample_weight` weighs an image's cross-entropy and its four rows of each
     divergence; sums are divided by the numbers of rows, not by sums of weights.
 
+    A training image without a label has the label -1: it has no cross-entropy, and all
+    divergences, which need none. Sums are divided by the numbers of all images and
+    rows, so that each image counts for itself, whatever else is in its batch. `ce_loss`
+    is reported as the mean over the images with a label, as are `weighted_metrics` and
+    those of heads; `loss` is what is trained on, in which it counts by their share.
+
     Args:
         teacher: A trained functional model with auxiliary heads, see
             `keras_hsakd.models.create`, or a plain classifier.
@@ -58,7 +64,8 @@ class Distiller(DistillationTrainer):
         divergence: One of `keras_hsakd.losses.names()`, or a function of (teacher
             logits, student logits, labels) with one value a row, to which `temperature`
             does not apply. It is called on the main logits with the class labels, and
-            on the logits of each head with the joint labels. Defaults to `"kl"`.
+            on the logits of each head with the joint labels, -1 both for an image
+            without a label. Defaults to `"kl"`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
@@ -79,6 +86,8 @@ class Distiller(DistillationTrainer):
     References: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.3;
     [Hinton et al., 2015](https://arxiv.org/abs/1503.02531) for networks without heads.
     """
+
+    takes_unlabeled = True
 
     def __init__(
         self,

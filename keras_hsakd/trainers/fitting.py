@@ -68,6 +68,7 @@ class Fitting(ReplicatedFit):
 
     term_names: Sequence[str] = ("loss",)
     frozen_ids: frozenset[int] = frozenset()
+    takes_unlabeled = False  # images without a label, which is the label -1
 
     @property
     def frozen_variables(self):
@@ -81,7 +82,17 @@ class Fitting(ReplicatedFit):
 
     def check_batch(self, images, labels) -> None:
         """Raises a ValueError unless a batch suits the network."""
-        checks.check_batch(self.network, images, labels)
+        checks.check_batch(self.network, images, labels, self.takes_unlabeled)
+
+    def check_unlabeled(self, class_weight) -> None:
+        """Raises a ValueError unless images without a label can be trained on."""
+        checks.check_labeled(self)
+        if class_weight:
+            raise ValueError(
+                "Expected no `class_weight` where images have no label; weights of "
+                "images can come with them, as `sample_weight`. "
+                f"Received: class_weight={class_weight}"
+            )
 
     def fit(
         self,
@@ -101,7 +112,8 @@ class Fitting(ReplicatedFit):
             x: A `tf.data.Dataset` of (image, label) or (image, label, sample weight)
                 batches, or whatever else `keras.Model.fit` takes. Images are
                 `(B, size, size, channels)`; labels are integers `(B,)` or class
-                probabilities `(B, N)`.
+                probabilities `(B, N)`. `Distiller` takes the label -1, of an image
+                without one, in training.
             y: Labels, where `x` is an array.
             batch_size: Number of images in a batch, where `x` is an array. Defaults
                 to `None`, which is 32.
@@ -141,9 +153,13 @@ class Fitting(ReplicatedFit):
             # Keras shuffles no tf.data.Dataset, and warns where it is told to.
             kwargs.setdefault("shuffle", False)
         first, x = checks.first_batch(x, y)
+        unlabeled = getattr(x, "num_unlabeled", 0) > 0
         if first is not None:
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
             self.check_batch(images, labels)
+            unlabeled = unlabeled or checks.has_unlabeled(labels)
+        if unlabeled:
+            self.check_unlabeled(kwargs.get("class_weight"))
         shuffle = kwargs.get("shuffle", True)
         fit = Fit(x, feed, first, shuffle, epochs, initial_epoch, callbacks)
         with contextlib.ExitStack() as stack:
