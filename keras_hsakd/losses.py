@@ -42,8 +42,9 @@ def get(divergence: str | Divergence, temperature: float = 3.0) -> Divergence:
 
     Args:
         divergence: One of `names()`, or a function of teacher logits and student logits
-            `(rows, K)` and labels, integers `(rows,)` or probabilities `(rows, K)`,
-            that returns one value a row, `(rows,)`, written in `keras.ops`.
+            `(rows, K)` and labels, integers `(rows,)`, -1 where there is none, or
+            probabilities `(rows, K)`, that returns one value a row, `(rows,)`, written
+            in `keras.ops`.
         temperature: The temperature `tau > 0` of a named one. Defaults to 3.
 
     Returns:

@@ -54,7 +54,7 @@ FAULTS = {
         "ops views",
     ),
     "sum_for_mean": Fault(
-        "total += ops.mean(values)", "total += ops.sum(values)", "trainers"
+        "total += mean_of_rows(values)", "total += ops.sum(values)", "trainers"
     ),
     "sum_over_heads": Fault(
         "for head in head_names(self.teacher)\n",
@@ -69,7 +69,22 @@ FAULTS = {
     "loss_weights": Fault(
         "values *= self.loss_weights.get(name, 1.0)", "values *= 1.0", "trainers"
     ),
-    "replicas": Fault("return total / num_replicas()", "return total", "strategies"),
+    "rows_of_replicas": Fault(
+        "counted = mean * rows / global_sum(rows)",
+        "counted = mean / num_replicas()",
+        "strategies",
+    ),
+    "replica_without_rows": Fault(
+        "x[: (1 - blank) * tf.shape(x)[0]]", "x", "strategies"
+    ),
+    "images_without_labels": Fault(
+        "for weight in (sample_weight, counted):",
+        "for weight in (sample_weight,):",
+        "trainers",
+    ),
+    "metrics_without_labels": Fault(
+        "sample_weight *= ops.cast(labeled, sample_weight.dtype)", "pass", "trainers"
+    ),
     "pairs_of_heads": Fault(
         "last = of_teacher[len(of_teacher) - len(of_student) :]",
         "last = of_teacher[: len(of_student)]",

@@ -45,13 +45,15 @@ TRAINERS = {
 }
 
 
-def weighted_dataset(size, batch_size=7):
-    """Returns batches that two replicas cannot share evenly."""
+def weighted_dataset(size, batch_size=7, unlabeled=False):
+    """Returns batches that two replicas cannot share evenly, nor those with a label."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
     images = rng.normal(size=(size, 8, 8, 3)).astype("float32")
     labels = rng.integers(0, 3, size)
+    if unlabeled:
+        labels[::4] = -1
     weights = rng.uniform(0, 2, size).astype("float32")
     dataset = tf.data.Dataset.from_tensor_slices((images, labels, weights))
     return dataset.batch(batch_size)
@@ -97,14 +99,15 @@ def worker():
 
 
 def train_in_scope(strategy, method):
+    images = weighted_dataset(24, unlabeled=method == "distiller")
     with strategy.scope():
         keras.utils.set_random_seed(0)
         trainer = TRAINERS[method]().compile(
             keras_hsakd.optimizers.SGD(0.1, momentum=0.9, weight_decay=1e-3),
-            metrics=["accuracy"],
+            weighted_metrics=["accuracy"],
         )
         history = trainer.fit(
-            weighted_dataset(24).repeat(3).take(10),  # 7, 7, 7 and 3 images
+            images.repeat(3).take(10),  # 7, 7, 7 and 3 of them
             validation_data=weighted_dataset(8),  # the last batch is of one
             verbose=0,
         )

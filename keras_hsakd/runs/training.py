@@ -249,7 +249,9 @@ def _compile(job: Job, training: TrainingSettings, steps_per_epoch: int):
             nesterov=training.nesterov,
             weight_decay=training.weight_decay,
         )
-        job.trainer.compile(optimizer=optimizer, metrics=["accuracy"], **job.compiling)
+        job.trainer.compile(
+            optimizer=optimizer, weighted_metrics=["accuracy"], **job.compiling
+        )
 
 
 def _fit(job, run, goes_on, images, training, execution, verbose):
