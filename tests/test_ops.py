@@ -25,7 +25,6 @@ def test_images_without_a_label_have_no_joint_label():
     assert joint.tolist() == [-1, -1, -1, -1, 8, 9, 10, 11]
 
 
-@core
 def test_joint_labels_of_narrow_types_do_not_overflow():
     labels = np.array([70, 255], "uint8")
     np.testing.assert_array_equal(
