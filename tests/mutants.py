@@ -44,8 +44,8 @@ FAULTS = {
         "ops",
     ),
     "joint_labels": Fault(
-        "num_views * labels[:, None] + views",
-        "labels[:, None] + num_views * views",
+        "num_views * labels + views",
+        "labels + num_views * views",
         "ops",
     ),
     "class_logits": Fault(
@@ -77,12 +77,12 @@ FAULTS = {
     "replica_without_rows": Fault(
         "x[: (1 - blank) * tf.shape(x)[0]]", "x", "strategies"
     ),
-    "images_without_labels": Fault(
+    "loss_of_unlabeled": Fault(
         "for weight in (sample_weight, counted):",
         "for weight in (sample_weight,):",
         "trainers",
     ),
-    "metrics_without_labels": Fault(
+    "metrics_of_unlabeled": Fault(
         "sample_weight *= ops.cast(labeled, sample_weight.dtype)", "pass", "trainers"
     ),
     "pairs_of_heads": Fault(
