@@ -149,16 +149,16 @@ def train_with_statistics_of_ones_own():
     assert all(np.isfinite(values).all() for values in trainer.network.get_weights())
 
 
-def train_as_keras_does(path):
-    """Trains a model of Keras as one of several workers, and writes what comes of it.
+def train_as_keras_does(strategy, path):
+    """Trains a model of Keras on replicas, and writes what comes of it.
 
     Once it works, `distribution.ReplicatedFit` has done its duty.
     """
-    with worker().scope():
+    with strategy().scope():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
         try:
-            model.fit(np.ones((8, 2)), np.ones((8, 1)), batch_size=8, verbose=0)
+            model.fit(np.ones((7, 2)), np.ones((7, 1)), batch_size=7, verbose=0)
         except Exception as error:
             path.write_text(f"{type(error).__name__}: {error}")
         else:
@@ -235,10 +235,15 @@ def test_workers_wait_for_each_other(tmp_path):
         end_of(process)
 
 
-def test_keras_does_not_train_with_several_workers(tmp_path):
-    paths = [tmp_path / "0", tmp_path / "1"]
-    environments = zip(paths, worker_environments(2), strict=True)
-    for process in [start(train_as_keras_does, p, **own) for p, own in environments]:
+def test_keras_trains_neither_several_workers_nor_uneven_replicas(tmp_path):
+    paths = [tmp_path / "0", tmp_path / "1", tmp_path / "uneven"]
+    environments = [*worker_environments(2), {}]
+    strategies = [worker, worker, two_devices]
+    processes = [
+        start(train_as_keras_does, strategy, path, **own)
+        for strategy, path, own in zip(strategies, paths, environments, strict=True)
+    ]
+    for process in processes:
         end_of(process)
     for path in paths:
         assert path.read_text() != "works"

@@ -31,7 +31,7 @@ def check_batch(network: keras.Model, images, labels, unlabeled=False) -> None:
         network: What is trained on them.
         images: Anything like an array.
         labels: The same, or `None`.
-        unlabeled: Whether there may be images without a label, -1.
+        unlabeled: Whether there may be images without a label, -1. Defaults to `False`.
     """
     expected = tuple(network.input_shape[1:])
     shape = tuple(np.shape(images))
