@@ -92,21 +92,6 @@ def test_random_crop_takes_windows_of_the_padded_image():
     assert matches.sum(axis=0).min() > 0 and matches.sum(axis=0).max() < 40
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_images_are_shifted_and_flipped_exactly(dtype):
-    images = np.random.default_rng(0).integers(1, 256, (60, 33, 48, 3)).astype(dtype)
-    shifts = np.random.default_rng(1).integers(-40, 41, (60, 2))
-    flipped = np.arange(60) % 2 == 1
-    received = data.shift_and_flip(tf.constant(images), shifts, flipped)
-    assert received.dtype == dtype
-    for image, (down, right), flip, moved in zip(
-        images, shifts, flipped, received.numpy(), strict=True
-    ):
-        padded = np.pad(image, [(40, 40), (40, 40), (0, 0)])
-        expected = padded[40 + down :, 40 + right :][:33, :48]
-        np.testing.assert_array_equal(moved, expected[:, ::-1] if flip else expected)
-
-
 def test_about_half_of_the_images_are_flipped():
     images = slope_images(200)
     draws = data.draw(200, (3, 4))

@@ -7,7 +7,6 @@ from keras_hsakd.data.augment import (
     rand_augment,
     random_crop,
     random_resized_crop,
-    shift_and_flip,
 )
 from keras_hsakd.data.datasets import DatasetInfo, info, load, names
 from keras_hsakd.data.folders import IMAGENET_MEAN, IMAGENET_STD, image_folder
@@ -42,5 +41,4 @@ __all__ = [
     "random_crop",
     "random_resized_crop",
     "rescaling",
-    "shift_and_flip",
 ]

@@ -51,50 +51,6 @@ def draw(num_images: int, seed: tf.Tensor) -> Draws:
     )
 
 
-def shift_and_flip(
-    images: tf.Tensor, shifts: tf.Tensor, flipped: tf.Tensor
-) -> tf.Tensor:
-    """Moves each image by whole pixels, and mirrors some from left to right.
-
-    `result[y, x] = image[y + dy, x + dx]` for the shift `(dy, dx)`, zero outside of the
-    image, and then mirrored where `flipped` is true: a crop of an image that was padded
-    with black.
-
-    Args:
-        images: Tensor of shape `(batch, height, width, channels)`, uint8 or float32.
-        shifts: Int tensor of shape `(batch, 2)`.
-        flipped: Bool tensor of shape `(batch,)`.
-
-    Returns:
-        A tensor of the shape and dtype of `images`.
-
-    Example:
-    >>> image = tf.reshape(tf.range(4, dtype=tf.float32), (1, 1, 4, 1))
-    >>> tf.squeeze(shift_and_flip(image, [[0, 1]], [False])).numpy()
-    array([1., 2., 3., 0.], dtype=float32)
-    >>> tf.squeeze(shift_and_flip(image, [[0, 1]], [True])).numpy()
-    array([0., 3., 2., 1.], dtype=float32)
-    """
-    size = tf.shape(images)[1:3]
-    shifts = tf.cast(shifts, tf.float32)
-    last_column = tf.cast(size[1] - 1, tf.float32)
-    zero = tf.zeros_like(shifts[:, 0])
-    sign = tf.where(flipped, -1.0, 1.0)
-    first_column = shifts[:, 1] + tf.where(flipped, last_column, 0.0)
-    # (x, y) of the result comes from (sign * x + first_column, y + shift). With whole
-    # numbers, all of it is exact.
-    rows = [sign, zero, first_column, zero, zero + 1, shifts[:, 0], zero, zero]
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack(rows, axis=1),
-        output_shape=size,
-        fill_value=0.0,
-        interpolation="NEAREST",
-        fill_mode="CONSTANT",
-    )
-    return tf.ensure_shape(moved, images.shape)
-
-
 def random_crop(
     images: tf.Tensor, draws: Draws, padding: int, flip: bool = False
 ) -> tf.Tensor:
@@ -103,7 +59,8 @@ def random_crop(
     Each place of the crop in the padded image is as likely as the others.
 
     Args:
-        images: Tensor of shape `(batch, height, width, channels)`, uint8 or float32.
+        images: Tensor of shape `(batch, height, width, channels)` and any dtype, with
+            static height and width.
         draws: `Draws` of these images.
         padding: Int, number of zero pixels added at each of the four sides.
         flip: Bool, whether every second image, at random, is mirrored from left to
@@ -117,9 +74,17 @@ def random_crop(
     >>> random_crop(images, draw(8, seed=(0, 1)), padding=4, flip=True).shape
     TensorShape([8, 32, 32, 3])
     """
+    _, height, width, _ = images.shape
     places = tf.floor(draws.uniform[:, :2] * (2 * padding + 1))
-    flipped = draws.uniform[:, 2] < (0.5 if flip else 0.0)
-    return shift_and_flip(images, tf.cast(places, tf.int32) - padding, flipped)
+    first_rows, first_columns = tf.unstack(tf.cast(places, tf.int32), axis=1)
+    rows = first_rows[:, tf.newaxis] + tf.range(height)
+    columns = first_columns[:, tf.newaxis] + tf.range(width)
+    if flip:
+        flipped = draws.uniform[:, 2:] < 0.5
+        columns = tf.where(flipped, tf.reverse(columns, axis=[1]), columns)
+    padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+    strips = tf.gather(padded, rows, axis=1, batch_dims=1)
+    return tf.gather(strips, columns, axis=2, batch_dims=1)
 
 
 def random_resized_crop(

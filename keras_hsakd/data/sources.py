@@ -216,6 +216,9 @@ def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
     TensorShape([2, 32, 32, 3])
     """
     size = (image_size, image_size)
+    # `tf.image.resize` computes, and takes long, also where nothing is to be done.
+    if tuple(images.shape[-3:-1]) == size:
+        return images
     resized = functools.partial(tf.image.resize, images, size, antialias=True)
     if None not in images.shape[-3:-1]:
         return resized()
