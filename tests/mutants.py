@@ -189,15 +189,21 @@ FAULTS = {
         "snapshots",
     ),
     "skipped_batches": Fault(
-        "next(iterator, None)  # the last execution may have fewer steps",
+        "next(iterator, None)",
         "pass",
-        "snapshots",
+        "snapshots streams",
     ),
     "counter_of_epochs": Fault(
-        "self._next = self.counter.value + 1",
-        "self._next = self.counter.value",
-        "trainers snapshots",
+        "counter.value = begun + passes + self._passes_before",
+        "counter.value = begun + passes",
+        "streams",
     ),
+    "place_in_steps": Fault(
+        "seen += (epoch - self._initial_epoch) * self._steps_per_epoch",
+        "seen += 0",
+        "streams",
+    ),
+    "data_not_exact": Fault("fit.feed.check_exact()", "pass", "streams"),
     "state_of_optimizer": Fault(
         '"optimizer": model.optimizer.variables,',
         '"optimizer": model.optimizer.variables[:2],',
@@ -219,22 +225,33 @@ FAULTS = {
         "tf.constant([seed, 0], tf.int64), tf.cast(0 * epoch, tf.int64)",
         "data",
     ),
-    "augmentation_by_step": Fault(
-        "tf.random.fold_in(augmentation_seed, step)",
-        "tf.random.fold_in(augmentation_seed, 0 * step)",
-        "data",
+    "draws_by_image": Fault(
+        "(batch, *draws.at(tf.maximum(batch, 0)))",
+        "(batch, *draws.at(tf.range(tf.size(batch))))",
+        "streams",
+    ),
+    "draws_by_epoch": Fault(
+        "draws = draw(num_examples, draws_seed)",
+        "draws = draw(num_examples, (seed, 0))",
+        "data streams",
     ),
     "padding": Fault(
-        'padding = train.image_size // 8 if crop == "padded" else 0',
-        'padding = train.image_size // 4 if crop == "padded" else 0',
+        'padding = images.shape[1] // 8 if self.crop == "padded" else 0',
+        'padding = images.shape[1] // 4 if self.crop == "padded" else 0',
         "data",
     ),
     "flip": Fault(
-        "tf.reverse(images, axis=[2])", "tf.reverse(images, axis=[1])", "data"
+        "tf.reverse(columns, axis=[1])", "tf.reverse(columns, axis=[0])", "data"
     ),
     "first_step": Fault(
-        "first = first_step * batch_size", "first = first_step", "data"
+        "order[first_step * batch_size :]", "order[first_step:]", "data"
     ),
+    "share": Fault(
+        "size * part // self.replicas, size * (part + 1) // self.replicas",
+        "size * part // self.replicas, size * part // self.replicas + 1",
+        "streams",
+    ),
+    "filling_is_read": Fault("index < 0,", "index < -1,", "streams"),
     # Checkpoints, export.
     "axes_of_kernels": Fault(
         '("kernel", "weight", (2, 3, 1, 0)),',

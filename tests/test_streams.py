@@ -270,6 +270,11 @@ def test_data_that_could_not_go_on_exactly_are_refused(make, steps, message, tmp
     assert not list_snapshots(tmp_path)
 
 
+def test_data_without_an_end_need_steps():
+    with pytest.raises(ValueError, match="`steps_per_epoch` with data without an end"):
+        fit(plain().repeat(), None)
+
+
 def test_a_shuffle_that_is_the_same_each_time_goes_on(tmp_path):
     dataset = plain().shuffle(9, seed=1, reshuffle_each_iteration=False)
     expected, _ = fit(dataset, None)

@@ -23,6 +23,9 @@ class Feed:
         steps_per_epoch: As in `keras.Model.fit`.
         initial_epoch: As in `keras.Model.fit`.
 
+    Raises:
+        ValueError: If an epoch would never end.
+
     Attributes:
         begun: For each counter, the epoch of its data that the training begins with.
     """
@@ -33,6 +36,11 @@ class Feed:
         self._counters = [d.epoch_counter for d in self._behind if _is_ours(d)]
         self._source, self._is_unchanged = _source(data)
         self._length = _length(data)
+        if self._length is math.inf and not steps_per_epoch:
+            raise ValueError(
+                "Expected `steps_per_epoch` with data without an end. Received: a "
+                f"{type(data).__name__} and steps_per_epoch={steps_per_epoch}"
+            )
         # Data that end before the steps do end the epoch, too.
         ends = (steps_per_epoch or math.inf) >= (self._length or math.inf)
         self._steps_per_epoch = None if ends else steps_per_epoch
