@@ -141,7 +141,7 @@ def center_crop(image: tf.Tensor, image_size: int, fraction: float) -> tf.Tensor
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     side = tf.cast(tf.minimum(height, width), tf.float32) * fraction
-    side = tf.cast(tf.round(side), tf.int32)
+    side = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
     top, left = (height - side) // 2, (width - side) // 2
     return _resized(image[top : top + side, left : left + side], image_size)
 

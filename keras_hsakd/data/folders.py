@@ -1,23 +1,33 @@
 """Folders of image files as pipelines."""
 
+import collections
 import concurrent.futures
+import contextlib
+import functools
 import os
 import pathlib
+import threading
+import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd.data import decoding
 from keras_hsakd.data.checks import check_arguments
 from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
-from keras_hsakd.data.sources import FileSource, decode
+from keras_hsakd.data.sources import FileSource
 from keras_hsakd.data.subsets import choose
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _CORRUPT = ("refuse", "skip", "unchecked")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+_TIFF = (".tif", ".tiff")
+_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", *_TIFF)
+# What systems leave in folders, besides names that begin with a dot.
+_SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir")
+_SYSTEM += ("$recycle.bin", "#recycle", "system volume information", "lost+found")
 _TEST_FOLDERS = ("test", "val", "validation")
 
 
@@ -44,11 +54,23 @@ def image_folder(
     """Reads a folder of images as a training and a test pipeline.
 
     The layout is `path/train/<class>/<image>` and `path/test/<class>/<image>`; the
-    latter may also be called `val` or `validation`. Images are JPEG, PNG, BMP, GIF or
-    WebP files (of an animation, the first frame), decoded as they are needed; grey ones
-    get three equal channels, and transparency is dropped. The classes are the folders
-    of `path/train`, numbered in sorted order. Names that begin with a dot are passed
-    over.
+    latter may also be called `val` or `validation`. The classes are the folders of
+    `path/train`, numbered in sorted order; folders below them, and links to folders,
+    are read too.
+
+    Images are decoded as they are needed, to what a viewer shows:
+
+    - JPEG (`.jpg`, `.jpeg`, `.jpe`, `.jfif`), turned as its EXIF orientation says;
+    - PNG, BMP, GIF and WebP, of an animation the first frame;
+    - TIFF (`.tif`, `.tiff`), of several pages the first, where Pillow is installed.
+
+    Grey ones get three equal channels, and transparency is dropped. The content of a
+    file decides on its format, not its name, but for TIFF. An image of more than
+    100,000,000 pixels is an error, before it is decoded.
+
+    Files of other endings are passed over, with one warning that counts them; names
+    that begin with a dot and those of systems, as `__MACOSX` and `Thumbs.db`, in
+    silence. Names of classes are compared in Unicode's form NFC.
 
     The pipelines are as those of `load`, with the same shuffling and augmentation.
 
@@ -106,7 +128,8 @@ def image_folder(
     Raises:
         ValueError: If an argument is outside its range, there are fewer than two
             classes, a class has no images, the test classes are not all among the
-            training ones, or a file cannot be decoded.
+            training ones, there are too few images to hold any out for `validation`, or
+            a file cannot be decoded.
         FileNotFoundError: If `path`, its training or its test folder is missing.
 
     Example:
@@ -148,7 +171,8 @@ def image_folder(
         raise FileNotFoundError(
             f"Expected `path` to be an existing folder. Received: path={str(path)!r}"
         )
-    train_files = _files_by_class(_subfolder(path, ("train",)))
+    passed = collections.Counter()
+    train_files = _files_by_class(_subfolder(path, ("train",)), passed)
     class_names = list(train_files)
     if len(class_names) < 2:
         raise ValueError(
@@ -157,46 +181,57 @@ def image_folder(
         )
     test_files = {}
     if not validation:
-        test_files = _files_by_class(_subfolder(path, _TEST_FOLDERS))
-    unknown = [name for name in test_files if name not in train_files]
-    if unknown:
-        raise ValueError(
-            f"Expected the test classes of `path` to be among the training classes "
-            f"{class_names}. Received: {unknown}"
+        test_folder = _subfolder(path, _TEST_FOLDERS)
+        test_files = _files_by_class(test_folder, passed)
+        _check_test_classes(test_files, class_names, test_folder)
+    parts = {"train": train_files, "test": test_files}
+    if passed:
+        count = sum(len(group) for files in parts.values() for group in files.values())
+        warnings.warn(
+            f"Passed over {passed.total()} of {count + passed.total()} files below "
+            f"'{_shown(str(path))}': "
+            + ", ".join(f"{number} {what}" for what, number in passed.most_common()),
+            stacklevel=2,
         )
-    parts = {
-        part: _without(files, path, skip)
-        for part, files in (("train", train_files), ("test", test_files))
-    }
-    if corrupt != "unchecked":
-        every = [
-            f for files in parts.values() for group in files.values() for f in group
-        ]
-        bad = undecodable(every, corrupt)
-        skip = sorted({*skip, *(os.path.relpath(file, path) for file in bad)})
-        parts = {part: _without(files, path, skip) for part, files in parts.items()}
 
     def examples(files_by_class):
         pairs = [
-            (file, class_names.index(name))
-            for name, files in files_by_class.items()
-            for file in files
+            (file, label)
+            for label, name in enumerate(class_names)
+            for file in files_by_class.get(name, ())
         ]
         files, labels = zip(*pairs, strict=True)
         return np.array(files), np.array(labels)
 
-    train, test = choose(
-        examples(parts["train"]),
-        None if validation else examples(parts["test"]),
-        validation,
-        examples_per_class,
-        seed,
-        label_fraction,
-        limit,
-    )
+    def chosen(skip):
+        kept = {part: _without(files, path, skip) for part, files in parts.items()}
+        return kept, choose(
+            examples(kept["train"]),
+            None if validation else examples(kept["test"]),
+            validation,
+            examples_per_class,
+            seed,
+            label_fraction,
+            limit,
+        )
+
+    # Chosen before the files are decoded, for its errors, and again without bad ones.
+    kept, (train, test) = chosen(skip)
+    if corrupt != "unchecked":
+        every = [
+            f for files in kept.values() for group in files.values() for f in group
+        ]
+        bad = undecodable(every, corrupt)
+        if bad:
+            skip = sorted({*skip, *(os.path.relpath(file, path) for file in bad)})
+            _, (train, test) = chosen(skip)
+
     datasets = train_and_test(
-        FileSource(*train, image_size),
-        FileSource(*test, image_size),
+        # As bytes, since names need not be UTF-8.
+        *(
+            FileSource([os.fsencode(file) for file in files], labels, image_size)
+            for files, labels in (train, test)
+        ),
         batch_size,
         seed,
         Augmentation(crop, flip, augment),
@@ -223,12 +258,13 @@ def undecodable(files: Sequence[str], corrupt: str) -> list[str]:
     Raises:
         ValueError: With `"refuse"`, if there are any; names them.
     """
+    why_corrupt = functools.partial(_why_corrupt, turns=_Turns(decoding.MAX_PIXELS))
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        reasons = dict(zip(files, pool.map(_why_corrupt, files), strict=True))
+        reasons = dict(zip(files, pool.map(why_corrupt, files), strict=True))
     bad = {file: reason for file, reason in reasons.items() if reason}
     if not bad:
         return []
-    shown = ", ".join(f"'{file}' ({reason})" for file, reason in [*bad.items()][:5])
+    shown = ", ".join(f"'{_shown(f)}' ({reason})" for f, reason in [*bad.items()][:5])
     shown += ", ..." if len(bad) > 5 else ""
     if corrupt == "refuse":
         raise ValueError(
@@ -246,9 +282,9 @@ def _without(files_by_class, path, skip):
     """Returns the files of each class but those to skip, at least one of each."""
     if not skip:
         return files_by_class
-    skipped = {os.path.join(path, file) for file in skip}
+    skipped = {_nfc(os.path.join(path, file)) for file in skip}
     kept = {
-        name: [file for file in files if file not in skipped]
+        name: [file for file in files if _nfc(file) not in skipped]
         for name, files in files_by_class.items()
     }
     for name, files in kept.items():
@@ -260,14 +296,69 @@ def _without(files_by_class, path, skip):
     return kept
 
 
-def _why_corrupt(file):
+class _Turns:
+    """Lets work go on while its weights sum to at most a limit, or it is alone."""
+
+    def __init__(self, limit):
+        self._free = self._limit = limit
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, weight):
+        weight = min(weight, self._limit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= weight)
+            self._free -= weight
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += weight
+                self._changed.notify_all()
+
+
+def _why_corrupt(file, turns):
     """Returns why a file cannot be decoded, or an empty string."""
+    if os.path.exists(file) and not os.path.isfile(file):
+        return "Expected a file. Received: a folder or a device"
     try:
-        decode(tf.io.read_file(file))
-    except (tf.errors.OpError, ValueError) as error:
-        message = str(getattr(error, "message", error))
-        return message.partition("}} ")[2].partition(" [Op:")[0] or message
+        content = pathlib.Path(file).read_bytes()
+        pixels = int(np.prod(decoding.image_size(content))) or decoding.MAX_PIXELS
+        with turns.take(pixels):
+            if file.lower().endswith(_TIFF):
+                decoding.decode_file(content, os.fsencode(file))
+            else:
+                decoding.decode(content)
+    except OSError as error:
+        return error.strerror
+    except tf.errors.OpError as error:
+        lines = error.message.splitlines()
+        # The line before what TensorFlow, or Python within it, says of the place.
+        ends = [n for n, x in enumerate(lines) if x.startswith(("\t [[", "Traceback"))]
+        reason = lines[ends[0] - 1] if ends else lines[0]
+        return reason.removeprefix("assertion failed: [").removesuffix("]")
     return ""
+
+
+def _check_test_classes(test_files, class_names, folder):
+    """Raises a ValueError unless there are test classes, all of them in training."""
+    if not test_files:
+        raise ValueError(
+            f"Expected a class folder in '{_shown(str(folder))}'. Received: none"
+        )
+    unknown = [name for name in test_files if name not in class_names]
+    if unknown:
+        same = {name.casefold(): name for name in class_names}
+        alike = [(name, same.get(name.casefold())) for name in unknown]
+        raise ValueError(
+            f"Expected the test classes of `path` to be among the training classes "
+            f"{class_names}. Received: {unknown}"
+            + "".join(
+                f"; '{name}' and '{other}' differ in upper and lower case"
+                for name, other in alike
+                if other
+            )
+        )
 
 
 def _subfolder(path: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
@@ -275,32 +366,78 @@ def _subfolder(path: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
     for name in names:
         if (path / name).is_dir():
             return path / name
+    there = [entry.name for entry in _visible(path)]
     raise FileNotFoundError(
         f"Expected `path` to have a folder {' or '.join(map(repr, names))}, with a "
         "folder of images for each class: path/train/<class>/ and path/test/<class>/. "
-        f"Received: path={str(path)!r}, which has {_visible_names(path)[:10]}"
+        f"Received: path={str(path)!r}, which has {there[:10]}"
     )
 
 
-def _files_by_class(folder: pathlib.Path) -> dict[str, list[str]]:
-    """Returns the image files of each class folder, both in sorted order."""
+def _files_by_class(
+    folder: pathlib.Path, passed: collections.Counter
+) -> dict[str, list[str]]:
+    """Returns the image files of each class folder; counts what is passed over."""
     files_by_class = {}
-    for name in _visible_names(folder):
-        if not (folder / name).is_dir():
+    for entry in _visible(folder):
+        if not entry.is_dir():
+            passed[f"{_ending(entry.name)} beside the class folders"] += 1
             continue
-        files = [
-            str(folder / name / file)
-            for file in _visible_names(folder / name)
-            if file.lower().endswith(_SUFFIXES)
-        ]
+        name = _nfc(_shown(entry.name))
+        if name in files_by_class:
+            raise ValueError(
+                "Expected class folders to have different names in Unicode's form NFC. "
+                f"Received: two that are '{name}' in '{_shown(str(folder))}'"
+            )
+        real = pathlib.Path(entry.path).resolve()
+        # No link leads back to where it is.
+        seen = {*map(str, (real, *real.parents)), os.path.realpath(folder)}
+        files = list(_images_below(entry.path, passed, seen))
         if not files:
             raise ValueError(
                 f"Expected each class folder to have images {_SUFFIXES}. "
-                f"Received: none in {str(folder / name)!r}"
+                f"Received: none in '{_shown(entry.path)}'"
             )
         files_by_class[name] = files
-    return files_by_class
+    return dict(sorted(files_by_class.items()))
 
 
-def _visible_names(folder: pathlib.Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+def _images_below(
+    folder: str, passed: collections.Counter, seen: set[str]
+) -> Iterator[str]:
+    """Yields the image files in a folder and in those below it, each folder once."""
+    for entry in _visible(folder):
+        if entry.name.lower().endswith(_SUFFIXES):
+            yield entry.path  # a folder, too: it is one of those that cannot be decoded
+        elif entry.is_dir():
+            real = os.path.realpath(entry.path)
+            if real not in seen:
+                seen.add(real)
+                yield from _images_below(entry.path, passed, seen)
+        else:
+            passed[_ending(entry.name)] += 1
+
+
+def _visible(folder: str | os.PathLike) -> list[os.DirEntry]:
+    """Returns what is in a folder in sorted order, but for what systems leave there."""
+    with os.scandir(folder) as entries:
+        visible = [
+            entry
+            for entry in entries
+            if not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM
+        ]
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def _ending(name: str) -> str:
+    return _shown(os.path.splitext(name)[1].lower()) or "without an ending"
+
+
+def _nfc(name: str) -> str:
+    """Returns one of the ways in which Unicode writes the same characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _shown(name: str) -> str:
+    """Returns a name to print, in which bytes that are no text are escaped."""
+    return os.fsencode(name).decode(errors="backslashreplace")

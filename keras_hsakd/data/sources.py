@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd.data import decoding
+
 Crop = Callable[..., tf.Tensor]
 Finish = Callable[..., tuple]
 
@@ -137,7 +139,7 @@ class FileSource(Source):
     """Images in files, each decoded and resized when its turn comes.
 
     Args:
-        files: Sequence of paths, of files in a format that `decode` knows.
+        files: Sequence of paths, of files that `decoding.read` reads.
         labels: Sequence of integers, one per example.
         image_size: Int, height and width that each whole image is resized to.
 
@@ -160,8 +162,8 @@ class FileSource(Source):
 
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Implements `Source.read`."""
-        content = tf.io.read_file(tf.gather(self._files, index))
-        return decode(content), tf.gather(self._labels, index)
+        image = decoding.read(tf.gather(self._files, index))
+        return image, tf.gather(self._labels, index)
 
 
 def on_host(values, dtype: tf.DType | None = None) -> tf.Tensor:
@@ -183,22 +185,6 @@ def on_host(values, dtype: tf.DType | None = None) -> tf.Tensor:
     """
     with tf.device("CPU"):
         return tf.constant(values, dtype)
-
-
-def decode(content: tf.Tensor) -> tf.Tensor:
-    """Decodes an image file: three channels, of an animation the first frame.
-
-    Args:
-        content: Scalar string tensor.
-
-    Returns:
-        A uint8 tensor of shape `(height, width, 3)`.
-
-    Example:
-    >>> decode(tf.io.encode_png(tf.zeros((9, 7, 1), tf.uint8))).shape
-    TensorShape([9, 7, 3])
-    """
-    return tf.io.decode_image(content, channels=3, expand_animations=False)
 
 
 def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:

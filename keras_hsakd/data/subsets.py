@@ -1,5 +1,7 @@
 """Parts of labelled examples, in even shares of the classes."""
 
+import math
+
 import numpy as np
 
 Examples = tuple[np.ndarray, np.ndarray]
@@ -33,6 +35,9 @@ def choose(
     Returns:
         Two pairs `(inputs, labels)`.
 
+    Raises:
+        ValueError: If there are too few examples.
+
     Example:
     >>> train = np.arange(10), np.zeros(10, int)
     >>> kept, measured = choose(train, None, True, examples_per_class=3, seed=0)
@@ -63,12 +68,22 @@ def hold_out(
     Returns:
         Two pairs `(inputs, labels)`: what is kept, and what is held out.
 
+    Raises:
+        ValueError: If the classes are so small that nothing would be held out.
+
     Example:
     >>> kept, held_out = hold_out(np.arange(10), np.zeros(10, int), 0.2)
     >>> held_out[0].tolist()
     [8, 9]
     """
-    kept = np.round(np.bincount(labels) * (1 - fraction))
+    counts = np.bincount(labels)
+    kept = np.round(counts * (1 - fraction))
+    if (kept == counts).all():
+        least = math.floor(0.5 / fraction) + 1
+        raise ValueError(
+            f"Expected at least {least} examples of a class, of which to hold out "
+            f"{fraction:.0%}. Received: at most {counts.max()}"
+        )
     out = _ranks(labels) >= kept[labels]
     return (inputs[~out], labels[~out]), (inputs[out], labels[out])
 
