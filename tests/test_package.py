@@ -119,7 +119,7 @@ def test_the_public_names_are_there():
 # What an installation is told.
 
 # By the name that is imported, where the package has another.
-PACKAGES = {"sklearn": "scikit-learn", "keras_cv": "keras-cv"}
+PACKAGES = {"sklearn": "scikit-learn", "keras_cv": "keras-cv", "PIL": "pillow"}
 IMPORTING = ("import_module", "_optional", "_optional_module")
 
 

@@ -623,7 +623,7 @@ def _decode_tiff(content, place):
     except ImportError as error:
         raise ImportError(
             f"Expected `PIL` to be installed for TIFF files. Received: {error}, for "
-            f"an image{place}. Run: pip install pillow"
+            f"an image{place}. Run: pip install 'keras_hsakd[tiff]'"
         ) from error
     with Image.open(io.BytesIO(content), formats=["TIFF"]) as image:
         if image.width * image.height > MAX_PIXELS:

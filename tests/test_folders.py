@@ -1,0 +1,216 @@
+"""What `image_folder` finds in folders, and what it says of the rest."""
+
+import json
+import os
+import shutil
+import unicodedata
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_hsakd import data
+from keras_hsakd.data import decoding, folders
+from keras_hsakd.data.subsets import hold_out
+
+PNG = tf.io.encode_png(np.full((9, 8, 3), 50, "uint8")).numpy()
+HUENDIN = "H\u00fcndin"
+
+
+def write(folder, *files, content=PNG):
+    for file in files:
+        path = os.path.join(os.fsencode(folder), os.fsencode(file))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as opened:
+            opened.write(content)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three images of each class to train on, and one to test."""
+    for name in ("cat", "dog"):
+        write(tmp_path, *(f"train/{name}/{i}.png" for i in range(3)))
+        write(tmp_path, f"test/{name}/0.png")
+    return tmp_path
+
+
+def read(folder, **arguments):
+    """Returns both pipelines and the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        datasets = data.image_folder(folder, image_size=8, **arguments)
+    return *datasets, [str(warning.message) for warning in caught]
+
+
+def below(dataset, folder):
+    return [os.path.relpath(file, folder) for file in dataset.files]
+
+
+def test_subfolders_and_links_are_walked_once(folder):
+    write(folder, "train/cat/a/b/1.png", "train/cat/a/0.png", "elsewhere/7.png")
+    links = {"cat/a/b/up": "train/cat", "cat/all": "train", "dog/more": "elsewhere"}
+    for link, target in (links | {"dog/again": "elsewhere"}).items():
+        (folder / "train" / link).symlink_to(folder / target)
+    train, _, said = read(folder)
+    cats = ["train/cat/0.png", "train/cat/1.png", "train/cat/2.png"]
+    cats += ["train/cat/a/0.png", "train/cat/a/b/1.png"]
+    dogs = [f"train/dog/{name}.png" for name in ("0", "1", "2", "again/7")]
+    assert below(train, folder) == cats + dogs
+    assert not said
+
+
+def test_what_is_passed_over_is_counted_and_said_once(folder):
+    write(folder, "train/cat/a.txt", "train/dog/deep/b.TXT", "test/cat/notes")
+    write(folder, "train/stray.png")
+    train, test, said = read(folder)
+    assert (train.num_examples, test.num_examples) == (6, 2)
+    assert said == [
+        f"Passed over 4 of 12 files below '{folder}': "
+        "2 .txt, 1 .png beside the class folders, 1 without an ending"
+    ]
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["train/__MACOSX/cat/0.png", "train/cat/.hidden.png", "train/cat/Thumbs.db"]
+    + ["train/cat/.ipynb_checkpoints/0.png", "train/desktop.ini", "train/@eaDir/0.png"],
+)
+def test_what_systems_leave_is_passed_over_in_silence(folder, file):
+    write(folder, file)
+    train, _, said = read(folder)
+    assert (train.num_examples, train.class_names) == (6, ["cat", "dog"])
+    assert not said
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".jpe", ".jfif", ".bmp", ".gif", ".WebP"])
+def test_endings_that_are_read(folder, ending):
+    write(folder, f"train/cat/3{ending}")
+    assert read(folder)[0].num_examples == 7
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_classes_match_in_both_forms_of_unicode(folder, forms):
+    for part, form in zip(("train", "test"), forms, strict=True):
+        write(folder, f"{part}/{unicodedata.normalize(form, HUENDIN)}/0.png")
+    train, test, _ = read(folder)
+    assert train.class_names == test.class_names == [HUENDIN, "cat", "dog"]
+    assert next(iter(test))[1].numpy().tolist() == [0, 1, 2]
+
+
+def test_names_that_are_no_utf_8(folder):
+    name = b"caf\xe9"
+    for part in ("train", "test"):
+        write(
+            folder, *(part.encode() + b"/" + name + b"/\xff%d.png" % i for i in (0, 1))
+        )
+    write(folder, b"train/cat/\xfe.png", content=b"")
+    train, test, said = read(folder, corrupt="skip")
+    assert train.class_names == ["caf\\xe9", "cat", "dog"]
+    assert "train/cat/\\xfe.png' (Expected" in said[0]
+    assert train.skipped == ["train/cat/\udcfe.png"]
+    record = json.loads(json.dumps([train.skipped, train.class_names]))
+    assert len(list(test.unbatch())) == 4
+    again, *_ = read(folder, corrupt="unchecked", skip=record[0])
+    assert again.files == train.files and again.class_names == record[1]
+
+
+@pytest.mark.parametrize(
+    "add, error",
+    [
+        ("test/Dog/0.png", r"Received: \['Dog'\]; 'Dog' and 'dog' differ in upper"),
+        ("test/fox/0.png", r"Received: \['fox'\]$"),
+        ("train/cat/x.png/0.png", r"/train/cat/x.png' \(.* a folder or a device"),
+        ("train/fox/readme.txt", "Received: none in '.*/train/fox'"),
+    ],
+)
+def test_folders_that_are_refused(folder, add, error):
+    write(folder, add)
+    with pytest.raises(ValueError, match=error):
+        read(folder)
+
+
+def test_two_classes_of_one_name(folder):
+    for form in ("NFC", "NFD"):
+        write(folder, f"train/{unicodedata.normalize(form, HUENDIN)}/0.png")
+    with pytest.raises(ValueError, match=f"two that are '{HUENDIN}' in "):
+        read(folder)
+
+
+def test_a_test_folder_without_classes(folder):
+    shutil.rmtree(folder / "test")
+    (folder / "test").mkdir()
+    with pytest.raises(ValueError, match="Expected a class folder in '.*test'"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "Received: an empty file"),
+        (b"no image", "Received: text"),
+        (PNG[: len(PNG) // 2], "Invalid PNG. Failed to initialize decoder."),
+        (b"II*\0", "Received: TIFF"),
+    ],
+)
+def test_files_that_cannot_be_decoded_are_named(folder, content, reason):
+    write(folder, "train/cat/3.png", content=content)
+    with pytest.raises(ValueError, match="Received: 1 of 9 ") as caught:
+        read(folder)
+    assert f"'{folder}/train/cat/3.png' (" in str(caught.value)
+    assert f"{reason})" in str(caught.value)
+
+
+def test_a_link_to_nothing_is_named(folder):
+    (folder / "train" / "cat" / "3.png").symlink_to(folder / "gone.png")
+    with pytest.raises(ValueError, match=r"cat/3.png' \(No such file or directory\)"):
+        read(folder)
+
+
+def test_unchecked_files_are_named_when_they_are_read(folder):
+    write(folder, "train/cat/3.png", content=b"no image")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{folder}/train/cat/3"):
+        list(read(folder, corrupt="unchecked")[0])
+
+
+def test_large_images_are_decoded_one_after_the_other(folder, monkeypatch):
+    def decode(content):
+        assert not running
+        running.append(content)
+        for _ in range(1000):
+            os.sched_yield()
+        running.pop()
+
+    running = []
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 9 * 8)
+    monkeypatch.setattr(decoding, "decode", decode)
+    files = [str(file) for file in folder.rglob("*.png")]
+    assert folders.undecodable(files, "refuse") == []
+
+
+@pytest.mark.parametrize("size, error", [(1, "at most 1"), (2, "at most 2"), (3, None)])
+def test_nothing_held_out_is_an_error_before_images_are_read(tmp_path, size, error):
+    for name in ("cat", "dog"):
+        write(tmp_path, *(f"train/{name}/{i}.png" for i in range(size)), content=b"")
+    expected = f"at least 3 examples .* 20%. Received: {error}" if error else "empty"
+    with pytest.raises(ValueError, match=expected):
+        read(tmp_path, validation=True)
+
+
+def test_hold_out_keeps_its_rounding():
+    labels = np.repeat([0, 1, 2], [2, 3, 8])
+    kept, out = hold_out(np.arange(13), labels, 0.2)
+    assert out[0].tolist() == [4, 11, 12] and len(kept[0]) == 10
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 5), (5, 4), (1, 500)])
+def test_crops_of_tiny_images(shape):
+    image = tf.fill((*shape, 3), tf.constant(77, tf.uint8))
+    for fraction in (0.01, 0.5, 0.875, 1.0):
+        assert (data.center_crop(image, 8, fraction).numpy() == 77).all()
+    crops = tf.map_fn(
+        lambda seed: data.random_resized_crop(image, 8, seed),
+        tf.stack([tf.range(50), tf.range(50)], axis=1),
+        fn_output_signature=tf.float32,
+    )
+    np.testing.assert_allclose(crops, np.full((50, 8, 8, 3), 77), rtol=1e-5)
