@@ -63,11 +63,12 @@ def test_subfolders_and_links_are_walked_once(folder):
 def test_what_is_passed_over_is_counted_and_said_once(folder):
     write(folder, "train/cat/a.txt", "train/dog/deep/b.TXT", "test/cat/notes")
     write(folder, "train/stray.png")
+    (folder / "train" / "cat" / "loop.link").symlink_to("loop.link")
     train, test, said = read(folder)
     assert (train.num_examples, test.num_examples) == (6, 2)
     assert said == [
-        f"Passed over 4 of 12 files below '{folder}': "
-        "2 .txt, 1 .png beside the class folders, 1 without an ending"
+        f"Passed over 5 of 13 files below '{folder}': "
+        "2 .txt, 1 .link, 1 .png beside the class folders, 1 without an ending"
     ]
 
 
