@@ -380,7 +380,7 @@ def _files_by_class(
     """Returns the image files of each class folder; counts what is passed over."""
     files_by_class = {}
     for entry in _visible(folder):
-        if not entry.is_dir():
+        if not os.path.isdir(entry):
             passed[f"{_ending(entry.name)} beside the class folders"] += 1
             continue
         name = _nfc(_shown(entry.name))
@@ -409,7 +409,7 @@ def _images_below(
     for entry in _visible(folder):
         if entry.name.lower().endswith(_SUFFIXES):
             yield entry.path  # a folder, too: it is one of those that cannot be decoded
-        elif entry.is_dir():
+        elif os.path.isdir(entry):
             real = os.path.realpath(entry.path)
             if real not in seen:
                 seen.add(real)
