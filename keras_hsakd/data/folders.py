@@ -323,12 +323,14 @@ def _why_corrupt(file, turns):
         return "Expected a file. Received: a folder or a device"
     try:
         content = pathlib.Path(file).read_bytes()
-        pixels = int(np.prod(decoding.image_size(content))) or decoding.MAX_PIXELS
-        with turns.take(pixels):
-            if file.lower().endswith(_TIFF):
-                decoding.decode_file(content, os.fsencode(file))
-            else:
-                decoding.decode(content)
+        # Elsewhere than in `tf.data`, images would go to a GPU where there is one.
+        with tf.device("CPU"):
+            size = decoding.image_size(content).numpy()
+            with turns.take(int(size.prod()) or decoding.MAX_PIXELS):
+                if file.lower().endswith(_TIFF):
+                    decoding.decode_file(content, os.fsencode(file))
+                else:
+                    decoding.decode(content)
     except OSError as error:
         return error.strerror
     except tf.errors.OpError as error:
