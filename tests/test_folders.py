@@ -68,7 +68,7 @@ def test_what_is_passed_over_is_counted_and_said_once(folder):
     assert (train.num_examples, test.num_examples) == (6, 2)
     assert said == [
         f"Passed over 5 of 13 files below '{folder}': "
-        "2 .txt, 1 .png beside the class folders, 1 .link, 1 without an ending"
+        "2 .txt, 1 .link, 1 .png beside the class folders, 1 without an ending"
     ]
 
 

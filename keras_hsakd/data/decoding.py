@@ -2,7 +2,9 @@
 
 The formats are those of `tf.io.decode_image`. What it leaves out of them is done here:
 the orientation in which a camera was held, palettes of BMP files, the place of an
-animation's first frame, and a limit on the number of pixels.
+animation's first frame, and a limit on the number of pixels. Most files need none of
+it, and the pipelines, where each operation costs, decode them without: see
+`decode_file`.
 """
 
 import functools
@@ -78,12 +80,12 @@ def decode(content: tf.Tensor) -> tf.Tensor:
     >>> decode(tf.io.encode_png(tf.zeros((9, 7, 1), tf.uint8))).shape
     TensorShape([9, 7, 3])
     """
-    return _decoded(content, tf.constant(""))
+    return _decoded(content)
 
 
 @_graph(input_signature=[_STRING, _STRING])
 def decode_file(content: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
-    """Decodes as `decode`, with the path in errors; TIFF files by Pillow.
+    """Decodes as `decode`, in a pipeline, with the path in errors; TIFF by Pillow.
 
     Args:
         content: Scalar string tensor, the content of the file.
@@ -99,22 +101,57 @@ def decode_file(content: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
     TensorShape([9, 7, 3])
     """
 
-    @_apart
-    def by_pillow():
+    def through_python():
         # As stateful, it would keep a pipeline from reading in parallel where
         # operations are deterministic.
         return tf.numpy_function(
-            _decode_tiff, [content, place], tf.uint8, stateful=False
+            _decode_file, [content, path], tf.uint8, stateful=False
         )
 
-    # Messages must be UTF-8, and paths need not.
-    place = tf.strings.unicode_transcode(path, "UTF-8", "UTF-8")
-    place = tf.strings.join([" in ", place])
-    named_so = tf.strings.regex_full_match(path, r"(?i)\C*\.tiff?")
-    image = tf.cond(
-        named_so & _is_tiff(content), by_pillow, lambda: _decoded(content, place)
-    )
+    def natively():
+        return tf.io.decode_image(content, channels=3, expand_animations=False)
+
+    # With all of `decode` in its graph, a pass would take long to begin.
+    image = tf.cond(_is_plain(content), natively, through_python)
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def _is_plain(content):
+    """Returns whether a file is a JPEG or PNG that TensorFlow alone decodes right."""
+    is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
+    is_png = tf.strings.substr(content, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    # EXIF data come near the beginning, and may be without an orientation.
+    head = tf.strings.substr(content, 0, 2**16)
+    has_exif = tf.strings.regex_full_match(head, r"(?s)\C*Exif\x00\x00\C*")
+    size = tf.case(
+        [(is_jpeg, lambda: _jpeg_size(content)), (is_png, lambda: _png_size(content))],
+        default=lambda: tf.zeros(2, tf.int64),
+    )
+    pixels = tf.reduce_prod(size)
+    return (pixels > 0) & (pixels <= MAX_PIXELS) & ~(is_jpeg & has_exif)
+
+
+def _decode_file(content, path):
+    """Decodes any file, with the path in errors."""
+    name = path.decode(errors="backslashreplace")
+    with tf.device("CPU"):
+        if name.lower().endswith((".tif", ".tiff")) and _is_tiff(content):
+            return _decode_tiff(content, name)
+        try:
+            return decode(content).numpy()
+        except tf.errors.OpError as error:
+            raise ValueError(f"{why(error)} in '{name}'") from None
+
+
+def why(error: tf.errors.OpError) -> str:
+    """Returns what is wrong with a file, of an error of `decode` or `decode_file`."""
+    lines = error.message.splitlines()
+    # The line before what TensorFlow, or Python within it, says of the place.
+    ends = [n for n, x in enumerate(lines) if x.startswith(("\t [[", "Traceback"))]
+    reason = lines[ends[0] - 1] if ends else lines[0]
+    for prefix in ("assertion failed: [", "ValueError: ", "ImportError: "):
+        reason = reason.removeprefix(prefix)
+    return reason.removesuffix("]")
 
 
 def read(path: tf.Tensor) -> tf.Tensor:
@@ -158,8 +195,8 @@ def image_size(content: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(size, (2,))
 
 
-def _decoded(content, place):
-    """Returns the image, or an error that ends with `place`."""
+def _decoded(content):
+    """Returns the image."""
 
     def branch(size_of, decoder):
         @_apart
@@ -172,10 +209,9 @@ def _decoded(content, place):
                 lambda: [
                     f"Expected an image of at most {MAX_PIXELS} pixels. Received: ",
                     *(tf.strings.as_string(height), " x ", tf.strings.as_string(width)),
-                    place,
                 ],
             )
-            return decoder(allowed, size, place)
+            return decoder(allowed, size)
 
         return limited
 
@@ -183,7 +219,7 @@ def _decoded(content, place):
     def unknown():
         read = [*_formats()]
         expected = f"{', '.join(read[:-1])} or {read[-1]}"
-        message = [f"Expected a {expected} file. Received: ", _name(content), place]
+        message = [f"Expected a {expected} file. Received: ", _name(content)]
         return _error(tf.zeros((0, 0, 3), tf.uint8), message)
 
     branches = [branch(*functions) for functions in _formats().values()]
@@ -291,7 +327,7 @@ def _jpeg_size(content):
     return tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.int64)
 
 
-def _decode_jpeg(content, size, place):
+def _decode_jpeg(content, size):
     return _upright(_native(content), _orientation(content))
 
 
@@ -370,7 +406,7 @@ def _png_size(content):
     return _numbers(_bytes(content, 0, 24), (20, 16), 4, big_endian=True)
 
 
-def _decode_png(content, size, place):
+def _decode_png(content, size):
     return _native(content)
 
 
@@ -384,7 +420,7 @@ def _bmp_size(content):
     return tf.where(size >= 2**31, 2**32 - size, size)
 
 
-def _decode_bmp(content, size, place):
+def _decode_bmp(content, size):
     height, width = tf.unstack(size)
     head = _bytes(content, 0, 66)
     fields = _numbers(head, (10, 14, 22, 30, 46), 4)
@@ -402,7 +438,7 @@ def _decode_bmp(content, size, place):
             "Expected a BMP file of 1, 2, 4, 8, 16, 24 or 32 bits a pixel that is not "
             "compressed. Received: ",
             *(tf.strings.as_string(bits), " bits, compression "),
-            *(tf.strings.as_string(compression), place),
+            tf.strings.as_string(compression),
         ],
     )
     row_size = (width * bits + 31) // 32 * 4
@@ -415,7 +451,7 @@ def _decode_bmp(content, size, place):
         lambda: [
             "Expected a BMP file as long as its header says. Received: ",
             *(tf.strings.as_string(length), " bytes of "),
-            *(tf.strings.as_string(needed), place),
+            tf.strings.as_string(needed),
         ],
     )
     part = tf.strings.substr(content, start, height * row_size)
@@ -505,7 +541,7 @@ def _gif_size(content):
     return tf.maximum(_numbers(_bytes(content, 6, 4), (2, 0), 2), needed)
 
 
-def _decode_gif(content, size, place):
+def _decode_gif(content, size):
     """Decodes the first frame, by a file that has no other.
 
     TensorFlow would decode all, place the first at the top left, and make black what is
@@ -553,17 +589,17 @@ def _webp_size(content):
     return tf.where(kind == ord("X"), canvas, size)
 
 
-def _decode_webp(content, size, place):
+def _decode_webp(content, size):
     head = _bytes(content, 12, 9)
     animated = (head[3] == ord("X")) & (head[8] // 2 % 2 == 1)
     return tf.cond(
         animated,
-        lambda: _first_webp_frame(content, size, place),
+        lambda: _first_webp_frame(content, size),
         lambda: _native(content, channels=0),
     )
 
 
-def _first_webp_frame(content, size, place):
+def _first_webp_frame(content, size):
     """Decodes the first frame of an animation, by a file of a still image."""
 
     def is_named(head, name):
@@ -602,7 +638,7 @@ def _first_webp_frame(content, size, place):
     still = _ensured(
         still,
         tf.reduce_all(_webp_size(still) + tf.stack([top, left]) <= size),
-        lambda: ["Expected a frame within its animation. Received: not so", place],
+        lambda: ["Expected a frame within its animation. Received: not so"],
     )
     return _placed(_native(still, channels=0), top, left, size)
 
@@ -615,25 +651,24 @@ def _is_tiff(content):
     return tf.reduce_any(_hits(content) & rows)
 
 
-def _decode_tiff(content, place):
+def _decode_tiff(content, name):
     """Decodes the first page of a TIFF file by Pillow, which is optional."""
-    place = place.decode()
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError(
             f"Expected `PIL` to be installed for TIFF files. Received: {error}, for "
-            f"an image{place}. Run: pip install 'keras_hsakd[tiff]'"
+            f"'{name}'. Run: pip install 'keras_hsakd[tiff]'"
         ) from error
     with Image.open(io.BytesIO(content), formats=["TIFF"]) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(
                 f"Expected an image of at most {MAX_PIXELS} pixels. "
-                f"Received: {image.height} x {image.width}{place}"
+                f"Received: {image.height} x {image.width} in '{name}'"
             )
         if image.mode not in _PILLOW_MODES:
             raise ValueError(
                 f"Expected a TIFF file of one of the modes {_PILLOW_MODES}. "
-                f"Received: {image.mode}{place}"
+                f"Received: {image.mode} in '{name}'"
             )
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -323,22 +323,14 @@ def _why_corrupt(file, turns):
         return "Expected a file. Received: a folder or a device"
     try:
         content = pathlib.Path(file).read_bytes()
-        # Elsewhere than in `tf.data`, images would go to a GPU where there is one.
         with tf.device("CPU"):
-            size = decoding.image_size(content).numpy()
-            with turns.take(int(size.prod()) or decoding.MAX_PIXELS):
-                if file.lower().endswith(_TIFF):
-                    decoding.decode_file(content, os.fsencode(file))
-                else:
-                    decoding.decode(content)
+            pixels = int(np.prod(decoding.image_size(content))) or decoding.MAX_PIXELS
+            with turns.take(pixels):
+                decoding.decode_file(content, os.fsencode(file))
     except OSError as error:
         return error.strerror
     except tf.errors.OpError as error:
-        lines = error.message.splitlines()
-        # The line before what TensorFlow, or Python within it, says of the place.
-        ends = [n for n, x in enumerate(lines) if x.startswith(("\t [[", "Traceback"))]
-        reason = lines[ends[0] - 1] if ends else lines[0]
-        return reason.removeprefix("assertion failed: [").removesuffix("]")
+        return decoding.why(error).removesuffix(f" in '{_shown(file)}'")
     return ""
 
 
