@@ -1,4 +1,4 @@
-"""Input pipelines: named data sets and folders of images, as `tf.data.Dataset`s."""
+"""Input pipelines as `tf.data.Dataset`s: named data sets, those of TFDS, folders."""
 
 from keras_hsakd.data.augment import (
     Draws,
@@ -17,7 +17,8 @@ from keras_hsakd.data.pipelines import (
     epoch_batches,
     rescaling,
 )
-from keras_hsakd.data.sources import ArraySource, FileSource, Source
+from keras_hsakd.data.sources import ArraySource, FileSource, JoinedSource, Source
+from keras_hsakd.data.tfds import TfdsRecords, TfdsSource
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -28,8 +29,11 @@ __all__ = [
     "Draws",
     "EpochCounter",
     "FileSource",
+    "JoinedSource",
     "Share",
     "Source",
+    "TfdsRecords",
+    "TfdsSource",
     "center_crop",
     "draw",
     "epoch_batches",

@@ -1,6 +1,12 @@
 """What `load` and `image_folder` check before any work starts."""
 
+import contextlib
+import importlib
 import numbers
+import types
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
 
 from keras_hsakd.data.augment import AUGMENTATIONS, CROPS
 
@@ -55,3 +61,46 @@ def _check_integer(name, value, minimum):
             f"Expected `{name}` to be an integer >= {minimum}. "
             f"Received: {name}={value!r}"
         )
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raises a ValueError unless these are a mean and a deviation per channel."""
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != 3:
+            raise ValueError(
+                f"Expected `{name}` to have 3 values, one per channel. "
+                f"Received: {name}={values!r}"
+            )
+    if min(std) <= 0:
+        raise ValueError(f"Expected `std` to be > 0. Received: std={std!r}")
+
+
+def check_answer(url: str) -> None:
+    """Raises an OSError unless there is a server that answers for an address."""
+    # It respects the proxies of the environment, as tensorflow-datasets does.
+    request = urllib.request.Request(url, method="HEAD")
+    with contextlib.suppress(urllib.error.HTTPError):  # there is an answer
+        urllib.request.urlopen(request, timeout=10).close()
+
+
+def optional_module(module: str, requirement: str, name: str) -> types.ModuleType:
+    """Imports a package that only some data sets need.
+
+    Args:
+        module: Name of the module.
+        requirement: What to install for it.
+        name: Name of the data set.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it is not installed; says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"Expected `{module}` to be installed for name={name!r}. "
+            f"Received: {error}. Run: pip install {requirement}"
+        ) from error

@@ -1,22 +1,31 @@
 """The named data sets: one row each in a table, and `load`."""
 
-import contextlib
 import dataclasses
 import glob
-import importlib
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.data.checks import check_arguments
+from keras_hsakd.data.checks import (
+    check_answer,
+    check_arguments,
+    check_normalisation,
+    optional_module,
+)
+from keras_hsakd.data.folders import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    check_corrupt,
+    with_unlabeled,
+)
 from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
 from keras_hsakd.data.sources import ArraySource
 from keras_hsakd.data.subsets import Examples, choose, hold_out
+from keras_hsakd.data.tfds import TfdsRecords, TfdsSource, is_tfds
 from keras_hsakd.suggestions import did_you_mean
 
 # Where tensorflow-datasets downloads them from.
@@ -68,20 +77,10 @@ class DatasetInfo:
         return rescaling(self.mean, self.std)
 
 
-def _optional_module(module: str, requirement: str, name: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"Expected `{module}` to be installed for name={name!r}. "
-            f"Received: {error}. Run: pip install {requirement}"
-        ) from error
-
-
 def _read_digits(
     name: str, data_dir: str | None
 ) -> tuple[Examples, Examples, list[str]]:
-    datasets = _optional_module("sklearn.datasets", "'keras_hsakd[demo]'", name)
+    datasets = optional_module("sklearn.datasets", "'keras_hsakd[demo]'", name)
     digits = datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype("uint8")
     images = np.repeat(images[..., np.newaxis], 3, axis=-1)
@@ -90,7 +89,7 @@ def _read_digits(
 
 
 def _read_tfds(name: str, data_dir: str | None) -> tuple[Examples, Examples, list[str]]:
-    tfds = _optional_module("tensorflow_datasets", "tensorflow-datasets", name)
+    tfds = optional_module("tensorflow_datasets", "tensorflow-datasets", name)
     folder = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
     try:
         _check_obtainable(folder, name)
@@ -123,10 +122,7 @@ def _check_obtainable(folder: str, name: str) -> None:
     downloads = os.path.join(glob.escape(folder), "downloads", "**", f"*{archive}*")
     there = os.path.isdir(os.path.join(folder, name))
     if not there and not glob.glob(downloads, recursive=True):
-        # It respects the proxies of the environment, as tensorflow-datasets does.
-        request = urllib.request.Request(_ARCHIVES[name], method="HEAD")
-        with contextlib.suppress(urllib.error.HTTPError):  # there is an answer
-            urllib.request.urlopen(request, timeout=10).close()
+        check_answer(_ARCHIVES[name])
 
 
 _DATASETS: dict[str, tuple[DatasetInfo, Callable]] = {
@@ -181,6 +177,12 @@ _DATASETS: dict[str, tuple[DatasetInfo, Callable]] = {
 }
 
 
+# What holds for those of TensorFlow Datasets where nothing is said: as for a folder.
+_OF_TFDS = types.SimpleNamespace(
+    image_size=32, mean=IMAGENET_MEAN, std=IMAGENET_STD, flip=True
+)
+
+
 def names() -> list[str]:
     """Returns the names that `load` knows.
 
@@ -210,7 +212,13 @@ def info(name: str) -> DatasetInfo:
     >>> info("cifar100").num_classes
     100
     """
-    return _row(name)[0]
+    if name not in _DATASETS:
+        hint = did_you_mean(str(name).lower(), names(), most=1)
+        raise ValueError(
+            f"Expected `name` to be one of {names()}, or `tfds:` and the name of a "
+            f"data set of tensorflow-datasets. Received: {name!r}{hint}"
+        )
+    return _DATASETS[name][0]
 
 
 def load(
@@ -228,22 +236,37 @@ def load(
     limit: int | None = None,
     normalize: bool = True,
     with_indices: bool = False,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    flip: bool | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    unlabeled: str | os.PathLike | None = None,
+    corrupt: str = "refuse",
+    skip: Sequence[str] = (),
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Loads a named data set as a training and a test pipeline.
 
     Both yield normalised images with their labels. The training images are shuffled
     anew in each pass, padded by an eighth of their size and cropped at random, and
-    flipped at random where `info(name).flip` says so. All of this is a function of
-    `(seed, epoch, image)`; the epoch is `train.epoch_counter.value`, an `EpochCounter`.
+    flipped at random where a mirrored image still belongs to its class. All of this is
+    a function of `(seed, epoch, image)`; the epoch is `train.epoch_counter.value`, an
+    `EpochCounter`.
 
     CIFAR and STL-10 are read with `tensorflow-datasets`, which downloads them when it
     has to. The digits are 8 x 8 images that come with scikit-learn: no download.
 
+    `"tfds:oxford_flowers102"` is any image classification data set of
+    `tensorflow-datasets`, by its name, also with configuration and version as in
+    `"tfds:eurosat/rgb:2.0.0"`. Its images, of any sizes, are read one by one when their
+    turn comes, so it must be prepared in the format `array_record`, as it is where it
+    is downloaded here. Its own features tell image, label and the names of the classes.
+
     Args:
-        name: String, one of `names()`.
+        name: String, one of `names()`, or `"tfds:"` and the name of a data set.
         batch_size: Int; the last batch of a pass may be smaller. Defaults to 64.
         image_size: Int, at least 8, height and width of the images. Defaults to
-            `info(name).image_size`.
+            `info(name).image_size`, or 32 for `tfds:`.
         seed: Int, not negative. Defaults to 0.
         examples_per_class: Int, the number of training images kept of each class,
             chosen by `seed`. Defaults to `None`, which keeps all.
@@ -266,25 +289,48 @@ def load(
             kept, chosen by `seed`. Defaults to `None`, which keeps all.
         limit: Int, the most training images, and test images, that are kept, chosen
             by `seed`; for trying things out. Defaults to `None`.
-        normalize: Bool, whether `info(name).mean` and `info(name).std`
-            are subtracted and divided by; otherwise images have values from 0 to 255,
-            uint8 where they keep the size that they have in the data, else float32.
-            Defaults to `True`.
+        normalize: Bool, whether `mean` and `std` are subtracted and divided by;
+            otherwise images have values from 0 to 255, uint8 where they keep the size
+            that they have in the data, else float32. Defaults to `True`.
         with_indices: Bool, whether the first part of a batch is a dict of `images` and
             their `indices`, int64 of shape `(batch,)`: the places of the images in the
             pipeline's data, the same in every pass. Trainers take images alone; map
             such a pipeline to what they take. Defaults to `False`.
+        train_split: String, for `tfds:`, the split to train on, as
+            `tensorflow-datasets` writes it: `"train[:80%]"`. Defaults to `None`,
+            `"train"`.
+        test_split: String, for `tfds:`, the split of the test images. Defaults to
+            `None`: `"test"`, or else `"validation"`, whichever is there and has labels;
+            where neither is, the last 20 % of each class of the training split, with a
+            warning.
+        flip: Bool, whether training images are flipped at random. Defaults to
+            `info(name).flip`, or `True` for `tfds:`.
+        mean: Three floats, subtracted per channel, on the scale from 0 to 1. Defaults
+            to `info(name).mean`, or the mean of ImageNet for `tfds:`.
+        std: Three floats, divided by, on the same scale. Defaults to `info(name).std`,
+            or the standard deviation of ImageNet for `tfds:`.
+        unlabeled: String or path-like, a folder with more images, see `image_folder`,
+            that are trained on with the label -1: a `Distiller` takes them. None of
+            them is left out by `examples_per_class`, `label_fraction` or `limit`.
+            Defaults to `None`.
+        corrupt: What to do about files in `unlabeled` that cannot be decoded, see
+            `image_folder`. Defaults to `"refuse"`.
+        skip: Strings, files in `unlabeled` to leave out, as the attribute `skipped` of
+            an earlier pipeline has them. Defaults to none.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
         `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
-        the attributes `class_names`, a list of strings, and `num_examples`, the number
-        of images in a pass.
+        the attributes `class_names`, a list of strings, `num_examples`, the number
+        of images in a pass, `num_unlabeled`, how many of them have the label -1, and
+        `skipped`, the files of `unlabeled` that were left out.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range, or `name` is a data set of
+            something else than images with a class each.
         ImportError: If the package that the data set is read with is not installed.
-        FileNotFoundError: If the data set is not there and cannot be downloaded.
+        FileNotFoundError: If the data set is not there and cannot be downloaded, or
+            `unlabeled` is not there.
 
     Example:
     >>> train, test = load("digits", batch_size=32, examples_per_class=20)
@@ -292,8 +338,10 @@ def load(
     >>> images.shape, labels.shape
     (TensorShape([32, 32, 32, 3]), TensorShape([32]))
     """
-    row, read = _row(name)
-    image_size = row.image_size if image_size is None else image_size
+    usual = _OF_TFDS if is_tfds(name) else info(name)
+    image_size = usual.image_size if image_size is None else image_size
+    flip = usual.flip if flip is None else flip
+    mean, std = mean or usual.mean, std or usual.std
     check_arguments(
         batch_size,
         image_size,
@@ -305,28 +353,50 @@ def load(
         crop,
         center_crop,
     )
+    check_normalisation(mean, std)
+    check_corrupt(corrupt)
 
-    train, test, class_names = read(name, data_dir)
+    if is_tfds(name):
+        records = TfdsRecords(name, data_dir, train_split, test_split)
+        class_names = records.class_names
+        by_class = examples_per_class is not None or label_fraction is not None
+        train, test = records.examples(labelled=validation or by_class)
+    else:
+        _check_no_splits(name, train_split=train_split, test_split=test_split)
+        train, test, class_names = _DATASETS[name][1](name, data_dir)
+
+    def source(inputs, labels):
+        if is_tfds(name):
+            return TfdsSource(records, inputs, image_size)
+        return ArraySource(inputs, labels, image_size)
+
     train, test = choose(
         train, test, validation, examples_per_class, seed, label_fraction, limit
     )
-    return train_and_test(
-        ArraySource(*train, image_size),
-        ArraySource(*test, image_size),
+    train_source, skipped = source(*train), list(skip)
+    if unlabeled is not None:
+        train_source, left_out = with_unlabeled(train_source, unlabeled, corrupt, skip)
+        skipped += left_out
+    datasets = train_and_test(
+        train_source,
+        source(*test),
         batch_size,
         seed,
-        Augmentation(crop, row.flip, augment),
-        row.preprocessing() if normalize else None,
+        Augmentation(crop, flip, augment),
+        rescaling(mean, std) if normalize else None,
         class_names,
         center_crop,
         with_indices,
     )
+    for dataset in datasets:
+        dataset.skipped = skipped
+    return datasets
 
 
-def _row(name: str) -> tuple[DatasetInfo, Callable]:
-    if name not in _DATASETS:
-        hint = did_you_mean(str(name).lower(), names(), most=1)
-        raise ValueError(
-            f"Expected `name` to be one of {names()}. Received: {name!r}{hint}"
-        )
-    return _DATASETS[name]
+def _check_no_splits(name, **splits):
+    for argument, split in splits.items():
+        if split is not None:
+            raise ValueError(
+                f"Expected no `{argument}` for a data set without `tfds:`. "
+                f"Received: {argument}={split!r} for name={name!r}"
+            )

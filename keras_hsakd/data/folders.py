@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd.data import decoding
-from keras_hsakd.data.checks import check_arguments
+from keras_hsakd.data.checks import check_arguments, check_normalisation
 from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
-from keras_hsakd.data.sources import FileSource
+from keras_hsakd.data.sources import FileSource, JoinedSource, Source
 from keras_hsakd.data.subsets import choose
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -50,6 +50,7 @@ def image_folder(
     limit: int | None = None,
     normalize: bool = True,
     with_indices: bool = False,
+    unlabeled: str | os.PathLike | None = None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Reads a folder of images as a training and a test pipeline.
 
@@ -95,8 +96,8 @@ def image_folder(
             that cannot be; `"skip"` leaves them out with a warning that names them;
             `"unchecked"` does not look, for data too large to decode twice. Defaults to
             `"refuse"`.
-        skip: Strings, files to leave out by their path below `path`, as the attribute
-            `skipped` of an earlier pipeline has them. Defaults to none.
+        skip: Strings, files to leave out, as the attribute `skipped` of an earlier
+            pipeline has them. Defaults to none.
         augment: `"rand_augment"` for stronger augmentation of the training images, see
             `rand_augment`. Defaults to `None`.
         crop: `"padded"`, training images are padded by an eighth of their size and
@@ -117,20 +118,26 @@ def image_folder(
             their `indices`, int64 of shape `(batch,)`: the places of the images in the
             pipeline's data, the same in every pass. Trainers take images alone; map
             such a pipeline to what they take. Defaults to `False`.
+        unlabeled: String or path-like, a folder with more images, at any depth, that
+            are trained on with the label -1: a `Distiller` takes them. None of them is
+            left out by `examples_per_class`, `label_fraction` or `limit`. Defaults to
+            `None`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
         `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
         the attributes `class_names`, a list of strings, `num_examples`, the number
-        of images in a pass, `files`, their paths, and `skipped`, the files left out,
-        by their path below `path`.
+        of images in a pass, `num_unlabeled`, how many of them have the label -1,
+        `files`, the paths of those with labels, and `skipped`, the files left out, by
+        their path below `path`, or their whole path in `unlabeled`.
 
     Raises:
         ValueError: If an argument is outside its range, there are fewer than two
             classes, a class has no images, the test classes are not all among the
             training ones, there are too few images to hold any out for `validation`, or
             a file cannot be decoded.
-        FileNotFoundError: If `path`, its training or its test folder is missing.
+        FileNotFoundError: If `path`, its training or its test folder, or `unlabeled`
+            is missing.
 
     Example:
     >>> import tempfile
@@ -153,18 +160,8 @@ def image_folder(
         crop,
         center_crop,
     )
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) != 3:
-            raise ValueError(
-                f"Expected `{name}` to have 3 values, one per channel. "
-                f"Received: {name}={values!r}"
-            )
-    if min(std) <= 0:
-        raise ValueError(f"Expected `std` to be > 0. Received: std={std!r}")
-    if corrupt not in _CORRUPT:
-        raise ValueError(
-            f"Expected `corrupt` to be one of {_CORRUPT}. Received: corrupt={corrupt!r}"
-        )
+    check_normalisation(mean, std)
+    check_corrupt(corrupt)
 
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -185,14 +182,8 @@ def image_folder(
         test_files = _files_by_class(test_folder, passed)
         _check_test_classes(test_files, class_names, test_folder)
     parts = {"train": train_files, "test": test_files}
-    if passed:
-        count = sum(len(group) for files in parts.values() for group in files.values())
-        warnings.warn(
-            f"Passed over {passed.total()} of {count + passed.total()} files below "
-            f"'{_shown(str(path))}': "
-            + ", ".join(f"{number} {what}" for what, number in passed.most_common()),
-            stacklevel=2,
-        )
+    count = sum(len(group) for files in parts.values() for group in files.values())
+    _say_passed(passed, count, path)
 
     def examples(files_by_class):
         pairs = [
@@ -226,12 +217,15 @@ def image_folder(
             skip = sorted({*skip, *(os.path.relpath(file, path) for file in bad)})
             _, (train, test) = chosen(skip)
 
+    train_source, test_source = (
+        _files(files, labels, image_size) for files, labels in (train, test)
+    )
+    if unlabeled is not None:
+        train_source, left_out = with_unlabeled(train_source, unlabeled, corrupt, skip)
+        skip = [*skip, *left_out]
     datasets = train_and_test(
-        # As bytes, since names need not be UTF-8.
-        *(
-            FileSource([os.fsencode(file) for file in files], labels, image_size)
-            for files, labels in (train, test)
-        ),
+        train_source,
+        test_source,
         batch_size,
         seed,
         Augmentation(crop, flip, augment),
@@ -243,6 +237,88 @@ def image_folder(
     for dataset, (files, _) in zip(datasets, (train, test), strict=True):
         dataset.files, dataset.skipped = files.tolist(), list(skip)
     return datasets
+
+
+def check_corrupt(corrupt: str) -> None:
+    """Raises a ValueError unless this is what `image_folder` takes as `corrupt`."""
+    if corrupt not in _CORRUPT:
+        raise ValueError(
+            f"Expected `corrupt` to be one of {_CORRUPT}. Received: corrupt={corrupt!r}"
+        )
+
+
+def with_unlabeled(
+    source: Source,
+    folder: str | os.PathLike,
+    corrupt: str = "refuse",
+    skip: Sequence[str] = (),
+) -> tuple[Source, list[str]]:
+    """Returns a source with the images of a folder behind its own, labelled -1.
+
+    Args:
+        source: `Source`.
+        folder: String or path-like, the folder; its images may lie at any depth.
+        corrupt: What to do about files that cannot be decoded, see `image_folder`.
+            Defaults to `"refuse"`.
+        skip: Paths of files to leave out. Defaults to none.
+
+    Returns:
+        The joined `Source`, and the paths of the files that were left out as they
+        could not be decoded.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no images, or one that cannot be decoded.
+
+    Example:
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp()
+    >>> image = tf.io.encode_png(tf.zeros((40, 50, 3), tf.uint8))
+    >>> tf.io.write_file(f"{path}/holidays/1.png", image)
+    >>> source = ArraySource(np.zeros((5, 8, 8, 3), "uint8"), range(5), 32)
+    >>> joined, _ = with_unlabeled(source, path)
+    >>> len(joined), joined.num_unlabeled
+    (6, 1)
+    """
+    folder = os.path.abspath(folder)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            "Expected `unlabeled` to be an existing folder. "
+            f"Received: unlabeled='{_shown(folder)}'"
+        )
+    passed = collections.Counter()
+    found = list(_images_below(folder, passed, _real_parents(folder)))
+    _say_passed(passed, len(found), folder)
+    skipped = set(map(_nfc, skip))
+    files = [file for file in found if _nfc(file) not in skipped]
+    left_out = [] if corrupt == "unchecked" else undecodable(files, corrupt)
+    bad = set(left_out)
+    files = [file for file in files if file not in bad]
+    if not files:
+        raise ValueError(
+            f"Expected `unlabeled` to have images {_SUFFIXES}, at any depth. "
+            f"Received: none in '{_shown(folder)}'"
+        )
+    others = _files(files, np.full(len(files), -1), source.image_size)
+    joined = JoinedSource(source, others)
+    joined.num_unlabeled = len(files)
+    return joined, left_out
+
+
+def _files(files, labels, image_size):
+    # As bytes, since names need not be UTF-8.
+    return FileSource([os.fsencode(file) for file in files], labels, image_size)
+
+
+def _say_passed(passed, count, folder):
+    """Warns of the files that were passed over, beside `count` images."""
+    if passed:
+        warnings.warn(
+            f"Passed over {passed.total()} of {count + passed.total()} files below "
+            f"'{_shown(str(folder))}': "
+            + ", ".join(f"{number} {what}" for what, number in passed.most_common()),
+            stacklevel=3,
+        )
 
 
 def undecodable(files: Sequence[str], corrupt: str) -> list[str]:
@@ -383,9 +459,7 @@ def _files_by_class(
                 "Expected class folders to have different names in Unicode's form NFC. "
                 f"Received: two that are '{name}' in '{_shown(str(folder))}'"
             )
-        real = pathlib.Path(entry.path).resolve()
-        # No link leads back to where it is.
-        seen = {*map(str, (real, *real.parents)), os.path.realpath(folder)}
+        seen = {*_real_parents(entry.path), os.path.realpath(folder)}
         files = list(_images_below(entry.path, passed, seen))
         if not files:
             raise ValueError(
@@ -394,6 +468,12 @@ def _files_by_class(
             )
         files_by_class[name] = files
     return dict(sorted(files_by_class.items()))
+
+
+def _real_parents(folder: str) -> set[str]:
+    """Returns a folder and those it is in: no link in it may lead back to them."""
+    real = pathlib.Path(folder).resolve()
+    return set(map(str, (real, *real.parents)))
 
 
 def _images_below(

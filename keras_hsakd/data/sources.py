@@ -19,7 +19,13 @@ class Source:
 
     Args:
         image_size: Int, height and width of the images in batches.
+
+    Attributes:
+        num_unlabeled: Int, the number of examples with the label -1, which are without
+            one.
     """
+
+    num_unlabeled = 0
 
     def __init__(self, image_size: int):
         self.image_size = image_size
@@ -164,6 +170,38 @@ class FileSource(Source):
         """Implements `Source.read`."""
         image = decoding.read(tf.gather(self._files, index))
         return image, tf.gather(self._labels, index)
+
+
+class JoinedSource(Source):
+    """The examples of one source, and then those of another.
+
+    Args:
+        first: `Source`.
+        second: `Source` of the same `image_size`.
+
+    Example:
+    >>> labelled = ArraySource(np.zeros((3, 8, 8, 3), "uint8"), [0, 1, 2], 32)
+    >>> others = ArraySource(np.zeros((2, 9, 9, 3), "uint8"), [-1, -1], 32)
+    >>> joined = JoinedSource(labelled, others)
+    >>> len(joined), int(joined.read(tf.constant(3, tf.int64))[1])
+    (5, -1)
+    """
+
+    def __init__(self, first: Source, second: Source):
+        super().__init__(first.image_size)
+        self._first, self._second = first, second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Implements `Source.read`."""
+        length = len(self._first)
+        return tf.cond(
+            index < length,
+            lambda: self._first.read(index),
+            lambda: self._second.read(index - length),
+        )
 
 
 def on_host(values, dtype: tf.DType | None = None) -> tf.Tensor:

@@ -1,0 +1,331 @@
+"""Any image classification data set of TensorFlow Datasets, read by index."""
+
+import glob
+import os
+import re
+import sys
+import time
+import warnings
+
+import numpy as np
+import tensorflow as tf
+
+from keras_hsakd.data.checks import check_answer, optional_module
+from keras_hsakd.data.sources import Source, decode, on_host
+from keras_hsakd.data.subsets import Examples, hold_out
+from keras_hsakd.suggestions import did_you_mean
+
+PREFIX = "tfds:"
+_FORMAT = "array_record"
+_TEST_SPLITS = ("test", "validation")
+# Held out of the training images where a data set has no split to test on.
+_TEST_FRACTION = 0.2
+_SECONDS_WITHOUT_A_WORD = 5
+
+
+def is_tfds(name: str) -> bool:
+    """Returns whether a name is that of a data set of TensorFlow Datasets.
+
+    Args:
+        name: String, as given to `load`.
+
+    Returns:
+        A bool.
+
+    Example:
+    >>> is_tfds("tfds:oxford_flowers102"), is_tfds("cifar100")
+    (True, False)
+    """
+    return str(name).startswith(PREFIX)
+
+
+class TfdsRecords:
+    """The examples of a data set, each an encoded image and its label, by position.
+
+    Positions count through the training split and then the split to test on. Nothing
+    is read but what is asked for.
+
+    Args:
+        name: String, `"tfds:"` and a name as `tfds.builder` takes it.
+        data_dir: String, folder of `tensorflow-datasets`. Defaults to its own.
+        train_split: String, split to train on, as `tensorflow-datasets` writes it.
+            Defaults to `"train"`.
+        test_split: String, split to test on. Defaults to the first of `"test"` and
+            `"validation"` that there is and has labels; where there is none, the last
+            20 % of each class of the training split are tested, with a warning.
+
+    Raises:
+        FileNotFoundError: If the data set is neither there nor to be downloaded.
+        ImportError: If a package that reads it is not installed.
+        ValueError: If there is no such data set or split, it is none of images with a
+            class each, or it was prepared in a format that is read in order only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data_dir: str | None = None,
+        train_split: str | None = None,
+        test_split: str | None = None,
+    ):
+        tfds = optional_module("tensorflow_datasets", "tensorflow-datasets", name)
+        optional_module(_FORMAT, _FORMAT, name)
+        self.name = name
+        folder = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
+        builder = _builder(tfds, name, folder)
+        self._image, self._label = _keys(tfds, name, builder.info)
+        _prepare(name, builder, folder)
+
+        decoders = {self._image: tfds.decode.SkipDecoding()}
+
+        def read(argument, split):
+            try:
+                return builder.as_data_source(
+                    split, decoders=decoders, file_format=_FORMAT
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f"Expected `{argument}` to be a split of '{name}', of "
+                    f"{sorted(builder.info.splits)}. Received: '{split}' ({error})"
+                ) from error
+
+        self.split = train_split or "train"
+        self._records = train = read("train_split", self.split)
+        self._num_train = len(train)
+        self.class_names = list(builder.info.features[self._label].names)
+        self._check_labelled("train_split", self.split, train)
+        if test_split is not None:
+            test = read("test_split", test_split)
+            self._check_labelled("test_split", test_split, test)
+        else:
+            test_split = self._found_test_split(builder.info.splits, read)
+        if test_split is not None:
+            self.split = f"{self.split}+{test_split}"
+            self._records = read("test_split", self.split)
+
+    def __getitem__(self, position: int) -> tuple[bytes, int]:
+        """Returns the encoded image at a position, and its label.
+
+        Raises:
+            ValueError: If it can't be read, or has no label; says which it is.
+        """
+        try:
+            example = self._records[position]
+        except Exception as error:  # a damaged file shows as whatever its reader raises
+            raise ValueError(
+                f"Expected {self.described(position)} to be readable. "
+                f"Received: {type(error).__name__}: {error}"
+            ) from error
+        label = int(example[self._label])
+        if not 0 <= label < len(self.class_names):
+            raise ValueError(
+                f"Expected {self.described(position)} to have a label from 0 to "
+                f"{len(self.class_names) - 1}. Received: {label}"
+            )
+        return example[self._image], label
+
+    def described(self, position: int) -> str:
+        """Returns what an error message calls an example."""
+        return f"image {position} of split '{self.split}' of '{self.name}'"
+
+    def examples(self, labelled: bool) -> tuple[Examples, Examples]:
+        """Returns the training examples and those to test on.
+
+        Args:
+            labelled: Bool, whether labels of the training examples are needed, which
+                all records are read for. Others are 0.
+
+        Returns:
+            Two pairs `(positions, labels)`.
+        """
+        positions = np.arange(len(self._records))
+        labels = np.zeros_like(positions)
+        first_test = self._num_train
+        without_test = first_test == len(positions)
+        if labelled or without_test:
+            labels[:first_test] = self._read_labels(first_test)
+        if without_test:
+            return hold_out(positions, labels, _TEST_FRACTION)
+        return (
+            (positions[:first_test], labels[:first_test]),
+            (positions[first_test:], labels[first_test:]),
+        )
+
+    def _read_labels(self, count):
+        said, began = False, time.monotonic()
+        labels = np.empty(count, int)
+        for position in range(count):
+            _, labels[position] = self[position]
+            if not said and time.monotonic() - began > _SECONDS_WITHOUT_A_WORD:
+                said = True
+                print(
+                    f"Reading the labels of {count:,} images of '{self.name}'",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        return labels
+
+    def _found_test_split(self, splits, read):
+        """Returns the split to test on; says so where it is not the obvious one."""
+        unlabelled = ""
+        for split in _TEST_SPLITS:
+            if split not in splits:
+                continue
+            if self._is_labelled(read("test_split", split)):
+                if unlabelled:
+                    warnings.warn(
+                        f"'{self.name}' {unlabelled}: measured on its split '{split}'",
+                        stacklevel=4,
+                    )
+                return split
+            unlabelled = f"has no labels in its split '{split}'"
+        reason = unlabelled or f"has no split {' or '.join(map(repr, _TEST_SPLITS))}"
+        warnings.warn(
+            f"'{self.name}' {reason}: measured on the last {_TEST_FRACTION:.0%} of "
+            f"each class of '{self.split}', which are not trained on",
+            stacklevel=4,
+        )
+        return None
+
+    def _is_labelled(self, records):
+        # All the labels of a split are there, or none: -1 stands for one kept secret.
+        return len(records) > 0 and records[0][self._label] >= 0
+
+    def _check_labelled(self, argument, split, records):
+        if not self._is_labelled(records):
+            received = f"label {records[0][self._label]}" if len(records) else "none"
+            raise ValueError(
+                f"Expected `{argument}` to have images with labels. "
+                f"Received: {received} in '{split}' of '{self.name}'"
+            )
+
+
+class TfdsSource(Source):
+    """Images of a data set of TensorFlow Datasets, each decoded when its turn comes.
+
+    Args:
+        records: `TfdsRecords` to read.
+        positions: Integer array, their positions.
+        image_size: Int, height and width that each whole image is resized to.
+    """
+
+    def __init__(self, records: TfdsRecords, positions: np.ndarray, image_size: int):
+        super().__init__(image_size)
+        self._records = records
+        self._positions = on_host(positions, tf.int64)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Implements `Source.read`."""
+
+        def fetch(position):
+            content, label = self._records[int(position)]
+            # An array of bytes would lose the zeros at its end.
+            return np.array(content, object), np.int32(label)
+
+        content, label = tf.numpy_function(
+            fetch, [tf.gather(self._positions, index)], (tf.string, tf.int32)
+        )
+        content, label = tf.ensure_shape(content, ()), tf.ensure_shape(label, ())
+        # The message of a failed decoding has the names of its scopes.
+        with tf.name_scope(re.sub(r"[^\w.-]", "_", self._records.name)):
+            return decode(content), label
+
+
+def _builder(tfds, name, folder):
+    """Returns the builder of a data set, prepared or not."""
+    own_name = name.removeprefix(PREFIX)
+    try:
+        return tfds.builder(own_name, data_dir=folder)
+    # An unknown name, version or configuration shows as one of several errors.
+    except Exception as error:
+        plain = re.split("[/:]", own_name)[0]
+        there = os.path.join(folder, plain)
+        if os.path.isdir(there):
+            hint = f"; '{there}' has {sorted(os.listdir(there))}"
+        else:
+            known = set(tfds.list_builders(with_community_datasets=False)) - {plain}
+            hint = did_you_mean(plain, known, most=1)
+        reason, *_ = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(
+            "Expected `tfds:` and the name of a data set that tensorflow-datasets has, "
+            f"or that is prepared in '{folder}' (argument `data_dir`). "
+            f"Received: '{name}' ({reason}){hint}"
+        ) from error
+
+
+def _keys(tfds, name, info):
+    """Returns the names of the features that are an example's image and class."""
+    features = info.features
+    if not isinstance(features, tfds.features.FeaturesDict):
+        features = {"example": features}
+    images = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image)
+        and not isinstance(feature, tfds.features.LabeledImage)
+        and feature.np_dtype == np.uint8
+    ]
+    labels = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes
+    ]
+    supervised = info.supervised_keys or ()
+    # Of several, those that the data set itself names for supervised learning.
+    images, labels = (
+        [key for key in keys if key in supervised] or keys for keys in (images, labels)
+    )
+    if len(images) == len(labels) == 1:
+        return images[0], labels[0]
+    has = ", ".join(
+        f"{k} ({type(feature).__name__})" for k, feature in features.items()
+    )
+    raise ValueError(
+        "Expected a data set for image classification: with one feature that is an "
+        "Image (uint8) and one that is a ClassLabel, or with two such among its "
+        f"supervised keys. Received: '{name}', which has {has}"
+    )
+
+
+def _prepare(name, builder, folder):
+    """Sees to it that a data set is there, in a format that is read by index."""
+    command = (
+        f"tfds build {name.removeprefix(PREFIX)} --file_format={_FORMAT} "
+        f"--data_dir {folder}"
+    )
+    if not builder.is_prepared():
+        try:
+            _check_obtainable(builder, folder)
+            builder.download_and_prepare(file_format=_FORMAT)
+        # A failed preparation shows as anything from `OSError` to `AssertionError`.
+        except Exception as error:
+            raise FileNotFoundError(
+                f"Expected '{name}', prepared by tensorflow-datasets, in '{folder}' "
+                "(argument `data_dir`), or a network to download it. "
+                f"Received: {type(error).__name__}: {error}\nRun `{command}` on a "
+                "machine with a network and copy that folder here."
+            ) from error
+    formats = {
+        file_format.value for file_format in builder.info.available_file_formats()
+    }
+    if _FORMAT not in formats:
+        raise ValueError(
+            f"Expected '{name}' in a format that is read by index, {_FORMAT}. "
+            f"Received: {', '.join(sorted(formats))}, in '{builder.data_path}'. "
+            f"Run `{command} --overwrite` to prepare it anew there, or the same "
+            "without `--overwrite` for another folder."
+        )
+
+
+def _check_obtainable(builder, folder):
+    """Raises an OSError where tensorflow-datasets would retry for minutes in vain."""
+    urls = [url for url in builder.url_infos or () if url.startswith("http")]
+    if not urls or builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        return
+    archive = os.path.basename(urls[0]).partition(".")[0]
+    downloads = os.path.join(glob.escape(folder), "downloads", "**", f"*{archive}*")
+    if not glob.glob(downloads, recursive=True):
+        check_answer(urls[0])
