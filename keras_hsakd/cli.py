@@ -120,7 +120,7 @@ def _parser():
         ("epochs", int, "epochs of the last training; others change in proportion"),
         ("seed", int, "seed of all trainings"),
         ("batch-size", int, "images in a batch"),
-        ("data", str, "other images: a named data set, or a folder"),
+        ("data", str, "other images: a named data set, tfds:NAME, or a folder"),
         ("target-data", str, "other images of the linear classifier"),
         ("data-dir", str, "folder of tensorflow-datasets"),
         ("image-size", int, "height and width of the images"),
@@ -149,7 +149,9 @@ def _parser():
     command.add_argument(
         "--prefix", default="", help="checkpoint: part of its keys, for example net1."
     )
-    _add_settings(command, DataSettings, inherited="as for `teacher`")
+    _add_settings(
+        command, DataSettings, inherited="as for `teacher`", omit=("unlabeled",)
+    )
     _add_checkpoint(command, "to write")
     command.add_argument(
         "--overwrite", action="store_true", help="replace the run in that folder"

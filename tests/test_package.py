@@ -120,7 +120,7 @@ def test_the_public_names_are_there():
 
 # By the name that is imported, where the package has another.
 PACKAGES = {"sklearn": "scikit-learn", "keras_cv": "keras-cv", "PIL": "pillow"}
-IMPORTING = ("import_module", "_optional", "_optional_module")
+IMPORTING = ("import_module", "_optional", "optional_module")
 
 
 def declared():

@@ -10,16 +10,31 @@ import tensorflow as tf
 
 from keras_hsakd import data
 from keras_hsakd.data.folders import undecodable
+from keras_hsakd.data.tfds import is_tfds
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.settings import DataSettings
 
-# By kind of data, the settings that only the other kind has.
-_ONLY_FOLDER = ("flip", "mean", "std", "corrupt")
-_ONLY_NAMED = ("data_dir",)
+# By kind of data, the settings that only others have.
+_NAMED, _TFDS, _FOLDER = "a named data set", "a data set of `tfds:`", "a folder"
+_SPLITS = ("train_split", "test_split")
+_ONLY_OTHERS = {
+    _NAMED: ("flip", "mean", "std", "corrupt", *_SPLITS),
+    _TFDS: ("corrupt",),
+    _FOLDER: ("data_dir", *_SPLITS),
+}
+# How images are found and read, which belongs to the place where they are.
+_OF_A_PLACE = sorted({name for names in _ONLY_OTHERS.values() for name in names})
 # What a trained network has fixed.
 OF_THE_NETWORK = ("image_size", "mean", "std")
 # What matters to training images alone.
-OF_TRAINING = ("examples_per_class", "label_fraction", "augment", "crop", "flip")
+OF_TRAINING = (
+    "examples_per_class",
+    "label_fraction",
+    "augment",
+    "crop",
+    "flip",
+    "unlabeled",
+)
 
 
 class Images(NamedTuple):
@@ -61,6 +76,7 @@ class Images(NamedTuple):
             "mean": list(self.mean),
             "std": list(self.std),
             "train": self.train.num_examples,
+            "unlabeled": self.train.num_unlabeled,
             "test": self.test.num_examples,
             "skipped": getattr(self.train, "skipped", []),
             "measured_on": f"{part} images",
@@ -80,17 +96,18 @@ def load(
             when it began, and are not again. Defaults to `None`.
 
     Raises:
-        FileNotFoundError: If `settings.data` is no named data set and no folder.
+        FileNotFoundError: If `settings.data` is no data set and no folder, or what it
+            names is not there.
         ValueError: If a setting does not suit; says which.
     """
     arguments = _arguments(settings)
     arguments |= {"batch_size": batch_size, "seed": seed, "normalize": False}
-    named = _is_named(settings)
-    if checked is not None and not named:
+    kind = _kind(settings)
+    if checked is not None and (kind == _FOLDER or settings.unlabeled):
         arguments |= {"corrupt": "unchecked", "skip": checked.get("skipped", ())}
-    read = data.load if named else data.image_folder
+    read = data.image_folder if kind == _FOLDER else data.load
     train, test = read(settings.data, **arguments)
-    source = data.info(settings.data) if named else settings
+    source = data.info(settings.data) if kind == _NAMED else settings
     return Images(
         settings,
         train,
@@ -111,7 +128,7 @@ def load_to_measure(
     corrupt = settings.corrupt or "refuse"
     # What is held out depends on which of the training images can be decoded.
     all_matter = settings.validation and corrupt == "skip"
-    if checked is not None or _is_named(settings) or all_matter:
+    if checked is not None or _kind(settings) != _FOLDER or all_matter:
         return load(settings, batch_size, seed, checked)
     images = load(settings, batch_size, seed, checked={})
     if corrupt == "unchecked":
@@ -123,41 +140,64 @@ def load_to_measure(
     return load(settings, batch_size, seed, checked={"skipped": skipped})
 
 
-def _is_named(settings):
-    return settings.data in data.names()
+def _kind(settings):
+    if settings.data in data.names():
+        return _NAMED
+    return _TFDS if is_tfds(settings.data) else _FOLDER
+
+
+def _foreign(settings):
+    """Returns the names of given settings that only other kinds of data have."""
+    return [
+        name
+        for name in _ONLY_OTHERS[_kind(settings)]
+        if getattr(settings, name) is not None
+        # Unlabelled images are files, whatever the others are.
+        and not (name == "corrupt" and settings.unlabeled)
+    ]
+
+
+def without_foreign(settings: DataSettings) -> DataSettings:
+    """Returns data settings without those that only other kinds of data have."""
+    return dataclasses.replace(settings, **dict.fromkeys(_foreign(settings)))
 
 
 def _arguments(settings):
     """Returns the settings that are given, as arguments of `data`'s functions."""
     given = {k: v for k, v in vars(settings).items() if v is not None and k != "data"}
-    named = _is_named(settings)
-    kind = "a named data set" if named else "a folder"
-    for name in _ONLY_FOLDER if named else _ONLY_NAMED:
-        if name in given:
-            raise ValueError(
-                f"Expected no `{name}` for {kind}. "
-                f"Received: {name}={given[name]!r} for data={settings.data!r}"
-            )
-    if not named and not os.path.isdir(settings.data):
+    kind = _kind(settings)
+    for name in _foreign(settings):
+        raise ValueError(
+            f"Expected no `{name}` for {kind}. "
+            f"Received: {name}={given[name]!r} for data={settings.data!r}"
+        )
+    if kind == _FOLDER and not os.path.isdir(settings.data):
         raise FileNotFoundError(
-            f"Expected `data` to be one of {data.names()}, or a folder of images. "
-            f"Received: '{settings.data}'"
+            f"Expected `data` to be one of {data.names()}, `tfds:` and the name of a "
+            f"data set, or a folder of images. Received: '{settings.data}'"
         )
     return given
 
 
 def absolute(settings: DataSettings) -> DataSettings:
     """Returns data settings that mean the same wherever a command is started."""
-    if _is_named(settings) or not os.path.isdir(settings.data):
-        return settings  # a name, right or wrong
-    return dataclasses.replace(settings, data=os.path.abspath(settings.data))
+    folders = {"unlabeled": settings.unlabeled}
+    if _kind(settings) == _FOLDER:
+        folders["data"] = settings.data
+    paths = {
+        name: os.path.abspath(folder)
+        for name, folder in folders.items()
+        if folder is not None and os.path.isdir(folder)  # else a name, and wrong
+    }
+    return dataclasses.replace(settings, **paths)
 
 
 def changed(run: Run, changes: Mapping) -> DataSettings:
     """Returns a run's data settings with some of them changed.
 
-    Images keep the size that the run's network was trained on and, where they are a
-    folder's and nothing else is said, a network made for them normalises them as it.
+    Images keep the size that the run's network was trained on and, where they are no
+    named data set's and nothing else is said, a network made for them normalises them
+    as it.
 
     Args:
         run: The run.
@@ -168,8 +208,7 @@ def changed(run: Run, changes: Mapping) -> DataSettings:
     source = changes.get("data", settings.data)
     kept = {}
     if source != settings.data:
-        # How files are found and read belongs to the old place.
-        kept |= dict.fromkeys((*_ONLY_FOLDER, *_ONLY_NAMED))
+        kept |= dict.fromkeys(_OF_A_PLACE)
     if source not in data.names():
         kept |= {"mean": images["mean"], "std": images["std"]}
     fixed = {"image_size": images["image_size"]}

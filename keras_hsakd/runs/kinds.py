@@ -113,7 +113,7 @@ class Kind:
     name: ClassVar[str]
     starts_from: ClassVar[str | None] = None
     inherits: ClassVar[str] = ""
-    fixed: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[tuple[str, ...]] = ("unlabeled",)
 
     def origin(self) -> Origin | None:
         """Returns the network of another run that this one needs.
@@ -147,6 +147,12 @@ class Kind:
         """
         if not isinstance(data, DataSettings):
             data = DataSettings(**(data or {}))
+        if data.unlabeled is not None:
+            raise ValueError(
+                "Expected `unlabeled` for `distill` alone: only a teacher's outputs "
+                f"tell something of images without labels. Received: "
+                f"unlabeled='{data.unlabeled}' for `{self.name}`"
+            )
         return absolute(data)
 
     def check_images(self, images: Images, origin: Origin | None) -> None:
@@ -297,7 +303,7 @@ class Linear(Kind):
 
     name = "linear"
     starts_from = "backbone"
-    fixed = ("image_size",)
+    fixed = ("image_size", "unlabeled")
 
     backbone: str = setting(help="run folder of the trained network")
     checkpoint: str = _checkpoint("whose features are taken")

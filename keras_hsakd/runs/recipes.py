@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from keras_hsakd import distribution
 from keras_hsakd.runs.folder import Run, check_output
+from keras_hsakd.runs.images import without_foreign
 from keras_hsakd.runs.kinds import KINDS
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.training import finished_run, train
@@ -73,8 +74,8 @@ class Recipe:
                 proportion. Milestones are fractions of them, so they move along.
             seed: Seed of each training.
             batch_size: Batch size of each training.
-            data: Named data set or folder, in place of that of all trainings but the
-                linear one.
+            data: Named data set, `tfds:NAME` or folder, in place of that of all
+                trainings but the linear one.
             data_dir: Folder of tensorflow-datasets.
             image_size: Height and width of the images.
             limit: Most training images, and test images.
@@ -94,13 +95,15 @@ class Recipe:
         for step in self.steps:
             source = target_data if step.kind == "linear" else data
             changes = {
-                "data": source,
                 "data_dir": data_dir,
                 "image_size": image_size,
                 "limit": limit,
             }
             images = step.data
             if isinstance(images, DataSettings):
+                if source is not None:
+                    images = dataclasses.replace(images, data=source)
+                    images = without_foreign(images)
                 images = dataclasses.replace(images, **_given(changes))
             steps.append(
                 dataclasses.replace(

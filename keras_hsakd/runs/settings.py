@@ -32,9 +32,11 @@ class DataSettings:
     """Which images are trained on and measured on, and how they are fed.
 
     Attributes:
-        data: A name of `keras_hsakd.data.names()`, or the path of a folder as
-            `keras_hsakd.data.image_folder` reads it.
-        data_dir: As in `keras_hsakd.data.load`; for a named data set.
+        data: A name as `keras_hsakd.data.load` takes it, also `tfds:NAME`, or the path
+            of a folder as `keras_hsakd.data.image_folder` reads it.
+        data_dir: As in `keras_hsakd.data.load`; for a data set with a name.
+        train_split: As in `keras_hsakd.data.load`; for `tfds:`.
+        test_split: As in `keras_hsakd.data.load`; for `tfds:`.
         image_size: Height and width of the images.
         examples_per_class: Number of training images kept of each class.
         label_fraction: Part of each class of the training images that is kept.
@@ -43,22 +45,34 @@ class DataSettings:
         augment: Stronger augmentation, see `keras_hsakd.data.load`.
         crop: How training images are cropped, see `keras_hsakd.data.load`.
         center_crop: How test images are cropped, see `keras_hsakd.data.load`.
-        flip: Whether training images are mirrored at random; for a folder.
-        mean: Mean per channel, from 0 to 1; for a folder.
-        std: Standard deviation per channel, from 0 to 1; for a folder.
-        corrupt: What to do about corrupt files; for a folder.
+        flip: Whether training images are mirrored at random; for a folder or `tfds:`.
+        mean: Mean per channel, from 0 to 1; for a folder or `tfds:`.
+        std: Standard deviation per channel, from 0 to 1; for a folder or `tfds:`.
+        corrupt: What to do about corrupt files; for a folder, or `unlabeled`.
+        unlabeled: Folder of more training images, at any depth, without labels.
     """
 
-    data: str = setting(help="named data set (see README), or a folder of images")
+    data: str = setting(
+        help="named data set (see README), tfds:NAME for one of tensorflow-datasets, "
+        "or a folder of images"
+    )
     data_dir: str | None = setting(
         None,
-        "named data set: folder of tensorflow-datasets "
+        "data set with a name: folder of tensorflow-datasets "
         "(default: ~/tensorflow_datasets)",
+    )
+    train_split: str | None = setting(
+        None, "tfds: split to train on, for example train[:1000] (default: train)"
+    )
+    test_split: str | None = setting(
+        None,
+        "tfds: split to measure on (default: test, else validation, else a fifth of "
+        "each class of the training split)",
     )
     image_size: int | None = setting(
         None,
-        "height and width of the images (default: the named data set's; 32 for a "
-        "folder)",
+        "height and width of the images (default: the named data set's; 32 for tfds: "
+        "and a folder)",
     )
     examples_per_class: int | None = setting(
         None, "training images kept of each class, chosen by the seed (default: all)"
@@ -91,19 +105,24 @@ class DataSettings:
         "(default: the whole image is resized)",
     )
     flip: bool | None = setting(
-        None, "folder: mirror training images at random (default: yes)"
+        None, "folder, tfds: mirror training images at random (default: yes)"
     )
     mean: tuple[float, float, float] | None = setting(
-        None, "folder: mean of each channel, from 0 to 1 (default: ImageNet's)"
+        None, "folder, tfds: mean of each channel, from 0 to 1 (default: ImageNet's)"
     )
     std: tuple[float, float, float] | None = setting(
-        None, "folder: standard deviation of each channel (default: ImageNet's)"
+        None, "folder, tfds: standard deviation of each channel (default: ImageNet's)"
     )
     corrupt: str | None = setting(
         None,
         "folder: refuse or skip files that cannot be decoded, or leave them "
         "unchecked (default: refuse)",
         choices=("refuse", "skip", "unchecked"),
+    )
+    unlabeled: str | None = setting(
+        None,
+        "folder of more training images, at any depth, that have no label (default: "
+        "none)",
     )
 
 
