@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_hsakd import data
 from keras_hsakd.runs import DataSettings, Distill, Teacher
-from keras_hsakd.runs.images import absolute, changed, load
+from keras_hsakd.runs.images import absolute, load
 from keras_hsakd.runs.kinds import KINDS
 
 
