@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import struct
 import time
@@ -8,6 +9,16 @@ import tensorflow as tf
 
 from keras_hsakd import data
 from keras_hsakd.data import datasets
+from keras_hsakd.runs import (
+    Baseline,
+    DataSettings,
+    TrainingSettings,
+    evaluate,
+    images,
+    recipes,
+    train,
+)
+from keras_hsakd.runs.training import finished_run
 
 NOWHERE = "https://127.0.0.1:9/cifar-100-binary.tar.gz"
 
@@ -189,6 +200,20 @@ def test_parts_of_the_training_split(build, monkeypatch):
     assert set(train) < {*range(1, 41)} and set(test) < {*range(101, 111)}
 
 
+def test_batches_that_are_filled_up(build):
+    data_dir = build({"train": flat(range(1, 7)), "test": flat([9])})
+    records = data.TfdsRecords("tfds:photos", data_dir)
+    source = data.TfdsSource(records, np.arange(5, 2, -1), 8)
+    indices = tf.data.Dataset.from_tensor_slices(tf.constant([2, 0, -1, 1], tf.int64))
+    ((images, labels, indices),) = source.batches(indices, 4, filled=True)
+    assert indices.numpy().tolist() == [2, 0, -1, 1]
+    for i, index in enumerate(indices):
+        if index >= 0:
+            image, label = source.read(index)
+            assert float(tf.reduce_max(images[i])) == float(tf.reduce_max(image))
+            assert labels[i] == label
+
+
 def test_held_out_images_are_in_neither_part_of_the_others(build):
     data_dir = build({"train": flat(range(1, 51))})
     options = {"data_dir": data_dir, "image_size": 8, "normalize": False}
@@ -321,6 +346,74 @@ def test_an_image_that_cannot_be_read_is_named(build, tmp_path):
     data_dir = build({"train": flat([1, 2]), "test": secret}, name="secrets")
     _, test = data.load("tfds:secrets", data_dir=data_dir, test_split="test")
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match=r"image \d of split 'train\+test' of 'tf"
+        tf.errors.InvalidArgumentError,
+        match=r"of image \d of split 'train\+test' of 'tf",
     ):
         list(test)
+
+
+# In runs
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"corrupt": "skip"}, "Expected no `corrupt` for a data set of `tfds:`"),
+        (
+            {"data": "digits", "train_split": "train"},
+            "Expected no `train_split` for a n",
+        ),
+        (
+            {"data": "{folder}", "test_split": "test"},
+            "Expected no `test_split` for a f",
+        ),
+    ],
+)
+def test_settings_of_other_kinds_of_data(tmp_path, changes, message):
+    changes = {name: text.format(folder=tmp_path) for name, text in changes.items()}
+    with pytest.raises(ValueError, match=message):
+        images.load(DataSettings(**{"data": "tfds:photos", **changes}), 8, 0)
+
+
+def test_a_run(build, tmp_path, stand_ins_once):
+    data_dir = build(
+        {"train": flat(range(1, 9)), "test": flat(range(4)), "more": flat([7, 8, 9])}
+    )
+    settings = DataSettings(
+        data="tfds:photos", data_dir=data_dir, image_size=8, mean=(0.1, 0.2, 0.3)
+    )
+    training = TrainingSettings(model="resnet8", epochs=1, batch_size=4)
+    run = train(Baseline(), tmp_path / "run", training, settings, verbose=0)
+    assert run.class_names == ["cat", "dog"]
+    assert (run.record["images"]["train"], run.record["images"]["test"]) == (8, 4)
+    assert run.record["images"]["mean"] == [0.1, 0.2, 0.3]
+    results = evaluate(tmp_path / "run", verbose=0)
+    assert results["accuracy"] == run.record["last"]["val_accuracy"]
+    assert evaluate(tmp_path / "run", test_split="more", verbose=0)["loss"] > 0
+    # Neither belongs to another place.
+    moved = images.changed(run, {"data": "tfds:others"})
+    assert (moved.data_dir, moved.mean) == (None, [0.1, 0.2, 0.3])
+
+
+def test_a_record_from_before_the_splits_is_the_same(build, tmp_path, stand_ins_once):
+    settings = DataSettings(data="digits", image_size=8, limit=8)
+    training = TrainingSettings(model="resnet8", epochs=1, batch_size=4)
+    made = train(Baseline(), tmp_path / "run", training, settings, verbose=0)
+    for name in ("train_split", "test_split", "unlabeled"):
+        del made.record["data"][name]
+    made.write()
+    assert finished_run(Baseline(), tmp_path / "run", training, settings) is not None
+
+
+def test_the_recipes_of_imagenet():
+    recipe = recipes.get("imagenet/resnet34_imagenet-resnet18_imagenet")
+    (before, *_), (after, *_) = (
+        [s.data for s in each.steps if isinstance(s.data, DataSettings)]
+        for each in (recipe, recipe.scaled(data="tfds:imagenet2012", data_dir="there"))
+    )
+    assert before.corrupt == "unchecked"
+    assert after == dataclasses.replace(
+        before, data="tfds:imagenet2012", data_dir="there", corrupt=None
+    )
+    elsewhere = recipe.scaled(data="/data/imagenet").steps[0].data
+    assert elsewhere == dataclasses.replace(before, data="/data/imagenet")

@@ -34,11 +34,25 @@ class Source:
         """Returns the number of examples."""
         raise NotImplementedError
 
-    def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Fetches what `read` needs of a batch, where that is faster in one go.
+
+        Args:
+            indices: int64 tensor of shape `(size,)`, -1 where a batch is filled up.
+
+        Returns:
+            Tensors whose first dimension is that of `indices`; by default, none.
+        """
+        return ()
+
+    def read(
+        self, index: tf.Tensor, *fetched: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Reads one example, as operations of a graph.
 
         Args:
             index: Scalar int64 tensor, from 0 to `len(self) - 1`.
+            *fetched: Its part of what `fetch` returned, or nothing.
 
         Returns:
             Its image, uint8 of shape `(height, width, 3)` and of any size, and its
@@ -69,26 +83,30 @@ class Source:
         (size,) = indices.element_spec[0].shape
         shape = (self.image_size, self.image_size, 3)
 
-        def read(index, *drawn):
-            image, label = self.read(index)
+        def fetch(indices, *drawn):
+            return indices, self.fetch(indices), *drawn
+
+        def read(index, fetched, *drawn):
+            image, label = self.read(index, *fetched)
             if crop is None:
                 image = tf.cast(resize(image, self.image_size), tf.float32)
             else:
                 image = crop(image, *drawn)
             return tf.ensure_shape(image, shape), label
 
-        def read_or_fill(index, *drawn):
+        def read_or_fill(index, fetched, *drawn):
             image, label = tf.cond(
                 index < 0,
                 lambda: (tf.zeros(shape), tf.constant(-1)),
-                lambda: read(index, *drawn),
+                lambda: read(index, fetched, *drawn),
             )
             return image, label, index, *drawn
 
         def finish_read(images, labels, indices, *drawn):
             return finish(*without_filling(indices, images, labels, indices, *drawn))
 
-        one_by_one = ordered_map(indices.unbatch(), read_or_fill)
+        fetched = ordered_map(indices, fetch)
+        one_by_one = ordered_map(fetched.unbatch(), read_or_fill)
         return ordered_map(one_by_one.batch(size), finish_read)
 
 

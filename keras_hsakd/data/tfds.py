@@ -6,12 +6,13 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from keras_hsakd.data.checks import check_answer, optional_module
-from keras_hsakd.data.sources import Source, decode, on_host
+from keras_hsakd.data.sources import Crop, Source, decode, on_host, ordered_map
 from keras_hsakd.data.subsets import Examples, hold_out
 from keras_hsakd.suggestions import did_you_mean
 
@@ -21,6 +22,7 @@ _TEST_SPLITS = ("test", "validation")
 # Held out of the training images where a data set has no split to test on.
 _TEST_FRACTION = 0.2
 _SECONDS_WITHOUT_A_WORD = 5
+_LABELS_AT_ONCE = 256
 
 
 def is_tfds(name: str) -> bool:
@@ -103,26 +105,34 @@ class TfdsRecords:
             self.split = f"{self.split}+{test_split}"
             self._records = read("test_split", self.split)
 
-    def __getitem__(self, position: int) -> tuple[bytes, int]:
-        """Returns the encoded image at a position, and its label.
+    def read(self, positions: Sequence[int]) -> tuple[list[bytes], list[int]]:
+        """Returns the encoded images at positions, and their labels.
 
         Raises:
-            ValueError: If it can't be read, or has no label; says which it is.
+            ValueError: If one can't be read, or has no label; says which it is.
         """
         try:
-            example = self._records[position]
+            # Many at once: each call takes time in proportion to the data set.
+            examples = self._records.__getitems__(positions)
+        except Exception:
+            examples = [self._record(position) for position in positions]
+        labels = [int(example[self._label]) for example in examples]
+        for position, label in zip(positions, labels, strict=True):
+            if not 0 <= label < len(self.class_names):
+                raise ValueError(
+                    f"Expected a label from 0 to {len(self.class_names) - 1} of "
+                    f"{self.described(position)}. Received: {label}"
+                )
+        return [example[self._image] for example in examples], labels
+
+    def _record(self, position):
+        try:
+            return self._records[position]
         except Exception as error:  # a damaged file shows as whatever its reader raises
             raise ValueError(
                 f"Expected {self.described(position)} to be readable. "
                 f"Received: {type(error).__name__}: {error}"
             ) from error
-        label = int(example[self._label])
-        if not 0 <= label < len(self.class_names):
-            raise ValueError(
-                f"Expected {self.described(position)} to have a label from 0 to "
-                f"{len(self.class_names) - 1}. Received: {label}"
-            )
-        return example[self._image], label
 
     def described(self, position: int) -> str:
         """Returns what an error message calls an example."""
@@ -153,9 +163,10 @@ class TfdsRecords:
 
     def _read_labels(self, count):
         said, began = False, time.monotonic()
-        labels = np.empty(count, int)
-        for position in range(count):
-            _, labels[position] = self[position]
+        labels = []
+        while len(labels) < count:
+            last = min(len(labels) + _LABELS_AT_ONCE, count)
+            labels += self.read(range(len(labels), last))[1]
             if not said and time.monotonic() - began > _SECONDS_WITHOUT_A_WORD:
                 said = True
                 print(
@@ -219,19 +230,50 @@ class TfdsSource(Source):
 
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Implements `Source.read`."""
+        (content,), (label,) = map(tf.unstack, self._fetch(index[tf.newaxis], 1))
+        return self._decode(content), label
 
-        def fetch(position):
-            content, label = self._records[int(position)]
-            # An array of bytes would lose the zeros at its end.
-            return np.array(content, object), np.int32(label)
+    def batches(
+        self,
+        indices: tf.data.Dataset,
+        batch_size: int,
+        crop: Crop | None = None,
+        filled: bool = False,
+    ) -> tf.data.Dataset:
+        """Implements `Source.batches`: records are fetched by the batch."""
 
-        content, label = tf.numpy_function(
-            fetch, [tf.gather(self._positions, index)], (tf.string, tf.int32)
+        def fetch(indices):
+            return indices, *self._fetch(tf.maximum(indices, 0))
+
+        def example(index, content, label):
+            def read():
+                return self._decode(content), label
+
+            return self._example(index, read, crop, filled)
+
+        fetched = ordered_map(indices.batch(batch_size), fetch).unbatch()
+        return ordered_map(fetched, example).batch(batch_size)
+
+    def _fetch(self, indices, count=None):
+        """Returns the encoded images at indices, and their labels."""
+
+        def fetch(positions):
+            contents, labels = self._records.read(positions.tolist())
+            # An array of bytes would lose the zeros at their ends.
+            return np.array(contents, object), np.array(labels, "int32")
+
+        positions = tf.gather(self._positions, indices)
+        # As stateful, it would keep a pipeline from reading in parallel where
+        # operations are deterministic.
+        fetched = tf.numpy_function(
+            fetch, [positions], (tf.string, tf.int32), stateful=False
         )
-        content, label = tf.ensure_shape(content, ()), tf.ensure_shape(label, ())
+        return [tf.ensure_shape(part, (count,)) for part in fetched]
+
+    def _decode(self, content):
         # The message of a failed decoding has the names of its scopes.
         with tf.name_scope(re.sub(r"[^\w.-]", "_", self._records.name)):
-            return decode(content), label
+            return decode(content)
 
 
 def _builder(tfds, name, folder):
