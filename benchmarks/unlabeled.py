@@ -1,0 +1,148 @@
+"""What images without labels add: HSAKD on digits of which few are labelled.
+
+    python benchmarks/unlabeled.py --output benchmarks/unlabeled.json
+
+For each seed 10 labelled digits a class are chosen; 60 more a class are written as PNG
+files, without their labels. A resnet14 teacher is trained on the labelled ones alone.
+It then teaches two resnet8 that begin with the same weights, for the same number of
+steps: one on the labelled digits, one on both. All is measured on the validation split,
+which none of them has seen; the settings are the demo's, the accuracies those of the
+last epoch.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import platform
+import statistics
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_hsakd import Distiller, TeacherTrainer, data, models
+from keras_hsakd.data.datasets import _read_digits
+from keras_hsakd.data.subsets import choose, few
+from keras_hsakd.demo import Settings
+from keras_hsakd.optimizers import SGD, step_decay
+
+LABELLED, UNLABELLED = 10, 60  # of each class
+SETTINGS = Settings(examples_per_class=LABELLED)
+# Of the 97.5 % interval of Student's t, by the number of seeds.
+QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
+
+
+def write_unlabelled(folder, seed):
+    """Writes digits that are neither labelled with this seed nor measured on."""
+    train, test, _ = _read_digits("digits", None)
+    positions = np.arange(len(train[1]))
+    everything = positions, train[1]
+    part = (everything, None, True)
+    (labelled, _), _ = choose(*part, examples_per_class=LABELLED, seed=seed)
+    (trained, labels), _ = choose(*part, examples_per_class=None, seed=seed)
+    rest = ~np.isin(trained, labelled)
+    chosen, _ = few(trained[rest], labels[rest], UNLABELLED, seed)
+    for position in chosen:
+        content = tf.io.encode_png(train[0][position])
+        tf.io.write_file(os.path.join(folder, f"{position}.png"), content)
+
+
+def load(seed, unlabeled=None):
+    return data.load(
+        "digits",
+        batch_size=SETTINGS.batch_size,
+        image_size=SETTINGS.image_size,
+        examples_per_class=LABELLED,
+        validation=True,
+        seed=seed,
+        unlabeled=unlabeled,
+    )
+
+
+def create(name, seed):
+    keras.utils.set_random_seed(seed)
+    size = SETTINGS.image_size
+    return models.create(name, 10, input_shape=(size, size, 3))
+
+
+def fit(trainer, seed, steps, unlabeled=None):
+    """Returns the accuracy on validation images after a number of steps."""
+    train, test = load(seed, unlabeled)
+    epochs, rest = divmod(steps, len(train))
+    if rest:
+        raise ValueError(
+            f"Expected a multiple of {len(train)} steps. Received: {steps}"
+        )
+    rate = step_decay(SETTINGS.learning_rate, epochs, len(train))
+    trainer.compile(
+        SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        weighted_metrics=["accuracy"],
+    )
+    keras.utils.set_random_seed(seed)
+    trainer.fit(train, epochs=epochs, verbose=0)
+    return trainer.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+
+
+def accuracies(seed, epochs):
+    """Returns the accuracies of one seed; `epochs` are those over all images."""
+    labelled = math.ceil(10 * LABELLED / SETTINGS.batch_size)
+    both = math.ceil(10 * (LABELLED + UNLABELLED) / SETTINGS.batch_size)
+    teacher = create(SETTINGS.teacher, seed)
+    trainer = TeacherTrainer(teacher)
+    of_teacher = fit(trainer, seed, SETTINGS.teacher_epochs * labelled)
+    with tempfile.TemporaryDirectory() as folder:
+        write_unlabelled(folder, seed)
+        found = {"teacher": of_teacher}
+        for name, unlabeled in (("labelled", None), ("with_unlabelled", folder)):
+            distiller = Distiller(teacher, create(SETTINGS.student, seed))
+            found[name] = fit(distiller, seed, epochs * both, unlabeled)
+    print(f"Seed {seed}:", *(f"{k} {v:.2%}" for k, v in found.items()), flush=True)
+    return found
+
+
+def summary(values):
+    deviation = statistics.stdev(values)
+    half = QUANTILES[len(values)] * deviation / math.sqrt(len(values))
+    mean = statistics.mean(values)
+    return {
+        "mean": round(mean, 4),
+        "standard_deviation": round(deviation, 4),
+        "interval_95": [round(mean - half, 4), round(mean + half, 4)],
+        "by_seed": [round(value, 4) for value in values],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5, choices=QUANTILES)
+    parser.add_argument("--epochs", type=int, default=20, help="over all images")
+    parser.add_argument("--output", type=pathlib.Path, help="file to write")
+    options = parser.parse_args()
+    rows = [accuracies(seed, options.epochs) for seed in range(options.seeds)]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    columns["difference"] = [r["with_unlabelled"] - r["labelled"] for r in rows]
+    result = {
+        "data": "digits, accuracy on the validation split after the last epoch",
+        "labelled_a_class": LABELLED,
+        "unlabelled_a_class": UNLABELLED,
+        "teacher": f"{SETTINGS.teacher}, on the labelled images",
+        "student": SETTINGS.student,
+        "student_steps": options.epochs
+        * math.ceil(10 * (LABELLED + UNLABELLED) / SETTINGS.batch_size),
+        **{name: summary(values) for name, values in columns.items()},
+        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
