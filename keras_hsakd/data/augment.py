@@ -120,9 +120,7 @@ def random_resized_crop(
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
-    part = tf.slice(image, begin, size)  # which loses the number of channels
-    part = tf.ensure_shape(part, (None, None, image.shape[-1]))
-    return _resized(part, image_size)
+    return _resized(tf.slice(image, begin, size), image_size)
 
 
 def center_crop(image: tf.Tensor, image_size: int, fraction: float) -> tf.Tensor:

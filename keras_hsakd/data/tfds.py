@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd.data.checks import check_answer, optional_module
-from keras_hsakd.data.sources import Crop, Source, decode, on_host, ordered_map
+from keras_hsakd.data.decoding import decode_file
+from keras_hsakd.data.sources import Crop, Source, on_host, ordered_map
 from keras_hsakd.data.subsets import Examples, hold_out
 from keras_hsakd.suggestions import did_you_mean
 
@@ -230,8 +231,8 @@ class TfdsSource(Source):
 
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Implements `Source.read`."""
-        (content,), (label,) = map(tf.unstack, self._fetch(index[tf.newaxis], 1))
-        return self._decode(content), label
+        content, label, name = (part[0] for part in self._fetch(index[tf.newaxis]))
+        return decode_file(content, name), label
 
     def batches(
         self,
@@ -245,35 +246,38 @@ class TfdsSource(Source):
         def fetch(indices):
             return indices, *self._fetch(tf.maximum(indices, 0))
 
-        def example(index, content, label):
+        def example(index, content, label, name):
             def read():
-                return self._decode(content), label
+                return decode_file(content, name), label
 
             return self._example(index, read, crop, filled)
 
         fetched = ordered_map(indices.batch(batch_size), fetch).unbatch()
         return ordered_map(fetched, example).batch(batch_size)
 
-    def _fetch(self, indices, count=None):
-        """Returns the encoded images at indices, and their labels."""
+    def _fetch(self, indices):
+        """Returns the encoded images at indices, their labels, and their names."""
 
         def fetch(positions):
-            contents, labels = self._records.read(positions.tolist())
-            # An array of bytes would lose the zeros at their ends.
-            return np.array(contents, object), np.array(labels, "int32")
+            positions = positions.tolist()
+            contents, labels = self._records.read(positions)
+            names = [self._records.described(position) for position in positions]
+            # Arrays of bytes would lose the zeros at their ends.
+            return (
+                np.array(contents, object),
+                np.array(labels, "int32"),
+                np.array(names, object),
+            )
 
-        positions = tf.gather(self._positions, indices)
         # As stateful, it would keep a pipeline from reading in parallel where
         # operations are deterministic.
         fetched = tf.numpy_function(
-            fetch, [positions], (tf.string, tf.int32), stateful=False
+            fetch,
+            [tf.gather(self._positions, indices)],
+            (tf.string, tf.int32, tf.string),
+            stateful=False,
         )
-        return [tf.ensure_shape(part, (count,)) for part in fetched]
-
-    def _decode(self, content):
-        # The message of a failed decoding has the names of its scopes.
-        with tf.name_scope(re.sub(r"[^\w.-]", "_", self._records.name)):
-            return decode(content)
+        return [tf.ensure_shape(part, indices.shape) for part in fetched]
 
 
 def _builder(tfds, name, folder):
