@@ -137,7 +137,8 @@ class TfdsRecords:
 
     def described(self, position: int) -> str:
         """Returns what an error message calls an example."""
-        return f"image {position} of split '{self.split}' of '{self.name}'"
+        # Without quotes, which TensorFlow's messages escape.
+        return f"image {position} of {self.name}, split {self.split}"
 
     def examples(self, labelled: bool) -> tuple[Examples, Examples]:
         """Returns the training examples and those to test on.
