@@ -404,7 +404,9 @@ def test_names_and_info():
     ],
 )
 def test_unknown_name(function, name, hint):
-    message = rf"Expected `name` to be one of \[.*\]. Received: {name!r}{hint}"
+    message = (
+        rf"Expected `name` to be one of \[.*\], or `tfds:`.*. Received: {name!r}{hint}"
+    )
     with pytest.raises(ValueError, match=message):
         function(name)
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_hsakd.data.checks import check_answer, optional_module
 from keras_hsakd.data.decoding import decode_file
-from keras_hsakd.data.sources import Crop, Source, on_host, ordered_map
+from keras_hsakd.data.sources import Source, on_host
 from keras_hsakd.data.subsets import Examples, hold_out
 from keras_hsakd.suggestions import did_you_mean
 
@@ -230,34 +230,8 @@ class TfdsSource(Source):
     def __len__(self) -> int:
         return len(self._positions)
 
-    def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Implements `Source.read`."""
-        content, label, name = (part[0] for part in self._fetch(index[tf.newaxis]))
-        return decode_file(content, name), label
-
-    def batches(
-        self,
-        indices: tf.data.Dataset,
-        batch_size: int,
-        crop: Crop | None = None,
-        filled: bool = False,
-    ) -> tf.data.Dataset:
-        """Implements `Source.batches`: records are fetched by the batch."""
-
-        def fetch(indices):
-            return indices, *self._fetch(tf.maximum(indices, 0))
-
-        def example(index, content, label, name):
-            def read():
-                return decode_file(content, name), label
-
-            return self._example(index, read, crop, filled)
-
-        fetched = ordered_map(indices.batch(batch_size), fetch).unbatch()
-        return ordered_map(fetched, example).batch(batch_size)
-
-    def _fetch(self, indices):
-        """Returns the encoded images at indices, their labels, and their names."""
+    def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Implements `Source.fetch`: encoded images, labels, and their names."""
 
         def fetch(positions):
             positions = positions.tolist()
@@ -274,11 +248,20 @@ class TfdsSource(Source):
         # operations are deterministic.
         fetched = tf.numpy_function(
             fetch,
-            [tf.gather(self._positions, indices)],
+            [tf.gather(self._positions, tf.maximum(indices, 0))],
             (tf.string, tf.int32, tf.string),
             stateful=False,
         )
-        return [tf.ensure_shape(part, indices.shape) for part in fetched]
+        return tuple(tf.ensure_shape(part, indices.shape) for part in fetched)
+
+    def read(
+        self, index: tf.Tensor, *fetched: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Implements `Source.read`."""
+        if not fetched:
+            fetched = [part[0] for part in self.fetch(index[tf.newaxis])]
+        content, label, name = fetched
+        return decode_file(content, name), label
 
 
 def _builder(tfds, name, folder):
