@@ -19,6 +19,8 @@ from keras_hsakd.suggestions import did_you_mean
 
 PREFIX = "tfds:"
 _FORMAT = "array_record"
+# In TFDS 4.9.10 the command imports what the package does not install.
+_NEEDS = "(`tfds` may need: pip install apache-beam)"
 _TEST_SPLITS = ("test", "validation")
 # Held out of the training images where a data set has no split to test on.
 _TEST_FRACTION = 0.2
@@ -336,7 +338,7 @@ def _prepare(name, builder, folder):
                 f"Expected '{name}', prepared by tensorflow-datasets, in '{folder}' "
                 "(argument `data_dir`), or a network to download it. "
                 f"Received: {type(error).__name__}: {error}\nRun `{command}` on a "
-                "machine with a network and copy that folder here."
+                f"machine with a network and copy that folder here {_NEEDS}."
             ) from error
     formats = {
         file_format.value for file_format in builder.info.available_file_formats()
@@ -346,7 +348,7 @@ def _prepare(name, builder, folder):
             f"Expected '{name}' in a format that is read by index, {_FORMAT}. "
             f"Received: {', '.join(sorted(formats))}, in '{builder.data_path}'. "
             f"Run `{command} --overwrite` to prepare it anew there, or the same "
-            "without `--overwrite` for another folder."
+            f"without `--overwrite` for another folder {_NEEDS}."
         )
 
 
