@@ -252,6 +252,25 @@ FAULTS = {
         "streams",
     ),
     "filling_is_read": Fault("index < 0,", "index < -1,", "streams"),
+    "bytes_of_records": Fault(
+        "np.array(contents, object)", "np.array(contents)", "tfds"
+    ),
+    "secret_labels": Fault(
+        'if self._is_labelled(read("test_split", split)):', "if True:", "tfds"
+    ),
+    "splits_in_one": Fault(
+        "(positions[first_test:], labels[first_test:]),",
+        "(positions[:-first_test], labels[:-first_test]),",
+        "tfds",
+    ),
+    "without_a_label": Fault(
+        "np.full(len(files), -1)", "np.full(len(files), 0)", "unlabeled"
+    ),
+    "joined_index": Fault(
+        "lambda: self._second.read(index - length),",
+        "lambda: self._second.read(0 * index),",
+        "unlabeled",
+    ),
     # Checkpoints, export.
     "axes_of_kernels": Fault(
         '("kernel", "weight", (2, 3, 1, 0)),',
@@ -273,6 +292,11 @@ FAULTS = {
         "if not difference <= 1e-2 *", "if not difference <= 1e9 *", "export"
     ),
     # Runs.
+    "settings_not_given": Fault(
+        'for k, v in settings["data"].items() if v is not None}',
+        'for k, v in settings["data"].items()}',
+        "tfds",
+    ),
     "digest_of_origin": Fault(
         "digest.update(values.tobytes())",
         "digest.update(values.dtype.str.encode())",
