@@ -1,11 +1,19 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_hsakd import data
-from keras_hsakd.runs import DataSettings, Distill, Teacher
+from keras_hsakd.runs import (
+    DataSettings,
+    Distill,
+    Teacher,
+    TrainingSettings,
+    evaluate,
+    train,
+)
 from keras_hsakd.runs.images import absolute, load
 from keras_hsakd.runs.kinds import KINDS
 
@@ -111,6 +119,20 @@ def test_only_a_student_with_a_teacher_takes_them(others):
     with pytest.raises(ValueError, match="`unlabeled` for `distill` alone.*`teacher`"):
         Teacher().data_settings(settings, None)
     assert "unlabeled" not in Distill.fixed
+
+
+def test_a_student_learns_from_them(others, tmp_path, stand_ins_once):
+    training = TrainingSettings(model="resnet8", epochs=1, batch_size=6)
+    digits = DataSettings(data="digits", image_size=8, limit=8)
+    train(Teacher(), tmp_path / "teacher", training, digits, verbose=0)
+    kind = Distill(teacher=str(tmp_path / "teacher"))
+    run = train(kind, tmp_path / "student", training, {"unlabeled": others}, verbose=0)
+    assert (run.record["images"]["train"], run.record["images"]["unlabeled"]) == (12, 4)
+    assert run.record["data"]["unlabeled"] == others
+    # They are for training alone.
+    shutil.rmtree(others)
+    accuracy = evaluate(tmp_path / "student", verbose=0)["accuracy"]
+    assert accuracy == run.record["last"]["val_accuracy"]
 
 
 def test_a_run_goes_on_with_the_same_ones(others, tmp_path, monkeypatch):
