@@ -341,7 +341,7 @@ def test_an_image_that_cannot_be_read_is_named(build, tmp_path):
     _, test = data.load("tfds:photos", data_dir=data_dir)
     place = r"image \d of tfds:{}, split train\+test"
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match="text in " + place.format("photos")
+        tf.errors.InvalidArgumentError, match="text in ." + place.format("photos")
     ):
         list(test)
     secret = flat(range(1, 9), [0, 1, 0, 1, -1, 1, 0, 1])

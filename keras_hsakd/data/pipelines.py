@@ -138,13 +138,9 @@ def _epoch_indices(num_examples, batch_size, seed, epoch, first_step=0, share=WH
 
 def _batched(order, batch_size, share=WHOLE):
     """Returns the parts of a share of the batches of indices, filled up with -1."""
-    steps = -(-tf.size(order) // batch_size)
-    filled = tf.pad(
-        order, [[0, steps * batch_size - tf.size(order)]], constant_values=-1
-    )
-    batches = tf.data.Dataset.from_tensor_slices(
-        tf.reshape(filled, [steps, batch_size])
-    )
+    missing = -tf.size(order) % batch_size
+    filled = tf.pad(order, [[0, missing]], constant_values=-1)
+    batches = tf.data.Dataset.from_tensor_slices(tf.reshape(filled, [-1, batch_size]))
     if share.replicas == 1:
         return batches
     size = math.ceil(batch_size / share.replicas)
