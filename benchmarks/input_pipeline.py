@@ -106,12 +106,14 @@ def file_pipelines(folder, batch_size, image_size, limit):
 
     def decode_and_resize(index):
         size = (image_size, image_size)
-        return tf.image.resize(decode(index), size, antialias=True)
+        image = tf.image.resize(decode(index), size, antialias=True)
+        return tf.ensure_shape(image, (*size, 3))
 
-    def alone(function):
+    def alone(function, batched=True):
         def read(index):
+            image = function(index)
             # Of the image, a value: there is nothing to copy into batches.
-            return function(index)[0, 0, 0], index
+            return image if batched else image[0, 0, 0], index
 
         indices = tf.data.Dataset.range(len(files)).shuffle(len(files))
         read_in_order = indices.map(read, tf.data.AUTOTUNE, deterministic=True)
@@ -119,8 +121,9 @@ def file_pipelines(folder, batch_size, image_size, limit):
 
     return {
         "files": train,
-        "files, decoded alone": alone(decode),
-        "files, decoded and resized alone": alone(decode_and_resize),
+        "files, decoded alone": alone(decode, batched=False),
+        "files, decoded and resized": alone(decode_and_resize, batched=False),
+        "files, decoded, resized, batched": alone(decode_and_resize),
     }
 
 
@@ -177,7 +180,7 @@ def main():
             ),
             options.rounds,
         )
-    results |= report(files, "files, decoded alone")
+    results |= report(files, "files, decoded, resized, batched")
     results["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     results["tensorflow"] = tf.__version__
     results["files"] = options.data_dir and os.path.basename(options.data_dir)

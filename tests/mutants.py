@@ -235,10 +235,9 @@ FAULTS = {
         "draws = draw(num_examples, (seed, 0))",
         "data streams",
     ),
-    "padding": Fault(
-        'padding = images.shape[1] // 8 if self.crop == "padded" else 0',
-        'padding = images.shape[1] // 4 if self.crop == "padded" else 0',
-        "data",
+    "padding": Fault("padding = image_size // 8", "padding = image_size // 4", "data"),
+    "flip_of_one": Fault(
+        "tf.reverse(cropped, axis=[1])", "tf.reverse(cropped, axis=[0])", "data"
     ),
     "flip": Fault(
         "tf.reverse(columns, axis=[1])", "tf.reverse(columns, axis=[0])", "data"

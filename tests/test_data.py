@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_hsakd import data
-from keras_hsakd.data import datasets, pipelines, subsets
+from keras_hsakd.data import augment, datasets, pipelines, subsets
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.5, 0.2)
 
@@ -25,6 +25,11 @@ def slope_images(examples, size=32):
     """Pixels are at least 10 and grow from left to right."""
     row = np.linspace(10, 250, size).astype("uint8")
     return np.broadcast_to(row[None, None, :, None], (examples, size, size, 3))
+
+
+def random_images(examples, size=9):
+    images = np.random.default_rng(0).integers(0, 256, (examples, size, size, 3))
+    return images.astype("uint8")
 
 
 def arrays(dataset):
@@ -90,6 +95,19 @@ def test_random_crop_takes_windows_of_the_padded_image():
     assert (matches.sum(axis=(1, 2)) == 1).all()
     # All 5 x 5 offsets occur among 300 images, none too often.
     assert matches.sum(axis=0).min() > 0 and matches.sum(axis=0).max() < 40
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_one_image_is_cropped_as_in_a_batch(dtype, flip):
+    images = tf.constant(random_images(40).astype(dtype))
+    draws = data.draw(40, (3, 4))
+    batch = data.random_crop(images, draws, 3, flip)
+    ones = [
+        augment.random_crop_of_one(images[i], draws.at(i), 3, flip) for i in range(40)
+    ]
+    assert batch.dtype == ones[0].dtype == dtype
+    np.testing.assert_array_equal(batch, ones)
 
 
 def test_about_half_of_the_images_are_flipped():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_hsakd.data.sources import Crop
+from keras_hsakd.data.sources import resize_one
 
 CROPS = ("padded", "resized")
 
@@ -75,16 +75,56 @@ def random_crop(
     TensorShape([8, 32, 32, 3])
     """
     _, height, width, _ = images.shape
-    places = tf.floor(draws.uniform[:, :2] * (2 * padding + 1))
-    first_rows, first_columns = tf.unstack(tf.cast(places, tf.int32), axis=1)
+    first_rows, first_columns = tf.unstack(_places(draws, padding), axis=1)
     rows = first_rows[:, tf.newaxis] + tf.range(height)
     columns = first_columns[:, tf.newaxis] + tf.range(width)
     if flip:
-        flipped = draws.uniform[:, 2:] < 0.5
+        flipped = _flipped(draws)[:, tf.newaxis]
         columns = tf.where(flipped, tf.reverse(columns, axis=[1]), columns)
     padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
     strips = tf.gather(padded, rows, axis=1, batch_dims=1)
     return tf.gather(strips, columns, axis=2, batch_dims=1)
+
+
+def random_crop_of_one(
+    image: tf.Tensor, draws: Draws, padding: int, flip: bool = False
+) -> tf.Tensor:
+    """Crops as `random_crop`, one image: slices are copied faster than gathered.
+
+    Args:
+        image: Tensor of shape `(height, width, channels)` and any dtype, with static
+            height and width.
+        draws: `Draws` of this image, without the first dimension.
+        padding: As in `random_crop`.
+        flip: As in `random_crop`.
+
+    Returns:
+        A tensor of the shape and dtype of `image`.
+
+    Example:
+    >>> image = tf.random.uniform((32, 32, 3))
+    >>> random_crop_of_one(image, draw(8, seed=(0, 1)).at(5), padding=4).shape
+    TensorShape([32, 32, 3])
+    """
+    row, column = tf.unstack(_places(draws, padding))
+    height, width, _ = image.shape
+    padded = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
+    cropped = padded[row : row + height, column : column + width]
+    if flip:
+        cropped = tf.cond(
+            _flipped(draws), lambda: tf.reverse(cropped, axis=[1]), lambda: cropped
+        )
+    return tf.ensure_shape(cropped, image.shape)
+
+
+def _places(draws, padding):
+    """Returns the first row and column of a crop of a padded image."""
+    places = tf.floor(draws.uniform[..., :2] * (2 * padding + 1))
+    return tf.cast(places, tf.int32)
+
+
+def _flipped(draws):
+    return draws.uniform[..., 2] < 0.5
 
 
 def random_resized_crop(
@@ -231,30 +271,44 @@ class Augmentation(NamedTuple):
     flip: bool = True
     augment: str | None = None
 
-    def image_crop(self, image_size: int) -> Crop | None:
-        """Returns what makes an image of a size of one of any size; see `Source`."""
-        if self.crop == "padded":
-            return None
+    @property
+    def is_of_batches(self) -> bool:
+        """Whether it can be applied to whole images of one size, by the batch."""
+        return self.crop == "padded"
 
-        def crop(image, uniform, seeds):
-            return random_resized_crop(image, image_size, seeds[0])
-
-        return crop
-
-    def __call__(self, images: tf.Tensor, draws: Draws) -> tf.Tensor:
-        """Returns a batch of images augmented.
+    def of_images(self, images: tf.Tensor, draws: Draws) -> tf.Tensor:
+        """Returns a batch of images augmented, where `is_of_batches`.
 
         Args:
             images: Tensor of shape `(batch, size, size, 3)`, values from 0 to 255: the
                 zeros of the padding are to be black.
             draws: `Draws` of these images.
         """
-        padding = images.shape[1] // 8 if self.crop == "padded" else 0
-        if padding or self.flip:
-            images = random_crop(images, draws, padding, self.flip)
+        images = random_crop(images, draws, images.shape[1] // 8, self.flip)
         if self.augment is not None:
             images = AUGMENTATIONS[self.augment](images, draws.seeds[:, 1])
         return images
+
+    def of_image(self, image: tf.Tensor, draws: Draws, image_size: int) -> tf.Tensor:
+        """Returns an image of any size augmented, as `of_images` does.
+
+        Args:
+            image: Tensor of shape `(height, width, 3)`, values from 0 to 255.
+            draws: `Draws` of this image.
+            image_size: Int, height and width of the result, which is float32.
+        """
+        if self.crop == "padded":
+            padding = image_size // 8
+            image = resize_one(image, image_size)
+        else:
+            padding = 0
+            image = random_resized_crop(image, image_size, draws.seeds[0])
+        if padding or self.flip:
+            image = random_crop_of_one(image, draws, padding, self.flip)
+        if self.augment is not None:
+            augment = AUGMENTATIONS[self.augment]
+            image = augment(image[tf.newaxis], draws.seeds[1:])[0]
+        return image
 
 
 @functools.cache

@@ -159,14 +159,18 @@ def _batched(order, batch_size, share=WHOLE):
 
 def _training_batches(source, indices, augmentation, finish):
     """Reads images at batches of `_epoch_indices`, and augments them."""
+    if augmentation is None:
+        return source.batches(indices, finish)
 
-    def augmented(images, labels, indices, *drawn):
-        if augmentation is not None:
-            images = augmentation(images, Draws(*drawn))
-        return finish(images, labels, indices)
+    def of_image(image, *drawn):
+        return augmentation.of_image(image, Draws(*drawn), source.image_size)
 
-    crop = augmentation and augmentation.image_crop(source.image_size)
-    return source.batches(indices, augmented, crop)
+    def of_images(images, *drawn):
+        return augmentation.of_images(images, Draws(*drawn))
+
+    return source.batches(
+        indices, finish, of_image, of_images if augmentation.is_of_batches else None
+    )
 
 
 def rescaling(mean: Sequence[float], std: Sequence[float]) -> keras.layers.Rescaling:

@@ -1,6 +1,5 @@
 """Where images come from: arrays in memory, or files decoded as they are needed."""
 
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,7 +7,7 @@ import tensorflow as tf
 
 from keras_hsakd.data import decoding
 
-Crop = Callable[..., tf.Tensor]
+Transform = Callable[..., tf.Tensor]
 Finish = Callable[..., tuple]
 
 
@@ -61,7 +60,11 @@ class Source:
         raise NotImplementedError
 
     def batches(
-        self, indices: tf.data.Dataset, finish: Finish, crop: Crop | None = None
+        self,
+        indices: tf.data.Dataset,
+        finish: Finish,
+        of_image: Transform | None = None,
+        of_images: Transform | None = None,
     ) -> tf.data.Dataset:
         """Reads the examples at batches of indices, in that order.
 
@@ -69,13 +72,15 @@ class Source:
             indices: `tf.data.Dataset` of tuples: int64 indices of shape `(size,)`, and
                 any number of tensors with what is drawn for each of them. All have the
                 same static size; what is filled up has the index -1, and is not read.
-            finish: Callable from images, labels, indices and what was drawn, without
-                what was filled up, to an element of the result. Images have shape
+            finish: Callable from images, labels and indices, without what was filled
+                up, to an element of the result. Images have shape
                 `(batch, image_size, image_size, 3)` and values from 0 to 255, uint8 or
                 float32; labels are int32 of shape `(batch,)`.
-            crop: Callable from an image of any size, and what was drawn for it, to one
-                of `image_size`, float32. Defaults to `None`, which resizes the whole
-                image.
+            of_image: Callable from an image of any size, and what was drawn for it, to
+                one of `image_size`, float32. Defaults to `None`, which resizes the
+                whole image.
+            of_images: The same from a batch of images, and what was drawn for each,
+                where these have `image_size` already; used where it is faster.
 
         Returns:
             A `tf.data.Dataset`.
@@ -88,10 +93,10 @@ class Source:
 
         def read(index, fetched, *drawn):
             image, label = self.read(index, *fetched)
-            if crop is None:
-                image = tf.cast(resize(image, self.image_size), tf.float32)
+            if of_image is None:
+                image = resize_one(image, self.image_size)
             else:
-                image = crop(image, *drawn)
+                image = of_image(image, *drawn)
             return tf.ensure_shape(image, shape), label
 
         def read_or_fill(index, fetched, *drawn):
@@ -100,10 +105,10 @@ class Source:
                 lambda: (tf.zeros(shape), tf.constant(-1)),
                 lambda: read(index, fetched, *drawn),
             )
-            return image, label, index, *drawn
+            return image, label, index
 
-        def finish_read(images, labels, indices, *drawn):
-            return finish(*without_filling(indices, images, labels, indices, *drawn))
+        def finish_read(images, labels, indices):
+            return finish(*without_filling(indices, images, labels, indices))
 
         fetched = ordered_map(indices, fetch)
         one_by_one = ordered_map(fetched.unbatch(), read_or_fill)
@@ -145,16 +150,23 @@ class ArraySource(Source):
         return tf.gather(self._images, index), tf.gather(self._labels, index)
 
     def batches(
-        self, indices: tf.data.Dataset, finish: Finish, crop: Crop | None = None
+        self,
+        indices: tf.data.Dataset,
+        finish: Finish,
+        of_image: Transform | None = None,
+        of_images: Transform | None = None,
     ) -> tf.data.Dataset:
         """Implements `Source.batches`."""
-        if crop is not None:
-            return super().batches(indices, finish, crop)
+        if of_image is not None and of_images is None:
+            return super().batches(indices, finish, of_image)
 
         def read(indices, *drawn):
             indices, *drawn = without_filling(indices, indices, *drawn)
             images, labels = self.read(indices)
-            return finish(resize(images, self.image_size), labels, indices, *drawn)
+            images = resize(images, self.image_size)
+            if of_images is not None:
+                images = of_images(images, *drawn)
+            return finish(images, labels, indices)
 
         return ordered_map(indices, read)
 
@@ -261,11 +273,30 @@ def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
     # `tf.image.resize` computes, and takes long, also where nothing is to be done.
     if tuple(images.shape[-3:-1]) == size:
         return images
-    resized = functools.partial(tf.image.resize, images, size, antialias=True)
-    if None not in images.shape[-3:-1]:
-        return resized()
-    unchanged = tf.reduce_all(tf.shape(images)[-3:-1] == size)
-    return tf.cond(unchanged, lambda: tf.cast(images, tf.float32), resized)
+    return tf.image.resize(images, size, antialias=True)
+
+
+def resize_one(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes as `resize`, an image of a size that only the pipeline knows.
+
+    Args:
+        image: Tensor of shape `(height, width, 3)`.
+        image_size: Int, the new height and width.
+
+    Returns:
+        A float32 tensor of shape `(image_size, image_size, 3)`.
+
+    Example:
+    >>> resize_one(tf.zeros((9, 7, 3), tf.uint8), 32).shape
+    TensorShape([32, 32, 3])
+    """
+    size = (image_size, image_size)
+    image = tf.cond(
+        tf.reduce_all(tf.shape(image)[:2] == size),
+        lambda: tf.cast(image, tf.float32),
+        lambda: tf.image.resize(image, size, antialias=True),
+    )
+    return tf.ensure_shape(image, (*size, 3))
 
 
 def ordered_map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
