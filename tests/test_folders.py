@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import threading
 import unicodedata
 import warnings
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_hsakd import data
 from keras_hsakd.data import decoding, folders
@@ -215,3 +217,18 @@ def test_crops_of_tiny_images(shape):
         fn_output_signature=tf.float32,
     )
     np.testing.assert_allclose(crops, np.full((50, 8, 8, 3), 77), rtol=1e-5)
+
+
+def test_files_that_python_decodes_do_not_wait_for_each_other(tmp_path):
+    for i in range(12):
+        for part in ("train/a", "train/b", "test/a"):
+            file = tmp_path / part / f"{i}.gif"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (9, 9), i).save(file)
+    train, _ = data.image_folder(tmp_path, image_size=8)
+    read = []
+    # TensorFlow has a thread for each core; as many files must not block all of them.
+    reading = threading.Thread(target=lambda: read.extend(train), daemon=True)
+    reading.start()
+    reading.join(timeout=60)
+    assert len(read) == train.cardinality()

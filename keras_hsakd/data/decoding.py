@@ -53,8 +53,13 @@ _STRING = tf.TensorSpec((), tf.string)
 
 
 _graph = functools.partial(tf.function, autograph=False)
-# What is not inlined costs nothing where it is not called.
-_apart = functools.partial(_graph, experimental_attributes={"_noinline": True})
+
+
+def _apart(function):
+    """Makes a branch a function of its own: not inlined, it costs nothing uncalled."""
+    attributes = {"_noinline": True}
+    in_graph = _graph(function, experimental_attributes=attributes)
+    return lambda: function() if tf.executing_eagerly() else in_graph()
 
 
 @_graph(input_signature=[_STRING])
@@ -111,24 +116,35 @@ def decode_file(content: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
     def natively():
         return tf.io.decode_image(content, channels=3, expand_animations=False)
 
+    @_apart
+    def turned():
+        return _upright(_native(content), _orientation(content))
+
     # With all of `decode` in its graph, a pass would take long to begin.
-    image = tf.cond(_is_plain(content), natively, through_python)
+    image = tf.switch_case(_difficulty(content), [natively, turned, through_python])
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def _is_plain(content):
-    """Returns whether a file is a JPEG or PNG that TensorFlow alone decodes right."""
+def _difficulty(content):
+    """Returns 0 for a file that TensorFlow decodes right, 1 for one to turn, else 2."""
     is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
     is_png = tf.strings.substr(content, 0, 8) == b"\x89PNG\r\n\x1a\n"
-    # EXIF data come near the beginning, and may be without an orientation.
-    head = tf.strings.substr(content, 0, 2**16)
-    has_exif = tf.strings.regex_full_match(head, r"(?s)\C*Exif\x00\x00\C*")
+    eighth = tf.minimum(8, tf.strings.length(content))
+    is_webp = tf.strings.substr(content, eighth, 8) == b"WEBPVP8 "  # still and opaque
     size = tf.case(
-        [(is_jpeg, lambda: _jpeg_size(content)), (is_png, lambda: _png_size(content))],
+        [
+            (is_jpeg, lambda: _jpeg_size(content)),
+            (is_png, lambda: _png_size(content)),
+            (is_webp, lambda: _webp_size(content)),
+        ],
         default=lambda: tf.zeros(2, tf.int64),
     )
     pixels = tf.reduce_prod(size)
-    return (pixels > 0) & (pixels <= MAX_PIXELS) & ~(is_jpeg & has_exif)
+    # EXIF data come near the beginning, and may be without an orientation.
+    head = tf.strings.substr(content, 0, 2**16)
+    has_exif = tf.strings.regex_full_match(head, r"(?s)\C*Exif\x00\x00\C*")
+    easy = tf.cast(is_jpeg & has_exif, tf.int32)
+    return tf.where((pixels > 0) & (pixels <= MAX_PIXELS), easy, 2)
 
 
 def _decode_file(content, path):
@@ -138,7 +154,9 @@ def _decode_file(content, path):
         if name.lower().endswith((".tif", ".tiff")) and _is_tiff(content):
             return _decode_tiff(content, name)
         try:
-            return decode(content).numpy()
+            # Not `decode`: as a function of TensorFlow it waits for one of the threads
+            # that may all be waiting here.
+            return _decoded(tf.constant(content)).numpy()
         except tf.errors.OpError as error:
             raise ValueError(f"{why(error)} in '{name}'") from None
 

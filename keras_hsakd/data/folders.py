@@ -335,6 +335,9 @@ def undecodable(files: Sequence[str], corrupt: str) -> list[str]:
         ValueError: With `"refuse"`, if there are any; names them.
     """
     why_corrupt = functools.partial(_why_corrupt, turns=_Turns(decoding.MAX_PIXELS))
+    with tf.device("CPU"):  # traced once, and not by each thread
+        decoding.image_size.get_concrete_function()
+        decoding.decode_file.get_concrete_function()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         reasons = dict(zip(files, pool.map(why_corrupt, files), strict=True))
     bad = {file: reason for file, reason in reasons.items() if reason}
