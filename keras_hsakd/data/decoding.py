@@ -9,6 +9,7 @@ it, and the pipelines, where each operation costs, decode them without: see
 
 import functools
 import io
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -167,6 +168,7 @@ def why(error: tf.errors.OpError) -> str:
     # The line before what TensorFlow, or Python within it, says of the place.
     ends = [n for n, x in enumerate(lines) if x.startswith(("\t [[", "Traceback"))]
     reason = lines[ends[0] - 1] if ends else lines[0]
+    reason = re.sub(r"^\{\{.*?\}\} *| *\[Op:\w+\].*$", "", reason)
     for prefix in ("assertion failed: [", "ValueError: ", "ImportError: "):
         reason = reason.removeprefix(prefix)
     return reason.removesuffix("]")
