@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_hsakd.data.augment import Augmentation, Draws, center_crop, draw
-from keras_hsakd.data.sources import Source
+from keras_hsakd.data.sources import Source, as_it_is
 
 
 @dataclasses.dataclass
@@ -133,7 +133,7 @@ def _epoch_indices(num_examples, batch_size, seed, epoch, first_step=0, share=WH
     )
     draws = draw(num_examples, draws_seed)
     indices = _batched(order[first_step * batch_size :], batch_size, share)
-    return indices.map(lambda batch: (batch, *draws.at(tf.maximum(batch, 0))))
+    return indices.map(as_it_is(lambda batch: (batch, *draws.at(tf.maximum(batch, 0)))))
 
 
 def _batched(order, batch_size, share=WHOLE):
@@ -154,7 +154,7 @@ def _batched(order, batch_size, share=WHOLE):
         ]
         return tf.ensure_shape(tf.stack(rows), [share.num_parts, size])
 
-    return batches.map(parts).unbatch()
+    return batches.map(as_it_is(parts)).unbatch()
 
 
 def _training_batches(source, indices, augmentation, finish):
@@ -262,7 +262,7 @@ def train_and_test(
     def in_order(share):
         indices = _batched(tf.range(len(test), dtype=tf.int64), batch_size, share)
         crop = None if test_crop is None else centered
-        return test.batches(indices.map(lambda batch: (batch,)), finish, crop)
+        return test.batches(indices.map(as_it_is(lambda batch: (batch,))), finish, crop)
 
     train_dataset = for_training(
         functools.partial(_next_epoch, epoch, counter), counter.num_steps
@@ -287,13 +287,13 @@ def _next_epoch(epoch, counter, share):
         # The length of a pass is known, so it must not depend on where it begins.
         nothing = tf.data.Dataset.from_tensors(
             tuple(tf.zeros(spec.shape, spec.dtype) for spec in indices.element_spec)
-        ).map(lambda indices, *drawn: (indices - 1, *drawn))
+        ).map(as_it_is(lambda indices, *drawn: (indices - 1, *drawn)))
         return indices.concatenate(nothing.repeat(first_step * share.num_parts))
 
     scalar = tf.TensorSpec((), tf.int64)
     return tf.data.Dataset.from_generator(
         counter.begin_pass, output_signature=(scalar, scalar)
-    ).flat_map(begin)
+    ).flat_map(as_it_is(begin))
 
 
 def _epochs(epoch, first_epoch, first_step, share):
@@ -303,7 +303,7 @@ def _epochs(epoch, first_epoch, first_step, share):
         is_first = tf.cast(number == first_epoch, tf.int64)
         return epoch(number, first_step * is_first, share)
 
-    return tf.data.Dataset.counter(first_epoch).flat_map(begin)
+    return tf.data.Dataset.counter(first_epoch).flat_map(as_it_is(begin))
 
 
 def _dataset(batches, steps, smallest=0):
