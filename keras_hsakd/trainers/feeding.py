@@ -49,6 +49,11 @@ class Feed:
         self._passes_before, self._first_step = 0, 0
         self.begun = [counter.value for counter in self._counters]
 
+    @property
+    def has_unlabeled(self) -> bool:
+        """Whether the data are, or are derived from, some that say so."""
+        return any(getattr(d, "num_unlabeled", 0) for d in self._behind)
+
     def check_exact(self) -> None:
         """Raises a ValueError unless a new process can read the same batches again."""
         if self._steps_per_epoch is not None and not self._is_endless:

@@ -153,7 +153,7 @@ class Fitting(ReplicatedFit):
             # Keras shuffles no tf.data.Dataset, and warns where it is told to.
             kwargs.setdefault("shuffle", False)
         first, x = checks.first_batch(x, y)
-        unlabeled = getattr(x, "num_unlabeled", 0) > 0
+        unlabeled = feed.has_unlabeled
         if first is not None:
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
             self.check_batch(images, labels)
