@@ -192,7 +192,7 @@ def image_folder(
             for file in files_by_class.get(name, ())
         ]
         files, labels = zip(*pairs, strict=True)
-        return np.array(files), np.array(labels)
+        return np.array(files, object), np.array(labels)  # text would be copied
 
     def chosen(skip):
         kept = {part: _without(files, path, skip) for part, files in parts.items()}
