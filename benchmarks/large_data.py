@@ -26,6 +26,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd.files import write_json
+
 BATCH_SIZE, BATCHES = 64, 200
 SIZE = 16
 READERS = {
@@ -144,10 +146,9 @@ def main():
         }
     result["versions"] = {"keras": keras.__version__, "tensorflow": tf.__version__}
     result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-    text = json.dumps(result, indent=2)
-    print(text)
+    print(json.dumps(result, indent=2))
     if options.output:
-        options.output.write_text(text + "\n")
+        write_json(options.output, result)
 
 
 if __name__ == "__main__":

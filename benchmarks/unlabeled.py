@@ -28,6 +28,7 @@ from keras_hsakd import Distiller, TeacherTrainer, data, models
 from keras_hsakd.data.datasets import _read_digits
 from keras_hsakd.data.subsets import choose, few
 from keras_hsakd.demo import Settings
+from keras_hsakd.files import write_json
 from keras_hsakd.optimizers import SGD, step_decay
 
 LABELLED, UNLABELLED = 10, 60  # of each class
@@ -139,10 +140,9 @@ def main():
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-    text = json.dumps(result, indent=2)
-    print(text)
+    print(json.dumps(result, indent=2))
     if options.output:
-        options.output.write_text(text + "\n")
+        write_json(options.output, result)
 
 
 if __name__ == "__main__":

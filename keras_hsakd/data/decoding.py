@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 MAX_PIXELS = 100_000_000
+# Endings of the one format that is told by them, and needs Pillow.
+TIFF_ENDINGS = (".tif", ".tiff")
 
 # The first bytes of files, "?" for any; the formats that are read come first.
 _SIGNATURES = (
@@ -119,7 +121,7 @@ def decode_file(content: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
 
     @_apart
     def turned():
-        return _upright(_native(content), _orientation(content))
+        return _decode_jpeg(content)
 
     # With all of `decode` in its graph, a pass would take long to begin.
     image = tf.switch_case(_difficulty(content), [natively, turned, through_python])
@@ -152,7 +154,7 @@ def _decode_file(content, path):
     """Decodes any file, with the path in errors."""
     name = path.decode(errors="backslashreplace")
     with tf.device("CPU"):
-        if name.lower().endswith((".tif", ".tiff")) and _is_tiff(content):
+        if name.lower().endswith(TIFF_ENDINGS) and _is_tiff(content):
             return _decode_tiff(content, name)
         try:
             # Not `decode`: as a function of TensorFlow it waits for one of the threads
@@ -347,7 +349,7 @@ def _jpeg_size(content):
     return tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.int64)
 
 
-def _decode_jpeg(content, size):
+def _decode_jpeg(content, size=None):
     return _upright(_native(content), _orientation(content))
 
 

@@ -23,8 +23,8 @@ from keras_hsakd.data.subsets import choose
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _CORRUPT = ("refuse", "skip", "unchecked")
-_TIFF = (".tif", ".tiff")
-_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", *_TIFF)
+_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
+_SUFFIXES += decoding.TIFF_ENDINGS
 # What systems leave in folders, besides names that begin with a dot.
 _SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir")
 _SYSTEM += ("$recycle.bin", "#recycle", "system volume information", "lost+found")

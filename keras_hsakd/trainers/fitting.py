@@ -170,7 +170,7 @@ class Fitting(ReplicatedFit):
             stack.enter_context(replicas_without_images_named())
             if checks.is_tf_dataset(x):
                 # With class weights, Keras maps the data itself.
-                x = feed.dataset(self, whole="class_weight" in kwargs)
+                x = feed.dataset(self, whole=bool(kwargs.get("class_weight")))
             if checks.is_tf_dataset(kwargs.get("validation_data")):
                 kwargs["validation_data"] = distributed(kwargs["validation_data"], self)
             return super().fit(
