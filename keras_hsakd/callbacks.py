@@ -68,10 +68,12 @@ class Throughput(keras.callbacks.Callback):
 
 
 class KeepInterrupt(keras.callbacks.Callback):
-    """Re-raises a Ctrl-C that a library swallowed, at the next batch.
+    """Re-raises a Ctrl-C that a library swallowed or made another error of.
 
     A `KeyboardInterrupt` that is raised while a library traces a function or cleans up
-    can be lost there. This callback is the context manager that listens for it.
+    can be lost there, and is raised again at the next batch; or it comes out of C++ as
+    an error of another kind, which leaves this context as the `KeyboardInterrupt` it
+    was. The callback is the context manager that listens for it.
 
     Example:
     >>> x, y = np.ones((8, 2)), np.ones((8, 1))
@@ -94,10 +96,12 @@ class KeepInterrupt(keras.callbacks.Callback):
             self._previous = signal.signal(signal.SIGINT, self._receive)
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, exception_type, exception, traceback) -> None:
         """Gives the signal back."""
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
+        if self._received and isinstance(exception, Exception):
+            raise KeyboardInterrupt from exception
 
     def _receive(self, number, frame):
         self._received = True

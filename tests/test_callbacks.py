@@ -59,6 +59,25 @@ def test_an_interrupt_that_is_swallowed_is_raised_again(moment):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_an_interrupt_that_became_another_error_is_one_again():
+    def raise_another(logs=None):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)  # the handler runs here
+        except KeyboardInterrupt as error:
+            raise RuntimeError("as C++ does while a function is traced") from error
+
+    failing = keras.callbacks.Callback()
+    failing.on_train_begin = raise_another
+    with pytest.raises(KeyboardInterrupt), callbacks.KeepInterrupt() as keep:
+        train([keep, failing])
+
+
+def test_an_error_without_an_interrupt_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="another"), callbacks.KeepInterrupt():
+        raise RuntimeError("another")
+
+
 def test_the_best_network_is_kept(tmp_path):
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     saving = callbacks.SaveNetwork(network, tmp_path, monitor="val_accuracy")
