@@ -8,17 +8,20 @@ from typing import NamedTuple
 
 import keras
 
+from keras_hsakd.compat import layers_of
 from keras_hsakd.graph import (
     ancestors,
     bottlenecks,
     flatten,
+    has_kernel,
     multiply_adds,
     node_of,
     operation_of,
     replay,
 )
-from keras_hsakd.heads import head_names, is_softmax
-from keras_hsakd.layers import BatchNormalization, Logits
+from keras_hsakd.heads import head_names
+from keras_hsakd.layers import BatchNormalization, Logits, finalize_states
+from keras_hsakd.logits import check_logits, without_softmax
 from keras_hsakd.ops import NUM_ROTATIONS
 from keras_hsakd.suggestions import did_you_mean
 
@@ -189,6 +192,7 @@ class _Classifier(NamedTuple):
         features: Symbolic tensor that the classifier takes.
         layer: The classifier, a `Dense` or `Conv2D` layer.
         logits: Symbolic tensor of the class logits.
+        had_softmax: Whether the classifier computes a softmax, which was taken off.
     """
 
     name: str
@@ -196,6 +200,7 @@ class _Classifier(NamedTuple):
     features: keras.KerasTensor
     layer: keras.layers.Layer
     logits: keras.KerasTensor
+    had_softmax: bool
 
 
 def _take_apart(model, num_classes):
@@ -216,6 +221,7 @@ def _take_apart(model, num_classes):
     if len(output.shape) == 4 and num_classes is not None:
         features = keras.layers.GlobalAveragePooling2D(name="logits_pool")(output)
         output = keras.layers.Dense(num_classes, name="logits")(features)
+        flat = keras.Model(images, output, name=model.name)
     if len(output.shape) != 2 or num_classes not in (None, output.shape[-1]):
         wanted = "num_classes" if num_classes is None else num_classes
         raise ValueError(
@@ -223,12 +229,14 @@ def _take_apart(model, num_classes):
             f"(batch, {wanted}); give `num_classes` for a model that ends in feature "
             f"maps. Received: {tuple(output.shape)}"
         )
-    output = _before_softmax(output)
-    weighted = [t for t in bottlenecks(images, output) if _has_kernel(operation_of(t))]
+    flat = without_softmax(flat)
+    (output,) = flat.outputs
+    weighted = [t for t in bottlenecks(images, output) if has_kernel(operation_of(t))]
     layer = operation_of(weighted[-1]) if weighted else None
-    inner = layer.layer if isinstance(layer, Logits) else layer
+    had_softmax = isinstance(layer, Logits)
+    inner = layer.layer if had_softmax else layer
     if (
-        not isinstance(inner, (keras.layers.Dense, keras.layers.Conv2D))
+        not isinstance(inner, _CLASSIFIERS)
         or weighted[-1].shape[-1] != output.shape[-1]
     ):
         raise ValueError(
@@ -236,28 +244,16 @@ def _take_apart(model, num_classes):
             f"Conv2D layer of {output.shape[-1]} units. "
             f"Received: {getattr(inner, 'name', None)!r}"
         )
+    check_logits(flat)
     (features,) = node_of(weighted[-1]).input_tensors
     if keras.backend.standardize_dtype(output.dtype) in ("float16", "bfloat16"):
         output = keras.layers.Activation("linear", dtype="float32", name="float32")(
             output
         )
-    return _Classifier(model.name, images, features, inner, output)
+    return _Classifier(model.name, images, features, inner, output, had_softmax)
 
 
-def _before_softmax(tensor):
-    """Returns the logits that class probabilities are computed from."""
-    operation = operation_of(tensor)
-    if not is_softmax(operation):
-        return tensor
-    (source,) = node_of(tensor).input_tensors
-    if isinstance(operation, keras.layers.Dense):
-        return Logits(operation, name=f"{operation.name}_logits")(source)
-    return source
-
-
-def _has_kernel(operation):
-    weights = getattr(operation, "weights", ())
-    return any(len(weight.shape) > 1 for weight in weights)
+_CLASSIFIERS = (keras.layers.Dense, keras.layers.Conv2D)
 
 
 def _feature_maps(classifier):
@@ -270,7 +266,7 @@ def _feature_maps(classifier):
             break
         # The convolutions before it may all be in branches that it joins.
         trained = trained or any(
-            _has_kernel(operation_of(x)) for x in ancestors([tensor])
+            has_kernel(operation_of(x)) for x in ancestors([tensor])
         )
         resampled = isinstance(operation, _RESAMPLING)
         if trained and not resampled:
@@ -301,7 +297,7 @@ def _stage_ends(path):
     for tensor in ends:
         part = ancestors([tensor], known)
         kernels.append(
-            sum(_has_kernel(operation_of(x)) for x in part if id(x) not in known)
+            sum(has_kernel(operation_of(x)) for x in part if id(x) not in known)
         )
         known |= frozenset(map(id, part))
     has_stem = len(ends) > 1 and kernels[0] == 1 < max(kernels)
@@ -394,9 +390,8 @@ def _copying(prefix, strided=frozenset()):
         if not getattr(operation, "variables", ()) and not changes:
             return operation
         if id(operation) not in copies:
-            config = operation.get_config()
-            config |= {"name": f"{prefix}_{operation.name}", "trainable": True}
-            copies[id(operation)] = type(operation).from_config(config | changes)
+            changes |= {"name": f"{prefix}_{operation.name}", "trainable": True}
+            copies[id(operation)] = _copied(operation, changes)
         return copies[id(operation)]
 
     def apply(operation, args, kwargs):
@@ -410,23 +405,55 @@ def _copying(prefix, strided=frozenset()):
             known = operation.get_config()
             changes = {"strides": 1, "padding": "same"}
             changes = {key: value for key, value in changes.items() if key in known}
-        return copy(operation, changes)(*args, **kwargs)
+        own = copy(operation, changes)
+        outputs = own(*args, **kwargs)
+        if own is not operation:
+            _take_over_state(own, operation)
+        return outputs
 
     return apply
 
 
+def _take_over_state(copy, layer):
+    """Gives layers that have weights, but none to train, the values of others'."""
+    if not isinstance(layer, keras.layers.Layer):
+        return
+    for own, other in zip(layers_of(copy), layers_of(layer), strict=True):
+        if own.weights and not own.trainable_weights:
+            for variable, value in zip(own.weights, other.weights, strict=True):
+                variable.assign(value)
+            finalize_states(own)
+
+
+def _copied(layer, changes, kind=None):
+    """Returns a new layer of the configuration of another, but for some changes."""
+    kind = kind or type(layer)
+    try:
+        return kind.from_config(kind.get_config(layer) | changes)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            "Expected the layers that follow a tap to have a `get_config()` that their "
+            "copies in the heads can be made from; head='light' needs that of the "
+            f"classifier alone. Received: '{layer.name}' of type "
+            f"{type(layer).__name__}: {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
 def _joint_logits(classifier, features, num_views, name):
+    """Returns the logits of a classifier like the model's, for the joint labels."""
+    layer = classifier.layer
+    kind = type(layer)
+    if classifier.had_softmax:
+        # A subclass may take the softmax in its own `call`.
+        (kind,) = (parent for parent in kind.mro() if parent in _CLASSIFIERS)
+    size = "units" if isinstance(layer, keras.layers.Dense) else "filters"
     units = num_views * classifier.logits.shape[-1]
-    size = "units" if isinstance(classifier.layer, keras.layers.Dense) else "filters"
-    config = classifier.layer.get_config()
-    config |= {"name": name, "trainable": True, "activation": "linear", size: units}
-    config["dtype"] = keras.backend.result_type(
-        classifier.layer.variable_dtype, "float32"
-    )
-    joint = type(classifier.layer).from_config(config)(features)
+    dtype = keras.backend.result_type(layer.variable_dtype, "float32")
+    changes = {"name": name, "trainable": True, "activation": "linear", size: units}
+    joint = _copied(layer, changes | {"dtype": dtype}, kind)(features)
     if len(joint.shape) == 4:
         joint = keras.layers.GlobalAveragePooling2D(
-            dtype=config["dtype"], name=f"{name}_logits_pool"
+            dtype=dtype, name=f"{name}_logits_pool"
         )(joint)
     return joint
 

@@ -8,6 +8,7 @@ import keras
 from keras import tree
 
 from keras_hsakd.compat import node_of
+from keras_hsakd.layers import finalize_states
 
 
 def ancestors(
@@ -45,6 +46,12 @@ def ancestors(
 def operation_of(tensor: keras.KerasTensor) -> keras.Operation:
     """Returns the layer or other operation that computes a tensor."""
     return node_of(tensor).operation
+
+
+def has_kernel(operation: keras.Operation) -> bool:
+    """Returns whether an operation has weights of a convolution or a linear layer."""
+    weights = getattr(operation, "weights", ())
+    return any(len(weight.shape) > 1 for weight in weights)
 
 
 def replay(
@@ -90,7 +97,8 @@ def flatten(model: keras.Model) -> keras.Model:
     """Returns a functional model without models in it, sharing all layers.
 
     A model that is called as a layer of another, such as a backbone or a `Sequential`,
-    is replaced by its own layers.
+    is replaced by its own layers. Without one, the result has the model's own tensors,
+    so that `layer.output` of its layers is among them.
 
     Args:
         model: A functional or built `Sequential` model.
@@ -99,8 +107,8 @@ def flatten(model: keras.Model) -> keras.Model:
         A functional `keras.Model` that computes the same from the same weights.
 
     Raises:
-        ValueError: If the model, or one in it, is subclassed, or if two layers have
-            the same name.
+        ValueError: If the model, or one in it, has a `call` of its own or is not built,
+            or if two layers have the same name.
 
     Example:
     >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
@@ -109,6 +117,8 @@ def flatten(model: keras.Model) -> keras.Model:
     ['InputLayer', 'Conv2D', 'GlobalMaxPooling2D']
     """
     model = _functional(model)
+    if not any(isinstance(layer, keras.Model) for layer in model.layers):
+        return model
     inputs = tree.map_structure(
         lambda x: keras.Input(
             batch_shape=x.shape, dtype=x.dtype, name=operation_of(x).name
@@ -139,13 +149,26 @@ def _apply_flat(operation, args, kwargs):
     return tree.pack_sequence_as(model.output, outputs)
 
 
-def _functional(model):
-    """Returns a model whose graph can be walked."""
-    if isinstance(model, keras.Sequential) and model.built:
-        return keras.Model(model.inputs, model.outputs, name=model.name)
+def check_functional(model: keras.Model) -> None:
+    """Raises a ValueError unless the graph of a model is all that it computes.
+
+    Args:
+        model: Anything.
+
+    Raises:
+        ValueError: If it is no model, not built, or has a `call` of its own.
+
+    Example:
+    >>> check_functional(keras_hsakd.models.create("resnet8", num_classes=10))
+    """
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            f"Expected `{model.name}` to be built: begin it with `keras.Input(shape)`. "
+            "Received: a keras.Sequential that has not seen the shape of an image"
+        )
     graph = getattr(model, "inputs", None) and getattr(model, "outputs", None)
-    plain_call = type(keras.Model(x := keras.Input((1,)), x)).call
-    if not graph or getattr(type(model), "call", None) is not plain_call:
+    calls = [type(keras.Model(x := keras.Input((1,)), x)).call, keras.Sequential.call]
+    if not graph or getattr(type(model), "call", None) not in calls:
         raise ValueError(
             "Expected a functional keras.Model, also inside of it: a model with a call "
             "of its own cannot be taken apart. Build it as keras.Model(inputs, outputs)"
@@ -153,6 +176,14 @@ def _functional(model):
             f"Received: `{getattr(model, 'name', model)}` of type "
             f"{type(model).__name__}"
         )
+
+
+def _functional(model):
+    """Returns a model whose graph can be walked."""
+    check_functional(model)
+    if isinstance(model, keras.Sequential):
+        outputs = model.outputs if len(model.outputs) > 1 else model.outputs[0]
+        return keras.Model(model.inputs[0], outputs, name=model.name)
     return model
 
 
@@ -213,6 +244,7 @@ def with_preprocessing(network: keras.Model, layer: keras.layers.Layer) -> keras
     copy = keras.models.clone_model(keras.Model(images, structure, name=network.name))
     for variable, value in zip(copy.variables, network.variables, strict=True):
         variable.assign(value)
+    finalize_states(copy)
     return copy
 
 

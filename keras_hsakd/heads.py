@@ -11,7 +11,8 @@ import dataclasses
 
 import keras
 
-from keras_hsakd.graph import ancestors, operation_of, replay
+from keras_hsakd.graph import ancestors, check_functional, replay
+from keras_hsakd.logits import check_logits, without_softmax
 from keras_hsakd.ops import NUM_ROTATIONS
 
 
@@ -84,16 +85,12 @@ def output_names(model: keras.Model) -> list[str]:
     if not is_plain(model):
         return ["logits", *head_names(model)]
     (logits,) = model.outputs
-    if logits is not model.output or len(logits.shape) != 2:
+    # A `Sequential` has its output as `output` only once it was called.
+    structure = getattr(model, "output", logits)
+    if structure is not logits or len(logits.shape) != 2:
         raise ValueError(
             f"Expected `{model.name}` to output class logits of shape (batch, classes)."
-            f" Received: {model.output}"
-        )
-    if is_softmax(operation_of(logits)):
-        raise ValueError(
-            f"Expected `{model.name}` to output class logits: leave the softmax out, "
-            "for example by `classifier_activation=None`. "
-            f"Received: the softmax of '{operation_of(logits).name}'"
+            f" Received: {structure}"
         )
     _check_dtypes(model, {"logits": logits})
     return ["logits"]
@@ -103,14 +100,6 @@ def is_plain(model: keras.Model) -> bool:
     """Returns whether a model has a single output, and so no auxiliary heads."""
     outputs = getattr(model, "outputs", None) or []
     return len(outputs) == 1 and not isinstance(getattr(model, "output", None), dict)
-
-
-def is_softmax(operation) -> bool:
-    """Returns whether an operation of a graph, or its activation, is a softmax."""
-    activation = getattr(operation, "activation", None)
-    return activation is keras.activations.softmax or (
-        type(operation).__name__ == "Softmax"  # layer or operation
-    )
 
 
 def named_outputs(model: keras.Model, images, training: bool = False) -> dict:
@@ -174,13 +163,14 @@ def strip_heads(model: keras.Model) -> keras.Model:
 
     Args:
         model: A functional model with auxiliary heads, or one without, which is
-            returned as it is.
+            returned as it is; a softmax that it ends in is taken off.
 
     Returns:
         A functional `keras.Model` with one output of shape `(B, N)`.
 
     Raises:
-        ValueError: If the model has several outputs that are not heads.
+        ValueError: If the model has several outputs that are not heads, or gives
+            probabilities that cannot be traced back to logits.
 
     Example:
     >>> model = keras_hsakd.models.create("resnet8", num_classes=10)
@@ -188,8 +178,11 @@ def strip_heads(model: keras.Model) -> keras.Model:
     (None, 10)
     """
     if is_plain(model):
-        return model
+        plain = without_softmax(model)
+        check_logits(plain)
+        return plain
     head_names(model)
+    check_functional(model)
     return keras.Model(model.input, model.output["logits"], name=model.name)
 
 

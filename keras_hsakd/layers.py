@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_hsakd.compat import layers_of
 from keras_hsakd.distribution import global_sum
 
 
@@ -94,10 +95,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("keras_hsakd")
 class Logits(keras.layers.Wrapper):
-    """What a `Dense` classifier outputs before its activation, from its own weights.
+    """What a classifier outputs before its activation, from its own weights.
 
     Args:
-        layer: A built `keras.layers.Dense`.
+        layer: A built `keras.layers.Dense` or `keras.layers.Conv2D`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Example:
@@ -114,7 +115,10 @@ class Logits(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
 
     def call(self, inputs):
-        logits = ops.matmul(inputs, self.layer.kernel)
+        if isinstance(self.layer, keras.layers.Conv2D):
+            logits = self.layer.convolution_op(inputs, self.layer.kernel)
+        else:
+            logits = ops.matmul(inputs, self.layer.kernel)
         return logits if self.layer.bias is None else logits + self.layer.bias
 
     def compute_output_shape(self, input_shape):
@@ -183,3 +187,26 @@ class ChannelSplit(keras.layers.Layer):
 
     def call(self, inputs):
         return ops.split(inputs, 2, axis=-1)
+
+
+def finalize_states(model: keras.Model) -> None:
+    """Makes layers follow their variables, after these were given values.
+
+    An adapted `keras.layers.Normalization` computes with constants that it makes of its
+    variables, which it does by itself where it is adapted or loaded.
+
+    Args:
+        model: A model or another layer, with all layers in it.
+
+    Example:
+    >>> layer, copy = keras.layers.Normalization(), keras.layers.Normalization()
+    >>> layer.adapt(np.array([[1.0], [3.0]]))
+    >>> copy.build((None, 1))
+    >>> copy.set_weights(layer.get_weights())
+    >>> finalize_states(copy)
+    >>> np.asarray(copy(np.array([[5.0]])))
+    array([[3.]], dtype=float32)
+    """
+    for layer in layers_of(model):
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()

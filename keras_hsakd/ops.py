@@ -46,11 +46,11 @@ def quarter_turned_within(images: keras.KerasTensor, turns: int) -> keras.KerasT
     old height and width, and padded there with zeros.
 
     Args:
-        images: Tensor of shape `(B, H, W, C)`, floating point.
+        images: Tensor of shape `(B, H, W, C)`, any dtype; shrunk integers are rounded.
         turns: Number of counter-clockwise quarter turns.
 
     Returns:
-        Tensor of shape `(B, H, W, C)`.
+        Tensor of shape `(B, H, W, C)` and of the same dtype.
 
     Example:
     >>> tuple(quarter_turned_within(np.ones((1, 8, 12, 3), "float32"), 1).shape)
@@ -59,9 +59,15 @@ def quarter_turned_within(images: keras.KerasTensor, turns: int) -> keras.KerasT
     turned = quarter_turned(images, turns)
     if turned.shape[1:3] == images.shape[1:3]:
         return turned
-    return ops.image.resize(
-        turned, images.shape[1:3], pad_to_aspect_ratio=True, antialias=True
+    dtype = keras.backend.standardize_dtype(turned.dtype)
+    is_floating = keras.backend.is_float_dtype(dtype)
+    shrunk = ops.image.resize(
+        turned if is_floating else ops.cast(turned, "float32"),
+        images.shape[1:3],
+        pad_to_aspect_ratio=True,
+        antialias=True,
     )
+    return shrunk if is_floating else ops.cast(ops.round(shrunk), dtype)
 
 
 def permuted_channels(

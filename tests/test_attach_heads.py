@@ -126,13 +126,63 @@ def test_a_model_of_feature_maps_gets_a_classifier():
         attach_heads(features)
 
 
+def test_a_student_is_a_model_like_any_other():
+    model = small_cnn()
+    images = np.random.default_rng(0).random((2, 16, 16, 3), "float32")
+    network = attach_heads(model)
+    expected = keras.Model(model.inputs[0], model.get_layer("second").output)(images)
+    for student in (network, strip_heads(network)):
+        features = keras.Model(student.input, student.get_layer("second").output)
+        np.testing.assert_array_equal(features(images), expected)
+    again = attach_heads(
+        keras.Sequential([features, layers.Flatten(), layers.Dense(7)])
+    )
+    assert again.output["aux_1"].shape == (None, 28)
+
+
+def test_copies_take_along_what_is_not_trained():
+    rng = np.random.default_rng(0)
+    adapted = layers.Normalization(name="adapted")
+    adapted.adapt(rng.normal(5, 3, (64, 8, 8, 8)))
+    images = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="first")(images)
+    x = adapted(layers.MaxPooling2D()(x))
+    x = layers.MaxPooling2D()(layers.Conv2D(8, 3, padding="same", name="second")(x))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3)(x))
+    network = attach_heads(keras.Model(images, layers.Dense(5)(x)), taps=["first"])
+    (copy,) = (
+        layer
+        for layer in network.layers
+        if isinstance(layer, layers.Normalization) and layer is not adapted
+    )
+    features = rng.normal(5, 3, (2, 8, 8, 8)).astype("float32")
+    np.testing.assert_array_equal(copy(features), adapted(features))
+    convolution = network.get_layer("aux_1_second")
+    assert not np.array_equal(convolution.kernel, network.get_layer("second").kernel)
+
+
 class Subclassed(keras.Model):
     def call(self, images):
         return images
 
 
+class Unserializable(layers.Layer):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.convolution = layers.Conv2D(4, 3, padding="same")
+
+    def call(self, x):
+        return self.function(self.convolution(x))
+
+
 def test_what_cannot_be_taken_apart():
     images = keras.Input((16, 16, 3))
+    x = layers.MaxPooling2D()(layers.Conv2D(4, 3, padding="same")(images))
+    x = layers.MaxPooling2D()(Unserializable(lambda x: x)(x))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))
+    unserializable = keras.Model(images, layers.Dense(5)(x))
+    assert attach_heads(unserializable, head="light")
     inside = keras.Model(images, layers.Flatten()(Subclassed()(images)))
     open_size = keras.Sequential(
         [
@@ -146,6 +196,8 @@ def test_what_cannot_be_taken_apart():
         (Subclassed(), "cannot be taken apart"),
         (inside, "cannot be taken apart"),
         (open_size, "images of known size"),
+        (keras.Sequential([layers.Dense(5)]), "begin it with `keras.Input"),
+        (unserializable, "'unserializable' of type Unserializable"),
     ):
         with pytest.raises(ValueError, match=message):
             attach_heads(model)

@@ -43,6 +43,16 @@ def test_with_preprocessing(strip, tiny_network, tmp_path):
         np.testing.assert_allclose(part(RAW), other(normalised), rtol=1e-5, atol=1e-6)
 
 
+def test_an_adapted_layer_is_copied_adapted():
+    adapted = keras.layers.Normalization()
+    adapted.adapt(np.random.default_rng(0).normal(5, 3, (64, 3)))
+    images = keras.Input((8, 8, 3))
+    network = keras.Model(images, keras.layers.Flatten()(adapted(images)))
+    copy = with_preprocessing(network, keras.layers.Rescaling(2.0))
+    halves = np.random.default_rng(1).random((2, 8, 8, 3), "float32")
+    np.testing.assert_array_equal(copy(halves), network(2 * halves))
+
+
 def test_another_preprocessing_takes_its_place(tiny_network):
     network = with_preprocessing(tiny_network(), rescaling())
     again = with_preprocessing(network, rescaling(0.5, 0.0))

@@ -24,7 +24,9 @@ GROUPS = [
     {"trainers", "models", "optimizers"},
     {"attach", "views"},
     {"heads"},
-    {"losses", "layers", "graph"},
+    {"logits"},
+    {"losses", "graph"},
+    {"layers"},
     {"distribution"},
     {"ops", "compat", "files", "suggestions"},
 ]

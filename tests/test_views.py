@@ -64,6 +64,15 @@ def test_named_views(name, dtype):
     )
 
 
+def test_integer_images_are_turned_as_floats_are():
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 12, 3), "uint8")
+    functions = views.get("padded_rotations")
+    rows = ops.transformed_views(images, functions)
+    assert keras.backend.standardize_dtype(rows.dtype) == "uint8"
+    floats = ops.transformed_views(images.astype("float32"), functions)
+    np.testing.assert_allclose(numpy(rows), numpy(floats), atol=0.501)
+
+
 def test_padded_rotations_keep_the_frame_and_the_proportions():
     images = np.ones((1, 4, 8, 3), "float32")
     images[:, :, :4] = 3  # the left half, which a quarter turn puts at the bottom

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_hsakd.compat import CALLBACK_STATES, global_seed, set_global_seed
 from keras_hsakd.distribution import read_replicas
+from keras_hsakd.layers import finalize_states
 
 # The training itself: what must be the same when it goes on.
 
@@ -98,6 +99,7 @@ def assign(model: keras.Model, values: dict[str, list[np.ndarray]]) -> None:
     for kind, of in variables(model).items():
         for variable, value in zip(of, values[kind], strict=True):
             variable.assign(value)
+    finalize_states(model)
 
 
 def metrics(model: keras.Model) -> np.ndarray:

@@ -8,6 +8,7 @@ import keras
 from keras_hsakd import distribution, models, views
 from keras_hsakd.graph import with_preprocessing
 from keras_hsakd.heads import strip_heads
+from keras_hsakd.layers import finalize_states
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import Images
 from keras_hsakd.runs.settings import TrainingSettings
@@ -96,3 +97,4 @@ def take_over(run: Run, checkpoint: str, network: keras.Model) -> None:
     values = {v.path: v for v in trained.variables}
     for variable in backbone.variables:
         variable.assign(values[variable.path])
+    finalize_states(backbone)

@@ -57,7 +57,7 @@ class HeadsTrainer(Fitting, keras.Model):
             views = "rotations"
         functions = get_views(views)
         for network in networks.values():
-            checks.check_input(network)
+            checks.check_network(network)
             check_suit(functions, network, network.input_shape[1:])
         kwargs.setdefault("dtype", dtype_policy(next(iter(networks.values()))))
         # The networks cast their own inputs, each by its own policy.

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_hsakd.distribution import loss_of_replica, num_replicas, run_on_rows
+from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.fitting import Fitting, dtype_policy
 
 
@@ -19,6 +20,9 @@ class BaselineTrainer(Fitting, keras.Model):
             stays frozen.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
+    Raises:
+        ValueError: If the network does not map one batch of images to class logits.
+
     Example:
     >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
     >>> network = keras_hsakd.models.create("resnet8", 10, (8, 8, 3), heads=False)
@@ -29,6 +33,7 @@ class BaselineTrainer(Fitting, keras.Model):
     """
 
     def __init__(self, network: keras.Model, **kwargs):
+        checks.check_network(network)
         kwargs.setdefault("dtype", dtype_policy(network))
         # The network casts its own inputs.
         super().__init__(autocast=False, **kwargs)

@@ -7,21 +7,25 @@ import types
 import keras
 import numpy as np
 
+from keras_hsakd.heads import is_plain
+from keras_hsakd.logits import check_logits
 
-def check_input(network: keras.Model) -> None:
-    """Raises a ValueError unless a network takes one batch of images."""
+
+def check_network(network: keras.Model) -> None:
+    """Raises a ValueError unless a network maps one batch of images to logits."""
     shape = network.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(
             f"Expected `{network.name}` to take one batch of images, of shape "
             f"(batch, height, width, channels). Received: input shape {shape}"
         )
+    check_logits(network)
 
 
 def num_classes(network: keras.Model) -> int:
     """Returns the number of classes of a network with or without heads."""
-    outputs = network.output
-    return (outputs["logits"] if isinstance(outputs, dict) else outputs).shape[-1]
+    logits = network.outputs[0] if is_plain(network) else network.output["logits"]
+    return logits.shape[-1]
 
 
 def check_batch(network: keras.Model, images, labels, unlabeled=False) -> None:

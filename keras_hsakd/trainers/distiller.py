@@ -6,6 +6,7 @@ import keras
 
 from keras_hsakd.heads import named_outputs, output_names
 from keras_hsakd.losses import Divergence
+from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.distillation import (
     DistillationTrainer,
     check_pair,
@@ -100,6 +101,7 @@ class Distiller(DistillationTrainer):
         **kwargs,
     ):
         check_pair(teacher, student)
+        checks.check_network(teacher)
         teacher_heads = _teacher_heads(teacher, student, pairs)
         super().__init__(
             {"": student},
