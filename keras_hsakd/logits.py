@@ -40,9 +40,9 @@ def check_logits(model: keras.Model) -> None:
     Example:
     >>> network = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
     >>> check_logits(network)
-    >>> check_logits(keras.Sequential([network, keras.layers.Softmax()]))
+    >>> check_logits(keras.Sequential([network, keras.layers.Softmax()], name="mine"))
     Traceback (most recent call last):
-    ValueError: Expected `sequential` to output class logits. Received: probabilities, \
+    ValueError: Expected `mine` to output class logits. Received: probabilities, \
 rows without negative values that all have the same sum: leave the softmax out, as \
 `keras_hsakd.strip_heads` does where it is the last step
     """

@@ -166,6 +166,36 @@ FAULTS = {
         "{id(network.input): layer(images)}",
         "graph",
     ),
+    "copy_of_adapted": Fault(
+        "    finalize_states(copy)\n    return copy", "    return copy", "graph"
+    ),
+    "own_graph": Fault(
+        "if not any(isinstance(layer, keras.Model) for layer in model.layers):",
+        "if False:",
+        "attach_heads",
+    ),
+    # What outputs are.
+    "clipped_softmax": Fault(
+        "kept = _softmax(logits).reshape(logits.shape)", "kept = logits", "logits"
+    ),
+    "softmax_of_percent": Fault(
+        "wanted = 1 if np.ptp(values, axis=0).max() == 0 else sums[0]",
+        "wanted = 1",
+        "logits",
+    ),
+    "sigmoid": Fault(
+        "if np.all(values <= 1 + _HALF_PRECISION):", "if False:", "logits"
+    ),
+    "logits_of_zeros": Fault(" or not np.any(values):", ":", "logits"),
+    "state_of_copies": Fault(
+        "            _take_over_state(own, operation)",
+        "            pass",
+        "attach_heads",
+    ),
+    "softmax_in_heads": Fault(
+        "if classifier.had_softmax:", "if False:", "logits attach_heads"
+    ),
+    "teacher_checked": Fault("checks.check_network(teacher)", "pass", "logits"),
     # Freezing.
     "frozen_backbone": Fault(
         "frozen=strip_heads(teacher).variables if freeze_backbone else ()",
