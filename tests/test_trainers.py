@@ -647,6 +647,19 @@ def test_export_is_the_student_alone(tiny_network, batch, tmp_path):
     assert len(exported.variables) == len(plain.variables)
 
 
+@pytest.mark.skipif(not TENSORFLOW, reason="Keras exports ONNX of TensorFlow's graphs")
+def test_onnx_is_the_student_alone(tiny_network, batch, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    distiller = make_distiller(tiny_network)
+    path = str(tmp_path / "student.onnx")
+    distiller.export(path, format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: batch[0]})
+    expected = strip_heads(distiller.student)(batch[0])
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
 # Bad input.
 
 

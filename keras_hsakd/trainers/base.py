@@ -399,7 +399,9 @@ class HeadsTrainer(Fitting, keras.Model):
 
     def export(self, filepath, *args, **kwargs):
         """Exports the trained network without heads, as `keras.Model.export`."""
-        return strip_heads(self.network).export(filepath, *args, **kwargs)
+        plain = strip_heads(self.network)
+        plain(plain.inputs[0])  # Keras exports no ONNX of a model that was never called
+        return plain.export(filepath, *args, **kwargs)
 
 
 def _standardize_labels(labels):
