@@ -21,7 +21,7 @@ from keras_hsakd.graph import (
 )
 from keras_hsakd.heads import head_names
 from keras_hsakd.layers import BatchNormalization, Logits, finalize_states
-from keras_hsakd.logits import check_logits, without_softmax
+from keras_hsakd.logits import CLASSIFIERS, check_logits, without_softmax
 from keras_hsakd.ops import NUM_ROTATIONS
 from keras_hsakd.suggestions import did_you_mean
 
@@ -235,10 +235,7 @@ def _take_apart(model, num_classes):
     layer = operation_of(weighted[-1]) if weighted else None
     had_softmax = isinstance(layer, Logits)
     inner = layer.layer if had_softmax else layer
-    if (
-        not isinstance(inner, _CLASSIFIERS)
-        or weighted[-1].shape[-1] != output.shape[-1]
-    ):
+    if not isinstance(inner, CLASSIFIERS) or weighted[-1].shape[-1] != output.shape[-1]:
         raise ValueError(
             f"Expected the last layer with weights of `{model.name}` to be a Dense or "
             f"Conv2D layer of {output.shape[-1]} units. "
@@ -251,9 +248,6 @@ def _take_apart(model, num_classes):
             output
         )
     return _Classifier(model.name, images, features, inner, output, had_softmax)
-
-
-_CLASSIFIERS = (keras.layers.Dense, keras.layers.Conv2D)
 
 
 def _feature_maps(classifier):
@@ -445,7 +439,7 @@ def _joint_logits(classifier, features, num_views, name):
     kind = type(layer)
     if classifier.had_softmax:
         # A subclass may take the softmax in its own `call`.
-        (kind,) = (parent for parent in kind.mro() if parent in _CLASSIFIERS)
+        (kind,) = (parent for parent in kind.mro() if parent in CLASSIFIERS)
     size = "units" if isinstance(layer, keras.layers.Dense) else "filters"
     units = num_views * classifier.logits.shape[-1]
     dtype = keras.backend.result_type(layer.variable_dtype, "float32")

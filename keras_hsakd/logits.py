@@ -16,11 +16,13 @@ from keras_hsakd.graph import (
     check_functional,
     flatten,
     has_kernel,
-    node_of,
     operation_of,
     replay,
 )
 from keras_hsakd.layers import Logits
+
+# Layers that a classifier can end in.
+CLASSIFIERS = (keras.layers.Dense, keras.layers.Conv2D)
 
 
 def check_logits(model: keras.Model) -> None:
@@ -148,34 +150,33 @@ def _why_no_logits(values):
 def _before_softmax(images, output):
     """Returns the logits that an output is the softmax of, or the output."""
     for before, after in _steps_back(images, output):
-        operation = operation_of(after)
-        if isinstance(operation, (keras.layers.Dense, keras.layers.Conv2D)):
-            if _is_softmax_of_linear(operation, before, after):
-                logits = Logits(operation, name=f"{operation.name}_logits")(before)
-                return _as_rows(logits)
-            return output
-        if _size(before) != _size(after) or any(
-            map(has_kernel, _operations(before, after))
-        ):
-            return output
-        logits = _samples(before)
-        if _same(_compute(before, after, logits), _softmax(logits), (before, after)):
-            return _as_rows(before)
-        kept = _softmax(logits).reshape(logits.shape)
-        if not _same(_compute(before, after, kept), kept, (before, after)):
-            return output
+        values = _samples(before)
+        if not any(map(has_kernel, _operations(before, after))):
+            if _is_softmax(before, output, values, values):
+                return _as_rows(before)
+            continue
+        layer = operation_of(after)
+        if isinstance(layer, CLASSIFIERS) and math.prod(after.shape[1:-1]) == 1:
+            linear = Logits(layer, name=f"{layer.name}_logits")
+            with keras.StatelessScope():
+                logits = ops.convert_to_numpy(ops.cast(linear(values), "float32"))
+            if _is_softmax(before, output, values, logits):
+                return _as_rows(linear(before))
+        break
     return output
 
 
-def _is_softmax_of_linear(layer, before, after):
-    """Returns whether a step is a layer's linear part, and a softmax of that."""
-    if len(node_of(after).input_tensors) != 1 or math.prod(after.shape[1:-1]) != 1:
-        return False
-    features = _samples(before)
-    with keras.StatelessScope():
-        logits = ops.convert_to_numpy(ops.cast(Logits(layer)(features), "float32"))
-    expected = _softmax(logits)
-    return _same(_compute(before, after, features), expected, (before, after))
+def _is_softmax(before, output, values, logits):
+    """Returns whether, for values of a tensor, an output is the softmax of logits."""
+    rows = _compute(before, output, values)
+    logits = logits.reshape(len(logits), -1).astype("float64")
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    expected = powers / powers.sum(axis=-1, keepdims=True)
+    tensors = ancestors([output], frozenset([id(before)]))
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
+    is_half = dtypes & {"float16", "bfloat16"}
+    tolerance = _HALF_PRECISION if is_half else 1e-4
+    return rows.shape == expected.shape and np.allclose(rows, expected, atol=tolerance)
 
 
 def _steps_back(images, output):
@@ -218,26 +219,6 @@ def _compute(before, after, values):
         (result,) = replay([after], given, apply)
         rows = ops.convert_to_numpy(ops.cast(result, "float32"))
     return rows.reshape(len(rows), -1)
-
-
-def _same(received, expected, tensors):
-    """Returns whether rows are equal, to the precision of tensors."""
-    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
-    half = dtypes & {"float16", "bfloat16"}
-    tolerance = _HALF_PRECISION if half else 1e-4
-    rows = expected.reshape(len(expected), -1)
-    return received.shape == rows.shape and np.allclose(received, rows, atol=tolerance)
-
-
-def _softmax(values):
-    rows = values.reshape(len(values), -1).astype("float64")
-    powers = np.exp(rows - rows.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def _size(tensor):
-    sizes = tensor.shape[1:]
-    return None if None in sizes else math.prod(sizes)
 
 
 def _as_rows(tensor):

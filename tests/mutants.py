@@ -176,7 +176,9 @@ FAULTS = {
     ),
     # What outputs are.
     "clipped_softmax": Fault(
-        "kept = _softmax(logits).reshape(logits.shape)", "kept = logits", "logits"
+        "if _is_softmax(before, output, values, values):",
+        "if _is_softmax(before, after, values, values):",
+        "logits",
     ),
     "softmax_of_percent": Fault(
         "wanted = 1 if np.ptp(values, axis=0).max() == 0 else sums[0]",
