@@ -3,7 +3,8 @@
 import argparse
 import importlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import keras
@@ -14,10 +15,32 @@ from keras_hsakd.files import atomic_write
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.models.naming import BACKBONE, HEADS
 
-# Where training scripts put the state dict in a checkpoint.
-_WRAPPERS = ("net", "state_dict", "model")
-# Counts the updates of a batch normalization, in PyTorch alone; nothing reads it.
+# Where scripts put the weights that were trained, beside an average or a teacher.
+_TRAINED = re.compile("(net|network|model|module|state|dict|weights|params|[._])*")
+# What DataParallel, torch.compile and FSDP put before the names of what they wrap.
+_WRAPPERS = {
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+}
+# Count updates, of a batch normalization and of an average; nothing here reads them.
 _COUNTER = "num_batches_tracked"
+_COUNTERS = {_COUNTER, "n_averaged"}
+# What scripts keep beside the weights and PyTorch refuses: an accuracy or the state of
+# a generator as NumPy's numbers, before and since NumPy 2, and paths of folders.
+_BESIDE = (
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",
+    "pathlib._local.WindowsPath",
+)
 # By layer class: our variable, the name in a state dict, and PyTorch's axes in ours.
 _VARIABLES = {
     keras.layers.DepthwiseConv2D: (("kernel", "weight", (2, 3, 0, 1)),),
@@ -72,14 +95,17 @@ def load_torch(
     Args:
         model: A network of `keras_hsakd.models.create`.
         path_or_state_dict: Path of a `.pth`, `.pth.tar` or `.safetensors` file, which
-            is read without executing code (`torch.load(weights_only=True)`), or a
-            state dict of tensors or arrays. The state dict may stand under `net`,
-            `state_dict` or `model`, its keys may start with `module.`.
+            is read without executing code (`torch.load(weights_only=True)`), or what
+            one holds: a state dict of tensors or arrays, or a mapping in which it
+            stands at any depth. Of several, that of the trained weights is taken
+            (`model` and not `model_ema`); for another, name it in `prefix` or give it
+            alone. What DataParallel, `torch.compile` and FSDP put in the keys
+            (`module.`, `_orig_mod.`) is passed over.
         classifiers: Whether to load the layers that depend on the number of classes.
             Defaults to `True`; with `False` they are passed over, and may have another
             number of classes or be missing.
         prefix: Part of the state dict to load, for example `"net1."` of the authors'
-            online checkpoints. Defaults to all of it.
+            online checkpoints or `"model."` of Lightning's. Defaults to all of it.
 
     Returns:
         The model.
@@ -87,31 +113,30 @@ def load_torch(
     Raises:
         ImportError: If a file is given and the package that reads it is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, or if a key is missing, left over or of
-            another shape; all of them are named.
+        ValueError: If the file cannot be read or holds no state dict, or if a key is
+            missing, left over, of another shape, or has values that are no weights:
+            not dense, not of floats, not finite, a negative variance.
 
     Example:
     >>> teacher = keras_hsakd.models.create("wrn_40_2", num_classes=100)
     >>> load_torch(teacher, "wrn_40_2_aux.pth.tar")  # doctest: +SKIP
     """
-    state = path_or_state_dict
-    if not isinstance(state, Mapping):
-        state = _read(state)
-    state = _unwrapped(state, prefix)
+    content = path_or_state_dict
+    if not isinstance(content, Mapping):
+        content = _read(content)
+    state = _state_dict(content, prefix)
     if any(key.startswith(BACKBONE) for key in state):
         entries = _entries(model)
     else:
-        # CRD's MobileNetV2 has its classifier in a Sequential of one.
-        state = {
-            BACKBONE + key.replace("classifier.0.", "classifier."): value
-            for key, value in state.items()
-        }
         entries = _entries(strip_heads(model))  # the heads may be of any kind
+        entries = {key.removeprefix(BACKBONE): e for key, e in entries.items()}
+        # CRD's MobileNetV2 has its classifier in a Sequential of one.
+        state = {k.replace("classifier.0.", "classifier."): v for k, v in state.items()}
     if not classifiers:
         passed_over = {key for key, entry in entries.items() if entry.classifier}
         entries = {k: v for k, v in entries.items() if k not in passed_over}
         state = {k: v for k, v in state.items() if k not in passed_over}
-    values = _fitting(model, entries, state)
+    values = _fitting(model, entries, state, prefix)
     for key, value in values.items():
         entries[key].variable.assign(value)
     return model
@@ -130,22 +155,31 @@ def read_torch(path: str | os.PathLike, prefix: str = "") -> dict:
     Raises:
         ImportError: If the package that reads the file is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read.
+        ValueError: If the file cannot be read or holds no state dict.
 
     Example:
     >>> state = read_torch("wrn_40_2_aux.pth.tar")  # doctest: +SKIP
     """
-    return _unwrapped(_read(path), prefix)
+    return _state_dict(_read(path), prefix)
 
 
 def has_heads(state: Mapping) -> bool:
     """Returns whether a state dict is that of a network with auxiliary heads.
 
+    Args:
+        state: A state dict, or a mapping in which it stands.
+
+    Returns:
+        `True` if it has the weights of heads.
+
+    Raises:
+        ValueError: If it is no state dict.
+
     Example:
     >>> has_heads({"conv1.weight": np.zeros((16, 3, 3, 3))})
     False
     """
-    return any(key.startswith(HEADS) for key in state)
+    return any(key.startswith(HEADS) for key in _state_dict(state))
 
 
 def torch_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
@@ -204,19 +238,78 @@ def save_torch(model: keras.Model, path: str | os.PathLike) -> None:
         torch.save({"net": tensors}, temporary)
 
 
-def _unwrapped(state, prefix):
-    for wrapper in _WRAPPERS:
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    return {
-        key.removeprefix(prefix): value
-        for key, value in state.items()
-        if key.startswith(prefix) and not key.endswith(_COUNTER)
-    }
+def _state_dict(content, prefix="") -> dict:
+    """Returns the state dict in a checkpoint, or the part that a prefix names."""
+    prefix = _plain(prefix).rstrip(".")
+    prefix = prefix and f"{prefix}."
+    places = dict(_state_dicts(content))
+    parts = _parts(places, prefix)
+    if not parts:  # the prefix may also name where a state dict stands
+        full = {p: {p + k: v for k, v in state.items()} for p, state in places.items()}
+        parts = _parts(full, prefix)
+    if len(parts) > 1:
+        parts = {p: v for p, v in parts.items() if _TRAINED.fullmatch(p)} or parts
+    if len(parts) == 1:
+        return parts.popitem()[1]
+    if parts:
+        raise ValueError(
+            "Expected a checkpoint with one state dict, or `prefix` to name one. "
+            f"Received: {len(parts)}, {_some([_quoted(path) for path in parts])}"
+        )
+    if places:
+        names = [*places, *(_plain(key) for state in places.values() for key in state)]
+        starts = dict.fromkeys(name.partition(".")[0] + "." for name in names if name)
+        raise ValueError(
+            f"Expected `prefix` to begin keys of the state dict. Received: {prefix!r} "
+            f"for keys that begin with {_some([_quoted(start) for start in starts])}"
+        )
+    raise ValueError(
+        "Expected a state dict of PyTorch, with keys as 'conv1.weight'. "
+        f"Received: a mapping with the keys {_some([repr(key) for key in content])}"
+    )
 
 
-def _fitting(model, entries, state):
+def _state_dicts(content, path="") -> Iterator[tuple[str, Mapping]]:
+    """Yields the state dicts in a checkpoint, and the path of each."""
+    # The state of an optimizer has mappings by such names, or none of them.
+    if any(
+        str(key).endswith(".weight") and hasattr(value, "dtype")
+        for key, value in content.items()
+    ):
+        yield path, content
+        return
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _state_dicts(value, f"{path}{key}.")
+
+
+def _parts(places, prefix):
+    """Returns the weights that begin with a prefix, without it, of each state dict."""
+    parts = {}
+    for path, state in places.items():
+        part = {}
+        for key, value in state.items():
+            name = _plain(key)
+            if not name.startswith(prefix) or name.split(".")[-1] in _COUNTERS:
+                continue
+            name = name.removeprefix(prefix)
+            if name in part:
+                raise ValueError(
+                    "Expected a state dict with each weight once. "
+                    f"Received: '{key}' beside another '{name}'"
+                )
+            part[name] = value
+        if part:
+            parts[path] = part
+    return parts
+
+
+def _plain(key):
+    """Returns a key without what wraps modules, wherever it stands."""
+    return ".".join(part for part in str(key).split(".") if part not in _WRAPPERS)
+
+
+def _fitting(model, entries, state, prefix):
     """Returns the values of all entries in our axes, or raises a ValueError."""
     missing = [key for key in entries if key not in state]
     extra = [key for key in state if key not in entries]
@@ -224,25 +317,73 @@ def _fitting(model, entries, state):
         raise ValueError(
             f"Expected a state dict with the {len(entries)} keys of `{model.name}`. "
             f"Received: {len(missing)} missing, {_some(missing)}; {len(extra)} left "
-            f"over, {_some(extra)}"
+            f"over, {_some(extra)}{_hint(entries, state, prefix)}"
         )
-    values = {}
-    wrong = {}
-    for key, entry in entries.items():
-        value = np.asarray(state[key])
-        if value.shape != entry.shape:
-            wrong[key] = f"{key}: {value.shape} instead of {entry.shape}"
-        else:
-            values[key] = value.transpose(entry.axes)
+    arrays = {key: _floats(state[key]) for key in entries}
+    _refuse(
+        f"dense tensors of floats for `{model.name}`",
+        [f"{key}: {_kind(state[key])}" for key in entries if arrays[key] is None],
+    )
+    wrong = [key for key, entry in entries.items() if arrays[key].shape != entry.shape]
+    of_classifiers = all(entries[key].classifier for key in wrong)
+    _refuse(
+        f"the shapes of `{model.name}`",
+        [f"{k}: {arrays[k].shape} instead of {entries[k].shape}" for k in wrong],
+        ". `classifiers=False` loads all but the classifiers" if of_classifiers else "",
+    )
+    with np.errstate(over="ignore"):  # what becomes infinite is refused
+        arrays = {k: v.astype(entries[k].variable.dtype) for k, v in arrays.items()}
+    _refuse(
+        "finite weights and no negative running_var",
+        [
+            key
+            for key, array in arrays.items()
+            if not np.isfinite(array).all()
+            or (key.endswith("running_var") and (array < 0).any())
+        ],
+    )
+    return {key: arrays[key].transpose(entry.axes) for key, entry in entries.items()}
+
+
+def _refuse(expected, wrong, hint=""):
     if wrong:
-        hint = ""
-        if all(entries[key].classifier for key in wrong):
-            hint = ". `classifiers=False` loads all but the classifiers"
         raise ValueError(
-            f"Expected a state dict with the shapes of `{model.name}`. Received: "
-            f"{len(wrong)} others, {_some(list(wrong.values()))}{hint}"
+            f"Expected a state dict with {expected}. "
+            f"Received: {len(wrong)} others, {_some(wrong)}{hint}"
         )
-    return values
+
+
+def _hint(entries, state, prefix):
+    """Returns how to load what stands whole under longer prefixes, if anything does."""
+    first = next(iter(entries))
+    found = [key.removesuffix(first) for key in state if key.endswith(first)]
+    longer = {
+        more.removesuffix(BACKBONE)
+        for more in found
+        if all(more + key in state for key in entries)
+    }
+    start = prefix and prefix.rstrip(".") + "."
+    return "".join(
+        f". `prefix={_quoted(start + more)}` loads a part"
+        for more in sorted(longer - {""})
+    )
+
+
+def _floats(value):
+    """Returns a dense tensor of floats as an array, and anything else as None."""
+    if "float" not in str(getattr(value, "dtype", "")):
+        return None
+    if hasattr(value, "detach"):  # PyTorch's
+        if str(value.layout) != "torch.strided" or value.is_meta:
+            return None
+        # Exact for all of them; NumPy itself has no bfloat16.
+        return value.cpu().double().numpy(force=True)
+    return np.asarray(value)
+
+
+def _kind(value):
+    traits = [str(getattr(value, name, "")) for name in ("layout", "device", "dtype")]
+    return " ".join(filter(None, [type(value).__name__, *traits]))
 
 
 def _entries(model) -> dict[str, _Entry]:
@@ -260,12 +401,29 @@ def _entries(model) -> dict[str, _Entry]:
     return entries
 
 
+class _NotRead:
+    """Stands in a checkpoint for what is beside the weights, of which no code runs."""
+
+    dtype = "(no tensor of PyTorch)"
+
+    def __init__(self, *arguments):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
 def _read(path):
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(
+            "Expected the path of a PyTorch checkpoint, or a state dict. "
+            f"Received: a {type(path).__name__}"
+        )
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(
-            f"Expected `path_or_state_dict` to be a PyTorch checkpoint. Received: "
-            f"'{path}', which is not a file"
+            f"Expected the path of a PyTorch checkpoint. Received: '{path}', which is "
+            "not a file"
         )
     if path.endswith(".safetensors"):
         load = _optional("safetensors.numpy").load_file
@@ -274,21 +432,21 @@ def _read(path):
 
         def load(path):
             # CRD's checkpoints hold their arguments, which are data alone.
-            with torch.serialization.safe_globals([argparse.Namespace]):
+            allowed = [argparse.Namespace, *((_NotRead, name) for name in _BESIDE)]
+            with torch.serialization.safe_globals(allowed):
                 return torch.load(path, map_location="cpu", weights_only=True)
 
     try:
         state = load(path)
     except Exception as error:  # the libraries raise whatever their parsers do
         raise ValueError(
-            "Expected `path_or_state_dict` to be a PyTorch checkpoint that can be "
-            f"loaded without executing code. Received: '{path}', which is corrupt or "
-            f"holds more than weights ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''})"
+            "Expected a PyTorch checkpoint that can be loaded without executing code. "
+            f"Received: '{path}', which is corrupt or holds more than weights "
+            f"({type(error).__name__}: {''.join(str(error).splitlines()[:1])})"
         ) from error
     if not isinstance(state, Mapping):
         raise ValueError(
-            "Expected `path_or_state_dict` to hold a state dict. "
+            "Expected a PyTorch checkpoint that holds a state dict. "
             f"Received: '{path}', which holds a {type(state).__name__}"
         )
     return state
@@ -303,6 +461,10 @@ def _optional(module):
             f"PyTorch's files need {module.partition('.')[0]}: "
             "pip install 'keras_hsakd[torch]'"
         ) from error
+
+
+def _quoted(name):
+    return f'"{name}"'
 
 
 def _some(names, most=5):

@@ -41,24 +41,158 @@ def weights(model):
     return [keras.ops.convert_to_numpy(w).copy() for w in model.weights]
 
 
-@pytest.mark.parametrize("wrapper", [None, "net", "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_all_forms_of_a_state_dict_load(network, state, wrapper, prefix):
-    wrapped = {prefix + key: value for key, value in state.items()}
-    if wrapper:
-        wrapped = {wrapper: wrapped, "epoch": 3}
-    assert checkpoints.load_torch(network, wrapped) is network
+def assert_loaded(network, state):
     np.testing.assert_array_equal(
-        network.get_layer("aux_2").kernel, state["auxiliary_classifier.fc2.weight"].T
+        network.get_layer("logits").bias, state["backbone.fc.bias"]
     )
     np.testing.assert_array_equal(
         network.get_layer("stem_conv").kernel,
         state["backbone.conv1.weight"].transpose(2, 3, 1, 0),
     )
-    # Every weight was given: the sum of all is that of the state dict.
+
+
+def test_every_weight_of_a_state_dict_is_loaded(network, state):
+    assert checkpoints.load_torch(network, state) is network
+    assert_loaded(network, state)
+    np.testing.assert_array_equal(
+        network.get_layer("aux_2").kernel, state["auxiliary_classifier.fc2.weight"].T
+    )
     total = sum(float(np.sum(v, dtype="float64")) for v in state.values())
     loaded = sum(float(np.sum(w, dtype="float64")) for w in weights(network))
     np.testing.assert_allclose(loaded, total, rtol=1e-9)
+
+
+def renamed(state, change):
+    return {change(key): value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda good, other: {"net": good, "epoch": 3, "acc": 0.5},
+        lambda good, other: {"epoch": 1, "model_state_dict": good, "loss": 0.1},
+        lambda good, other: {"state_dict_ema": good},
+        lambda good, other: {"checkpoint": {"ema": {"model": good}}, "args": {"a": 1}},
+        # Several: the trained one, whichever comes first.
+        lambda good, other: {"model_ema": other, "model": good},
+        lambda good, other: {"net": {"params": good, "params_ema": other}},
+        lambda good, other: {"student": other, "state_dict": {"net": good}},
+        # Optimizers by number, by name, and by name in mappings of their own.
+        lambda good, other: {
+            "module": good,
+            "optimizer": {"state": {0: {"exp_avg": np.ones(3)}}},
+            "optim": {"state": {"conv1.weight": {"exp_avg": np.ones(3)}}},
+            "shadow": {"exp_avg": other},
+        },
+        # Hydra's flat options are no weights.
+        lambda good, other: {"network": good, "options": {"loss.weight": 0.5}},
+    ],
+)
+def test_a_state_dict_is_found_where_it_stands(network, state, place):
+    content = place(state, {key: value + 1 for key, value in state.items()})
+    checkpoints.load_torch(network, content)
+    assert_loaded(network, state)
+    assert checkpoints.has_heads(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda key: f"module.{key}",
+        lambda key: f"module._orig_mod.module.{key}",
+        lambda key: key.replace("conv1.", "_orig_mod.conv1.module."),
+        lambda key: key.replace(
+            "layer1.", "_fsdp_wrapped_module.layer1._checkpoint_wrapped_module."
+        ),
+    ],
+)
+def test_what_wraps_modules_is_passed_over(network, state, change):
+    content = {"n_averaged": np.array(7), **renamed(state, change)}
+    content["module.backbone.bn1.num_batches_tracked"] = np.array(7)
+    checkpoints.load_torch(network, content)
+    assert_loaded(network, state)
+
+
+def test_one_of_several_state_dicts(network, state):
+    averaged = {key: value + 1 for key, value in state.items()}
+    both = {"model": state, "model_ema": renamed(averaged, lambda key: f"module.{key}")}
+    for prefix in ("model_ema.", "model_ema", "module.model_ema."):
+        checkpoints.load_torch(network, both, prefix=prefix)
+        assert_loaded(network, averaged)
+    peers = {"peers": {"first": state, "second": averaged}}
+    with pytest.raises(ValueError, match='2, "peers.first.", "peers.second."'):
+        checkpoints.load_torch(network, peers)
+    checkpoints.load_torch(network, peers, prefix="peers.second.")
+    assert_loaded(network, averaged)
+    with pytest.raises(ValueError, match="'net3.' for keys that begin with \"peers.\""):
+        checkpoints.load_torch(network, peers, prefix="net3.")
+    with pytest.raises(ValueError, match="each weight once.*'module.backbone.conv1.w"):
+        checkpoints.load_torch(
+            network, {**state, "module.backbone.conv1.weight": np.zeros(1)}
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "received"),
+    [
+        ({"optimizer": {0: np.ones(1)}, "epoch": 1}, "keys 'optimizer', 'epoch'"),
+        ({}, "keys none"),
+    ],
+)
+def test_a_checkpoint_without_a_state_dict(network, content, received):
+    with pytest.raises(ValueError, match=f"Expected a state dict.*{received}"):
+        checkpoints.load_torch(network, content)
+
+
+@pytest.mark.parametrize("content", [[1], keras.Sequential()])
+def test_what_is_neither_path_nor_state_dict(network, content):
+    with pytest.raises(ValueError, match=f"Received: a {type(content).__name__}"):
+        checkpoints.load_torch(network, content)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_prefix_that_was_not_given_is_named(network, state, whole):
+    state = state if whole else backbone_of(state)
+    content = {f"model.{key}": value for key, value in state.items()}
+    content["criterion.weight"] = np.ones(3)
+    with pytest.raises(ValueError, match='model.*conv1.*`prefix="model."` loads'):
+        checkpoints.load_torch(network, {"state_dict": content})
+    nested = renamed(content, lambda key: f"net.{key}")
+    for prefix in ("net", "net."):
+        with pytest.raises(ValueError, match='`prefix="net.model."` loads'):
+            checkpoints.load_torch(network, nested, prefix=prefix)
+    checkpoints.load_torch(network, nested, prefix="net.model.")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "bfloat16"])
+def test_floats_of_any_width(network, state, dtype):
+    state = {key: value.astype(dtype) for key, value in state.items()}
+    checkpoints.load_torch(network, state)
+    assert_loaded(network, {k: v.astype("float32") for k, v in state.items()})
+
+
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        (lambda v: v.astype("int32"), "dense.*bn1.running_var: ndarray.*int32"),
+        (lambda v: v > 0, "dense.*bn1.running_var: ndarray.*bool"),
+        (lambda v: v + 0j, "dense.*bn1.running_var: ndarray.*complex64"),
+        (lambda v: v.tolist(), "dense.*bn1.running_var: list"),
+        (lambda v: None, "dense.*bn1.running_var: NoneType"),
+        (lambda v: v * np.nan, "finite.*1 others, backbone.bn1.running_var$"),
+        (lambda v: np.float64(1e300) * (1 + v), "finite.*backbone.bn1.running_var$"),
+        (lambda v: -1 - v, "no negative running_var.*backbone.bn1.running_var$"),
+    ],
+)
+def test_what_is_no_weight_is_refused_before_any_is_loaded(
+    state, network, change, received
+):
+    before = weights(network)
+    state["backbone.bn1.running_var"] = change(state["backbone.bn1.running_var"])
+    with pytest.raises(ValueError, match=f"Expected a state dict.*{received}"):
+        checkpoints.load_torch(network, state)
+    for old, new in zip(before, weights(network), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 # `test_models` does so for those with outputs of the authors' code.
@@ -234,6 +368,47 @@ def test_a_file_loads(network, state, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.bfloat16(),
+        lambda tensor: tensor.double(),
+        lambda tensor: tensor.float().requires_grad_(),
+        lambda tensor: tensor.mT.contiguous().mT if tensor.ndim > 1 else tensor,
+    ],
+)
+def test_tensors_as_training_leaves_them(network, state, change):
+    torch = pytest.importorskip("torch")
+    tensors = {k: change(torch.from_numpy(v)) for k, v in state.items()}
+    checkpoints.load_torch(network, tensors)
+    assert_loaded(network, {k: v.detach().float().numpy() for k, v in tensors.items()})
+
+
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        (lambda tensor: tensor.to_sparse(), "torch.sparse_coo"),
+        (lambda tensor: tensor.to("meta"), "meta"),
+        (lambda tensor: tensor.long(), "torch.int64"),
+    ],
+)
+def test_tensors_that_are_no_weights(network, state, change, received):
+    torch = pytest.importorskip("torch")
+    state["backbone.conv1.weight"] = change(
+        torch.from_numpy(state["backbone.conv1.weight"])
+    )
+    with pytest.raises(ValueError, match=f"conv1.weight: Tensor.*{received}"):
+        checkpoints.load_torch(network, state)
+
+
+def test_a_file_of_bfloat16(network, state, tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    state = {key: value.astype("bfloat16") for key, value in state.items()}
+    numpy.save_file(state, tmp_path / "resnet20.safetensors")
+    checkpoints.load_torch(network, tmp_path / "resnet20.safetensors")
+    assert_loaded(network, {k: v.astype("float32") for k, v in state.items()})
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".safetensors"])
 def test_a_file_that_we_wrote(network, state, suffix, tmp_path):
     package = "safetensors" if suffix == ".safetensors" else "torch"
@@ -247,16 +422,28 @@ def test_a_file_that_we_wrote(network, state, suffix, tmp_path):
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_file_of_crd_holds_its_arguments(network, state, tmp_path):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_a_file_holds_beside_the_weights(network, state, zipped, tmp_path):
+    """CRD's checkpoints hold their arguments, others NumPy's numbers and paths."""
     torch = pytest.importorskip("torch")
     path = tmp_path / "resnet20.pth"
     tensors = {k: torch.from_numpy(v) for k, v in backbone_of(state).items()}
-    options = argparse.Namespace(learning_rate=0.05, milestones=[150, 180, 210])
-    torch.save({"opt": options, "model": tensors}, path)
+    content = {
+        "opt": argparse.Namespace(milestones=[150, 180, 210], folder=tmp_path),
+        "model": tensors,
+        "best_acc": np.float64(0.5),
+        "generator": np.random.RandomState(0).get_state(),
+    }
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
     checkpoints.load_torch(network, path)
-    np.testing.assert_array_equal(
-        network.get_layer("logits").bias, state["backbone.fc.bias"]
-    )
+    assert_loaded(network, state)
+
+
+def test_weights_that_are_no_tensors_in_a_file(network, state, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(state, tmp_path / "resnet20.pth")
+    with pytest.raises(ValueError, match="conv1.weight: .*no tensor of PyTorch"):
+        checkpoints.load_torch(network, tmp_path / "resnet20.pth")
 
 
 def test_a_file_is_read_without_executing_code(network, tmp_path, monkeypatch):

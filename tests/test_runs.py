@@ -634,7 +634,7 @@ def test_an_import_is_finished_when_its_files_are_there(tmp_path, monkeypatch):
 
     numpy = pytest.importorskip("safetensors.numpy")
     network = models.create("wrn_10_1", 10, (8, 8, 3))
-    state = {"any": np.zeros(1, "float32")}
+    state = {"any.weight": np.zeros(1, "float32")}
     numpy.save_file(state, tmp_path / "network.safetensors")
     monkeypatch.setattr(training.checkpoints, "has_heads", lambda state: True)
     monkeypatch.setattr(
