@@ -245,7 +245,10 @@ def _state_dict(content, prefix="") -> dict:
     places = dict(_state_dicts(content))
     parts = _parts(places, prefix)
     if not parts:  # the prefix may also name where a state dict stands
-        full = {p: {p + k: v for k, v in state.items()} for p, state in places.items()}
+        full = {
+            path: {_plain(path) + key: value for key, value in state.items()}
+            for path, state in places.items()
+        }
         parts = _parts(full, prefix)
     if len(parts) > 1:
         parts = {p: v for p, v in parts.items() if _TRAINED.fullmatch(p)} or parts
@@ -257,7 +260,7 @@ def _state_dict(content, prefix="") -> dict:
             f"Received: {len(parts)}, {_some([_quoted(path) for path in parts])}"
         )
     if places:
-        names = [*places, *(_plain(key) for state in places.values() for key in state)]
+        names = [*places, *(key for state in places.values() for key in state)]
         starts = dict.fromkeys(name.partition(".")[0] + "." for name in names if name)
         raise ValueError(
             f"Expected `prefix` to begin keys of the state dict. Received: {prefix!r} "
@@ -269,39 +272,42 @@ def _state_dict(content, prefix="") -> dict:
     )
 
 
-def _state_dicts(content, path="") -> Iterator[tuple[str, Mapping]]:
-    """Yields the state dicts in a checkpoint, and the path of each."""
+def _state_dicts(content, path="") -> Iterator[tuple[str, dict]]:
+    """Yields where each state dict in a checkpoint stands, and its weights."""
     # The state of an optimizer has mappings by such names, or none of them.
     if any(
         str(key).endswith(".weight") and hasattr(value, "dtype")
         for key, value in content.items()
     ):
-        yield path, content
+        yield path, _weights(content)
         return
     for key, value in content.items():
         if isinstance(value, Mapping):
             yield from _state_dicts(value, f"{path}{key}.")
 
 
+def _weights(state):
+    """Returns the weights of a state dict by their names in the bare network."""
+    weights = {}
+    for key, value in state.items():
+        name = _plain(key)
+        if name in weights:
+            raise ValueError(
+                "Expected a state dict with each weight once. "
+                f"Received: '{key}' beside another '{name}'"
+            )
+        if name.split(".")[-1] not in _COUNTERS:
+            weights[name] = value
+    return weights
+
+
 def _parts(places, prefix):
-    """Returns the weights that begin with a prefix, without it, of each state dict."""
-    parts = {}
-    for path, state in places.items():
-        part = {}
-        for key, value in state.items():
-            name = _plain(key)
-            if not name.startswith(prefix) or name.split(".")[-1] in _COUNTERS:
-                continue
-            name = name.removeprefix(prefix)
-            if name in part:
-                raise ValueError(
-                    "Expected a state dict with each weight once. "
-                    f"Received: '{key}' beside another '{name}'"
-                )
-            part[name] = value
-        if part:
-            parts[path] = part
-    return parts
+    """Returns the part under a prefix of each state dict that has one."""
+    parts = {
+        path: {k.removeprefix(prefix): v for k, v in s.items() if k.startswith(prefix)}
+        for path, s in places.items()
+    }
+    return {path: part for path, part in parts.items() if part}
 
 
 def _plain(key):

@@ -319,10 +319,10 @@ FAULTS = {
         "checkpoints",
     ),
     "left_over_keys": Fault("if missing or extra:", "if missing:", "checkpoints"),
-    "average_in_place_of_weights": Fault(
+    "average_for_weights": Fault(
         "if _TRAINED.fullmatch(p)}", "if not _TRAINED.fullmatch(p)}", "checkpoints"
     ),
-    "weights_that_are_not_finite": Fault(
+    "weights_not_finite": Fault(
         "if not np.isfinite(array).all()", "if np.isnan(array).any()", "checkpoints"
     ),
     "unchecked_export": Fault(
