@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 import zipfile
 
 import keras
 
 from keras_hsakd.files import atomic_write
+from keras_hsakd.signals import handled
 
 
 class Throughput(keras.callbacks.Callback):
@@ -91,15 +91,13 @@ class KeepInterrupt(keras.callbacks.Callback):
 
     def __enter__(self) -> "KeepInterrupt":
         """Begins to listen; only the main thread receives signals."""
-        self._previous = None
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._receive)
+        self._handling = handled(signal.SIGINT, self._receive)
+        self._handling.__enter__()
         return self
 
     def __exit__(self, exception_type, exception, traceback) -> None:
         """Gives the signal back."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        self._handling.__exit__(None, None, None)
         if self._received and isinstance(exception, Exception):
             raise KeyboardInterrupt from exception
 

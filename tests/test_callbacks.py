@@ -73,6 +73,16 @@ def test_an_interrupt_that_became_another_error_is_one_again():
         train([keep, failing])
 
 
+def test_an_interrupt_that_the_process_ignores_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with callbacks.KeepInterrupt() as keep:
+            signal.raise_signal(signal.SIGINT)
+            assert len(train([keep])["loss"]) == 3
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_error_without_an_interrupt_stays_what_it_is():
     with pytest.raises(RuntimeError, match="another"), callbacks.KeepInterrupt():
         raise RuntimeError("another")

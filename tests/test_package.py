@@ -28,7 +28,7 @@ GROUPS = [
     {"losses", "graph"},
     {"layers"},
     {"distribution"},
-    {"ops", "compat", "files", "suggestions"},
+    {"ops", "compat", "files", "signals", "suggestions"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

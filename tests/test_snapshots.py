@@ -1,5 +1,6 @@
 """Trainings that are stopped and go on; `test_resume.py` has those that are killed."""
 
+import functools
 import hashlib
 import io
 import json
@@ -240,23 +241,21 @@ def test_callbacks_of_keras_go_on(train, tmp_path):
 
 
 @tensorflow_alone
-def test_terminated_is_preempted(train, tmp_path):
+def test_terminated_is_preempted(train, tmp_path, capsys):
     expected = train(method="frozen", folder=tmp_path / "whole")
-    before = signal.getsignal(signal.SIGTERM)
-
-    def terminate():
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    for event, place in (
-        ("on_train_batch_begin", "epoch-00000-step-0000001-"),
-        ("on_test_batch_begin", "epoch-00000-step-0000003-"),
+    for event, number, place in (
+        ("on_train_batch_begin", signal.SIGTERM, "epoch-00000-step-0000001-"),
+        ("on_test_batch_begin", signal.SIGHUP, "epoch-00000-step-0000003-"),
     ):
+        before = signal.getsignal(number)
+        stop = Stop(event, 1, functools.partial(signal.raise_signal, number))
         with pytest.raises(Preempted) as preempted:
-            train(method="frozen", stop=Stop(event, 1, terminate))
+            train(method="frozen", stop=stop)
         assert preempted.value.code == 75
+        assert f"{number.name}: wrote" in capsys.readouterr().err
         newest = list_snapshots(tmp_path / "snapshots")[0]
         assert os.path.basename(newest).startswith(place)
-        assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.getsignal(number) is before
     assert_identical(train(method="frozen"), expected)
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
 
@@ -30,6 +29,7 @@ from keras_hsakd.resume.snapshot import (
     prepare_folder,
     set_aside,
 )
+from keras_hsakd.signals import handled
 from keras_hsakd.trainers.fitting import FitCallback, Fitting
 
 
@@ -56,8 +56,9 @@ class Resume(FitCallback):
     history, Python's, NumPy's and Keras' random states, the place in the data, and the
     state of the other callbacks.
 
-    - SIGTERM, which announces a preemption, ends the process with exit code 75 after
-      the step at hand and a snapshot of it.
+    - SIGTERM, which announces a preemption, and SIGHUP, which a closed terminal sends,
+      end the process with exit code 75 after the step at hand and a snapshot of it. A
+      process that ignores one of them, as under `nohup`, goes on ignoring it.
     - A damaged snapshot is passed over with a warning for the one before, and renamed.
     - The last snapshot stays when training ends: a script that is started again then
       has the trained model at once. Remove the folder to train anew.
@@ -146,7 +147,7 @@ class Resume(FitCallback):
         if self._is_chief:
             prepare_folder(self.folder)
         self._path, self._snapshot = self._newest()
-        self._terminated = False
+        self._terminated = None  # the name of the signal that told it to end
         self._train_function = None
         fit = dataclasses.replace(fit, callbacks=outside)
         if (snapshot := self._snapshot) is not None:
@@ -186,19 +187,16 @@ class Resume(FitCallback):
 
     @contextlib.contextmanager
     def _listening(self):
-        """Lets SIGTERM end training with a snapshot, meanwhile."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Lets SIGTERM and SIGHUP end training with a snapshot, meanwhile."""
 
         def terminate(number, frame):
-            self._terminated = True
+            self._terminated = signal.Signals(number).name
 
-        before = signal.signal(signal.SIGTERM, terminate)
-        try:
+        with contextlib.ExitStack() as stack:
+            for name in ("SIGTERM", "SIGHUP"):
+                if hasattr(signal, name):  # Windows has no SIGHUP
+                    stack.enter_context(handled(getattr(signal, name), terminate))
             yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
     def _last(self):
         return (
@@ -320,7 +318,7 @@ class Resume(FitCallback):
             self.every_seconds is not None
             and time.monotonic() - self._since >= self.every_seconds
         )
-        due, end = any_worker(self.model, due, self._terminated)
+        due, end = any_worker(self.model, due, self._terminated is not None)
         steps = self.every_steps or float("inf")
         return due or end or self._steps_since >= steps, end
 
@@ -358,8 +356,8 @@ class Resume(FitCallback):
     def _end(self):
         if self._is_chief:
             print(
-                f"SIGTERM: wrote '{self._path}'; started again, training goes on "
-                "from there",
+                f"{self._terminated or 'Another worker'}: wrote '{self._path}'; "
+                "started again, training goes on from there",
                 file=sys.stderr,
             )
         raise Preempted
