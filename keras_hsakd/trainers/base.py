@@ -35,7 +35,7 @@ class HeadsTrainer(Fitting, keras.Model):
     distribution strategies keep working. A subclass says what is trained:
 
     - `network`: the network with heads that is trained, evaluated and exported;
-    - `forward(images, training)`: its dict of outputs;
+    - `outputs_of(images, training)`: its dict of outputs;
     - `view_terms(images, labels, outputs)`: the terms of the loss on the views,
       beside the cross-entropy of the classes (`ce_loss`) on the images themselves;
     - `each` and `by_network`, where several networks are trained.
@@ -85,7 +85,7 @@ class HeadsTrainer(Fitting, keras.Model):
         """The network with heads that is trained, evaluated and exported."""
         raise NotImplementedError
 
-    def forward(self, images, training=False):
+    def outputs_of(self, images, training=False):
         """Returns the network's dict of outputs."""
         raise NotImplementedError
 
@@ -222,13 +222,13 @@ class HeadsTrainer(Fitting, keras.Model):
 
     def call(self, images, training=False):
         if training:  # `train_step` has made the views
-            return self.forward(images, training=True)
+            return self.outputs_of(images, training=True)
         return run_on_rows(self._evaluated, images)
 
     def _evaluated(self, images):
         if self._evaluates_heads:
-            return self.forward(transformed_views(images, self.view_functions))
-        return self.each(lambda outputs: outputs["logits"], self.forward(images))
+            return self.outputs_of(transformed_views(images, self.view_functions))
+        return self.each(lambda outputs: outputs["logits"], self.outputs_of(images))
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True

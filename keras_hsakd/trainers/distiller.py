@@ -126,7 +126,7 @@ class Distiller(DistillationTrainer):
         """The student."""
         return self.student
 
-    def forward(self, images, training=False):
+    def outputs_of(self, images, training=False):
         return named_outputs(self.student, images, training)
 
     def targets(self, batch):

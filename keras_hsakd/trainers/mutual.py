@@ -124,7 +124,7 @@ class MutualDistiller(DistillationTrainer):
         """The first network."""
         return self.networks[0]
 
-    def forward(self, images, training=False):
+    def outputs_of(self, images, training=False):
         return {
             f"net_{number}": named_outputs(network, images, training)
             for number, network in enumerate(self.networks, start=1)

@@ -73,7 +73,7 @@ class TeacherTrainer(HeadsTrainer):
         """The teacher."""
         return self.teacher
 
-    def forward(self, images, training=False):
+    def outputs_of(self, images, training=False):
         if not self.freeze_backbone:
             return self.teacher(images, training=training)
         features = self._parts.backbone(images, training=False)
