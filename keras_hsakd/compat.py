@@ -68,6 +68,22 @@ def stateful_random_operations(dataset) -> list[str]:
     return sorted(kinds)
 
 
+def reads_alike(dataset) -> bool:
+    """Returns whether the functions of a `tf.data.Dataset` keep no state.
+
+    Those that draw at random do, as do those in Python. What the data set is made of is
+    not looked at.
+    """
+    return not any(
+        operation.op_def is not None and operation.op_def.is_stateful
+        for function in dataset._functions()
+        for operation in function.function.graph.get_operations()
+    )
+
+
+# The argument with which `fit` calls `evaluate` for its validation.
+WITHIN_FIT = "_use_cached_eval_dataset"
+
 _RANDOM = ("Random", "TruncatedNormal", "Multinomial", "Stateful")
 
 

@@ -131,6 +131,62 @@ def untransformed(
     return rows[::num_views]
 
 
+def standardized_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns labels as integers of shape `(B,)` or probabilities of shape `(B, N)`.
+
+    Args:
+        labels: Tensor of shape `(B,)`, `(B, 1)` or `(B, N)`.
+
+    Example:
+    >>> np.array(standardized_labels(np.array([[2.0], [0.0]]))).tolist()
+    [2, 0]
+    """
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == 2 and labels.shape[1] == 1:
+        labels = ops.squeeze(labels, axis=1)
+    return ops.cast(labels, "int32") if len(labels.shape) == 1 else labels
+
+
+# Probabilities rounded to bfloat16, or to two decimals, are still some; of several
+# classes at once (multi-hot) they are off by a whole one.
+SUM_TOLERANCE = 1e-2
+
+
+def suited_labels(
+    labels: keras.KerasTensor, num_classes: int, lowest: int = 0
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Returns labels with 0 in place of each that is none, and whether all are some.
+
+    A label is a whole number from `lowest` to `num_classes - 1`, or a row of numbers
+    that are not negative and sum to one.
+
+    Args:
+        labels: Tensor of shape `(B,)`, `(B, 1)` or `(B, N)`.
+        num_classes: Number of classes `N`.
+        lowest: Lowest label; -1 where an image may have none. Defaults to 0.
+
+    Returns:
+        A tensor like `labels`, and a scalar boolean tensor.
+
+    Example:
+    >>> labels, suit = suited_labels(np.array([0, 3, -1]), num_classes=3)
+    >>> np.array(labels).tolist(), bool(suit)
+    ([0, 0, 0], False)
+    """
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == 2 and labels.shape[1] != 1:
+        rows = ops.cast(labels, "float32")
+        sums = ops.sum(rows, axis=1, keepdims=True)
+        suit = ops.all(rows >= 0, axis=1, keepdims=True)
+        suit = ops.logical_and(suit, ops.abs(sums - 1) <= SUM_TOLERANCE)
+    else:
+        integers = ops.cast(labels, "int32")
+        suit = ops.equal(ops.cast(integers, labels.dtype), labels)
+        suit = ops.logical_and(suit, integers >= lowest)
+        suit = ops.logical_and(suit, integers < num_classes)
+    return ops.where(suit, labels, ops.zeros_like(labels)), ops.all(suit)
+
+
 def joint_labels(
     labels: keras.KerasTensor, num_views: int = NUM_ROTATIONS
 ) -> keras.KerasTensor:

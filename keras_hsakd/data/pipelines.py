@@ -226,10 +226,10 @@ def train_and_test(
         Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
         `(batch, image_size, image_size, 3)`, or uint8 where nothing was computed of
         them, and int32 of shape `(batch,)`. Both have the attributes `class_names`,
-        `num_examples` and `num_unlabeled`, and `share`, a function from what a `Share`
-        has to the data of one worker. The first has its `EpochCounter` as
-        `epoch_counter`, and `stream`, a function from the epoch and the step to begin
-        at to its batches without an end.
+        `num_examples`, `num_unlabeled` and `labels`, those of the source, and `share`,
+        a function from what a `Share` has to the data of one worker. The first has its
+        `EpochCounter` as `epoch_counter`, and `stream`, a function from the epoch and
+        the step to begin at to its batches without an end.
 
     Example:
     >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
@@ -275,7 +275,7 @@ def train_and_test(
     test_dataset = _dataset(in_order, math.ceil(len(test) / batch_size))
     for dataset, source in ((train_dataset, train), (test_dataset, test)):
         dataset.class_names, dataset.num_examples = class_names, len(source)
-        dataset.num_unlabeled = source.num_unlabeled
+        dataset.num_unlabeled, dataset.labels = source.num_unlabeled, source.labels
     return train_dataset, test_dataset
 
 

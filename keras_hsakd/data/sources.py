@@ -25,9 +25,12 @@ class Source:
     Attributes:
         num_unlabeled: Int, the number of examples with the label -1, which are without
             one.
+        labels: int32 array of shape `(examples,)`, or `None` where they are read with
+            the images.
     """
 
     num_unlabeled = 0
+    labels: np.ndarray | None = None
 
     def __init__(self, image_size: int):
         self.image_size = image_size
@@ -143,7 +146,8 @@ class ArraySource(Source):
     def __init__(self, images: np.ndarray, labels: Sequence[int], image_size: int):
         super().__init__(image_size)
         self._images = on_host(images)
-        self._labels = on_host(labels, tf.int32)
+        self.labels = np.asarray(labels, "int32")
+        self._labels = on_host(self.labels)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -194,7 +198,8 @@ class FileSource(Source):
     def __init__(self, files: Sequence[str], labels: Sequence[int], image_size: int):
         super().__init__(image_size)
         self._files = on_host(files)
-        self._labels = on_host(labels, tf.int32)
+        self.labels = np.asarray(labels, "int32")
+        self._labels = on_host(self.labels)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -223,6 +228,9 @@ class JoinedSource(Source):
     def __init__(self, first: Source, second: Source):
         super().__init__(first.image_size)
         self._first, self._second = first, second
+        parts = [first.labels, second.labels]
+        if all(labels is not None for labels in parts):
+            self.labels = np.concatenate(parts)
 
     def __len__(self) -> int:
         return len(self._first) + len(self._second)

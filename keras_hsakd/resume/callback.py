@@ -406,6 +406,7 @@ class Resume(FitCallback):
     def _make_metrics(self):
         """Lets Keras make the metrics, which it does in the first step with them."""
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(self._first_batch)
+        labels = np.maximum(labels, 0)  # an image without one is for training alone
         # Of arrays, the first batch is all there is.
         self.model.evaluate(images, labels, batch_size=32, steps=1, verbose=0)
 

@@ -16,6 +16,7 @@ from keras_hsakd.ops import (
     cross_entropy,
     head_accuracies,
     joint_labels,
+    standardized_labels,
     transformed_views,
     untransformed,
 )
@@ -200,9 +201,10 @@ class HeadsTrainer(Fitting, keras.Model):
         self._unweighted_metrics = repr(metrics) if metrics else ""
         return self
 
-    def check_batch(self, images, labels):
-        super().check_batch(images, labels)
-        check_suit(self.view_functions, self.network, images.shape[1:])
+    def check_batch(self, images, labels, training=True):
+        super().check_batch(images, labels, training)
+        if training or self.head_metrics or self._evaluates_heads:
+            check_suit(self.view_functions, self.network, images.shape[1:])
 
     def check_unlabeled(self, class_weight):
         super().check_unlabeled(class_weight)
@@ -233,7 +235,8 @@ class HeadsTrainer(Fitting, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        labels = _standardize_labels(y)
+        y, suit = self.suited(y, training)
+        labels = standardized_labels(y)
         labeled = self._labeled(labels) if training else None
         known = labels if labeled is None else ops.maximum(labels, 0)
         # Before another network runs: what its layers add is not to be trained on.
@@ -257,11 +260,14 @@ class HeadsTrainer(Fitting, keras.Model):
                     values *= self.loss_weights.get(name, 1.0)
                 total += mean_of_rows(values)
         if training:
-            return loss_of_replica(total, ops.shape(labels)[0])
-        return total / num_replicas()  # which Keras undoes for the log
+            loss = loss_of_replica(total, ops.shape(labels)[0])
+        else:
+            loss = total / num_replicas()  # which Keras undoes for the log
+        return checks.marked(loss, suit)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        labels = _standardize_labels(y)
+        y, _ = self.suited(y, training=not self._evaluating)
+        labels = standardized_labels(y)
         labeled = None if self._evaluating else self._labeled(labels)
         if self._reports_heads():
             for prefix, outputs in self.by_network(y_pred).items():
@@ -402,14 +408,6 @@ class HeadsTrainer(Fitting, keras.Model):
         plain = strip_heads(self.network)
         plain(plain.inputs[0])  # Keras exports no ONNX of a model that was never called
         return plain.export(filepath, *args, **kwargs)
-
-
-def _standardize_labels(labels):
-    """Returns labels as integers of shape (B,) or probabilities of shape (B, N)."""
-    labels = ops.convert_to_tensor(labels)
-    if len(labels.shape) == 2 and labels.shape[1] == 1:
-        labels = ops.squeeze(labels, axis=1)
-    return ops.cast(labels, "int32") if len(labels.shape) == 1 else labels
 
 
 def _head_metric_names(prefix, head):

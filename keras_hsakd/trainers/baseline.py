@@ -4,12 +4,13 @@ import keras
 from keras import ops
 
 from keras_hsakd.distribution import loss_of_replica, num_replicas, run_on_rows
+from keras_hsakd.ops import cross_entropy, standardized_labels
 from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.fitting import Fitting, dtype_policy
 
 
 class BaselineTrainer(Fitting, keras.Model):
-    """Trains a network without heads on integer labels alone.
+    """Trains a network without heads on labels alone.
 
     It does what the network's own `fit` does with the cross-entropy as its loss, and
     adds what the trainers share: checks, the guard against a loss that is not finite,
@@ -50,15 +51,20 @@ class BaselineTrainer(Fitting, keras.Model):
         Returns:
             The model, so that `.fit(...)` can follow.
         """
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        super().compile(*args, **kwargs, loss=loss)
+        super().compile(*args, **kwargs, loss=cross_entropy)
         return self
 
-    def compute_loss(self, x=None, *args, training=True, **kwargs):
-        loss = super().compute_loss(x, *args, training=training, **kwargs)
+    def compute_loss(self, x=None, y=None, *args, training=True, **kwargs):
+        y, suit = self.suited(y, training)
+        y = standardized_labels(y)
+        loss = super().compute_loss(x, y, *args, training=training, **kwargs)
         if training:
-            return loss_of_replica(loss * num_replicas(), ops.shape(x)[0])
-        return loss
+            loss = loss_of_replica(loss * num_replicas(), ops.shape(x)[0])
+        return checks.marked(loss, suit)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y, _ = self.suited(y)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def call(self, images, training=None):
         if training:

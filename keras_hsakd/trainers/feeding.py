@@ -6,7 +6,7 @@ import keras
 
 from keras_hsakd import compat
 from keras_hsakd.distribution import distributed
-from keras_hsakd.trainers.checks import is_tf_dataset
+from keras_hsakd.trainers.checks import check_end, is_tf_dataset
 
 
 class Feed:
@@ -32,15 +32,11 @@ class Feed:
 
     def __init__(self, data, steps_per_epoch: int | None, initial_epoch: int):
         self._data = data
-        self._behind = _behind(data)
+        self._behind = behind(data)
         self._counters = [d.epoch_counter for d in self._behind if _is_ours(d)]
         self._source, self._is_unchanged = _source(data)
         self._length = _length(data)
-        if self._length is math.inf and not steps_per_epoch:
-            raise ValueError(
-                "Expected `steps_per_epoch` with data without an end. Received: a "
-                f"{type(data).__name__} and steps_per_epoch={steps_per_epoch}"
-            )
+        check_end(data, steps_per_epoch, "steps_per_epoch")
         # Data that end before the steps do end the epoch, too.
         ends = (steps_per_epoch or math.inf) >= (self._length or math.inf)
         self._steps_per_epoch = None if ends else steps_per_epoch
@@ -100,19 +96,21 @@ class Feed:
             return 0
         return first_step
 
-    def dataset(self, model: keras.Model, whole: bool = False):
+    def dataset(self, model: keras.Model, class_weight: dict | None = None):
         """Returns what Keras is to read.
 
         Args:
             model: The trainer.
-            whole: Whether each worker is to be given all of it. Defaults to `False`,
-                its own share where that is known.
+            class_weight: As in `keras.Model.fit`; every worker is then given all of
+                the data, else its own share where that is known. Defaults to `None`.
         """
         data = self._data
         if self._is_stream:
             first_pass = self.begun[0] + self._passes_before
             data = self._source.stream(first_pass, self._first_step)
-        return data if whole else distributed(data, model)
+        return (
+            _weighted(data, class_weight) if class_weight else distributed(data, model)
+        )
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the counters for the pass that begins with an epoch, if one does."""
@@ -157,11 +155,38 @@ class Feed:
         return self._is_endless and self._source is not None and self._is_unchanged
 
 
+def _weighted(data, class_weight):
+    """Returns data with the weight of its class for each image.
+
+    Keras' own ends where a label is no class, with TensorFlow's error.
+    """
+    import tensorflow as tf
+
+    if len(data.element_spec) > 2:
+        raise ValueError(
+            "Expected `class_weight` with data of (image, label). Received: data that "
+            "have weights of their own"
+        )
+    weights = tf.constant(
+        [class_weight[label] for label in range(len(class_weight))],
+        keras.config.floatx(),
+    )
+
+    def weigh(images, labels):
+        if labels.shape.rank == 2 and labels.shape[1] != 1:
+            classes = tf.argmax(labels, axis=1)
+        else:
+            classes = tf.cast(tf.reshape(labels, [-1]), tf.int32)
+        return images, labels, tf.gather(weights, classes % len(class_weight))
+
+    return data.map(tf.autograph.experimental.do_not_convert(weigh))
+
+
 def _is_ours(dataset):
     return hasattr(dataset, "stream")
 
 
-def _behind(data):
+def behind(data):
     """Returns the data sets that one is made of, down to those of ours."""
     found, waiting = [], [data] if is_tf_dataset(data) else []
     while waiting:
@@ -206,7 +231,7 @@ def _why_different(dataset):
             f"draws from {operations}, whose state is kept nowhere: use TensorFlow's "
             "`stateless_` operations"
         )
-    if type(dataset).__name__ == compat.CACHE and any(map(_is_ours, _behind(dataset))):
+    if type(dataset).__name__ == compat.CACHE and any(map(_is_ours, behind(dataset))):
         return (
             "caches the augmentation of the pass that comes first: leave `cache()` out"
         )

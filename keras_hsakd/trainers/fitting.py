@@ -7,15 +7,17 @@ from typing import Any
 
 import keras
 
-from keras_hsakd.compat import layers_of
+from keras_hsakd import compat
 from keras_hsakd.distribution import (
     ReplicatedFit,
     distributed,
     lost_workers_named,
     replicas_without_images_named,
 )
+from keras_hsakd.ops import suited_labels
 from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.feeding import Feed
+from keras_hsakd.trainers.looking import look_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,16 @@ class Fitting(ReplicatedFit):
         """All other variables of the model, those of random states among them."""
         return [v for v in self.variables if id(v) not in self.frozen_ids]
 
-    def check_batch(self, images, labels) -> None:
-        """Raises a ValueError unless a batch suits the network."""
-        checks.check_batch(self.network, images, labels, self.takes_unlabeled)
+    def check_batch(self, images, labels, training: bool = True) -> None:
+        """Raises a ValueError unless a batch suits the network.
+
+        Args:
+            images: An array or tensor.
+            labels: The same.
+            training: Whether to train on it. Defaults to `True`.
+        """
+        unlabeled = training and self.takes_unlabeled
+        checks.check_batch(self.network, images, labels, unlabeled)
 
     def check_unlabeled(self, class_weight) -> None:
         """Raises a ValueError unless images without a label can be trained on."""
@@ -152,16 +161,13 @@ class Fitting(ReplicatedFit):
         if checks.is_tf_dataset(x):
             # Keras shuffles no tf.data.Dataset, and warns where it is told to.
             kwargs.setdefault("shuffle", False)
-        first, x = checks.first_batch(x, y)
-        unlabeled = feed.has_unlabeled
-        if first is not None:
-            images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
-            self.check_batch(images, labels)
-            unlabeled = unlabeled or checks.has_unlabeled(labels)
-        if unlabeled:
+        look = look_at(x, y)
+        x = look.data
+        if self._check(look) or feed.has_unlabeled:
             self.check_unlabeled(kwargs.get("class_weight"))
+        kwargs = self._with_validation_checked(kwargs)
         shuffle = kwargs.get("shuffle", True)
-        fit = Fit(x, feed, first, shuffle, epochs, initial_epoch, callbacks)
+        fit = Fit(x, feed, look.first_batch, shuffle, epochs, initial_epoch, callbacks)
         with contextlib.ExitStack() as stack:
             for callback in callbacks:
                 if isinstance(callback, FitCallback):
@@ -169,8 +175,7 @@ class Fitting(ReplicatedFit):
             stack.enter_context(lost_workers_named(self))
             stack.enter_context(replicas_without_images_named())
             if checks.is_tf_dataset(x):
-                # With class weights, Keras maps the data itself.
-                x = feed.dataset(self, whole=bool(kwargs.get("class_weight")))
+                x = feed.dataset(self, kwargs.pop("class_weight", None))
             if checks.is_tf_dataset(kwargs.get("validation_data")):
                 kwargs["validation_data"] = distributed(kwargs["validation_data"], self)
             return super().fit(
@@ -180,14 +185,89 @@ class Fitting(ReplicatedFit):
                 epochs=epochs,
                 verbose=verbose,
                 # First in the list: no other callback is to keep a ruined model.
-                callbacks=[checks.StopOnNonFiniteLoss(self.term_names), *fit.callbacks],
+                callbacks=[
+                    checks.StopOnNonFiniteLoss(self.term_names, self._expected_labels),
+                    *fit.callbacks,
+                ],
                 initial_epoch=fit.initial_epoch,
                 **kwargs,
             )
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        **kwargs,
+    ):
         """Evaluates as `keras.Model.evaluate`; workers read their own shares."""
-        return super().evaluate(distributed(x, self), *args, **kwargs)
+        if kwargs.get(compat.WITHIN_FIT):
+            argument = "validation_data"
+        else:
+            argument = "x"
+            checks.check_end(x, steps, "steps")
+            look = look_at(x, y)
+            x = look.data
+            self._check(look, training=False)
+        results = super().evaluate(
+            distributed(x, self),
+            y,
+            batch_size=batch_size,
+            verbose=verbose,
+            sample_weight=sample_weight,
+            steps=steps,
+            **kwargs,
+        )
+        loss = results["loss"] if isinstance(results, dict) else results
+        loss = loss[0] if isinstance(loss, list) else loss
+        expected = checks.expected_labels(self.network)
+        checks.check_marked(loss, expected, f"in `{argument}`")
+        return results
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        self.check_batch(x, y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        self.check_batch(x, y, training=False)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def suited(self, labels, training: bool = False):
+        """Returns labels as `ops.suited_labels`, for a step of training or another."""
+        lowest = -1 if training and self.takes_unlabeled else 0
+        return suited_labels(labels, checks.num_classes(self.network), lowest)
+
+    @property
+    def _expected_labels(self):
+        return checks.expected_labels(self.network, self.takes_unlabeled)
+
+    def _check(self, look, training=True):
+        """Checks what was seen of data; returns whether images without a label were."""
+        if look.first_batch is None:
+            return False
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(look.first_batch)
+        self.check_batch(images, labels, training)
+        for more in look.more_labels:
+            unlabeled = training and self.takes_unlabeled
+            checks.check_labels(self.network, more, unlabeled)
+        return any(map(checks.has_unlabeled, [labels, *look.more_labels]))
+
+    def _with_validation_checked(self, arguments):
+        """Checks the validation data among the arguments of `fit`, and returns them."""
+        data = arguments.get("validation_data")
+        if data is None:
+            return arguments
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        checks.check_end(x, arguments.get("validation_steps"), "validation_steps")
+        look = look_at(x, y, "validation_data")
+        with checks.about("validation_data"):
+            self._check(look, training=False)
+        if y is None:
+            data = look.data
+        return {**arguments, "validation_data": data}
 
     def _check_class_weight(self, class_weight):
         num_classes = checks.num_classes(self.network)
@@ -218,7 +298,7 @@ class _BeginPasses(FitCallback):
 
 def dtype_policy(network):
     """Returns the policy under which the network was made."""
-    for layer in layers_of(network):
+    for layer in compat.layers_of(network):
         if layer.compute_dtype == "float16":
             return layer.dtype_policy
     return network.dtype_policy
