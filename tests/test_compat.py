@@ -171,6 +171,38 @@ def test_what_is_drawn_anew_each_time_is_found():
         assert compat.stateful_random_operations(numbers.map(function)) == found
 
 
+@pytest.mark.skipif(not TENSORFLOW, reason="tf.data")
+def test_data_that_are_not_alike_when_read_again():
+    import tensorflow as tf
+
+    numbers = tf.data.Dataset.range(3)
+    flip = keras.layers.RandomFlip()
+    for dataset, alike in (
+        (numbers, True),
+        (numbers.map(lambda number: tf.io.read_file(tf.strings.as_string(number))), 1),
+        (numbers.map(lambda number: tf.random.uniform(())), False),
+        (numbers.map(lambda number: flip(tf.zeros((2, 2, 1)), training=True)), False),
+        (numbers.map(lambda x: tf.numpy_function(abs, [x], tf.int64)), False),
+    ):
+        assert compat.reads_alike(dataset) == alike
+
+
+@pytest.mark.core
+def test_fit_tells_evaluate_that_it_is_its_validation():
+    seen = []
+
+    class Spy(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            seen.append(kwargs.get(compat.WITHIN_FIT))
+            return super().evaluate(*args, **kwargs)
+
+    model = Spy([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    data = np.ones((2, 4)), np.ones((2, 2))
+    model.fit(*data, validation_data=data, verbose=0)
+    assert seen == [True]
+
+
 @pytest.mark.skipif(not TENSORFLOW, reason="tf.distribute")
 def test_the_length_of_distributed_data_is_told():
     import tensorflow as tf

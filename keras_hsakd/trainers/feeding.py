@@ -108,9 +108,9 @@ class Feed:
         if self._is_stream:
             first_pass = self.begun[0] + self._passes_before
             data = self._source.stream(first_pass, self._first_step)
-        return (
-            _weighted(data, class_weight) if class_weight else distributed(data, model)
-        )
+        if class_weight:
+            return _weighted(data, class_weight)
+        return distributed(data, model)
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the counters for the pass that begins with an epoch, if one does."""
