@@ -93,9 +93,10 @@ def check_labels(network: keras.Model, labels, unlabeled=False) -> None:
             f"(batch, {classes}), class probabilities. Received: {_described(labels)}"
         )
     if not _is_numeric(values):
+        some = f", such as {values.flat[0]!r}" if values.size else ""
         raise ValueError(
             f"Expected labels that are numbers, integers from 0 to {classes - 1} or "
-            f"class probabilities. Received: dtype {values.dtype}"
+            f"class probabilities. Received: dtype {values.dtype}{some}"
         )
     if not values.size:
         raise ValueError("Expected at least one label. Received: none")
@@ -180,7 +181,7 @@ def check_labeled(trainer: keras.Model) -> None:
         )
 
 
-_ONLY_DISTILLER = "only `Distiller` takes images without a label, -1"
+_ONLY_DISTILLER = "only `Distiller` takes images without a label, -1, to train on"
 
 
 def is_tf_dataset(x) -> bool:

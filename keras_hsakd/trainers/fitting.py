@@ -235,6 +235,14 @@ class Fitting(ReplicatedFit):
         self.check_batch(x, y, training=False)
         return super().test_on_batch(x, y, *args, **kwargs)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops the gradients of the step before, which Keras asks for on PyTorch.
+
+        PyTorch's own knows variables by their paths, which those of two networks share.
+        """
+        for variable in self.trainable_variables:
+            variable.value.grad = None
+
     def suited(self, labels, training: bool = False):
         """Returns labels as `ops.suited_labels`, for a step of training or another."""
         lowest = -1 if training and self.takes_unlabeled else 0
