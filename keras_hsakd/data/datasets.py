@@ -322,7 +322,8 @@ def load(
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
         `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
         the attributes `class_names`, a list of strings, `num_examples`, the number
-        of images in a pass, `num_unlabeled`, how many of them have the label -1, and
+        of images in a pass, `num_unlabeled`, how many of them have the label -1,
+        `labels`, an array of them or `None` where they are read with the images, and
         `skipped`, the files of `unlabeled` that were left out.
 
     Raises:

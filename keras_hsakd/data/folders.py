@@ -128,8 +128,9 @@ def image_folder(
         `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
         the attributes `class_names`, a list of strings, `num_examples`, the number
         of images in a pass, `num_unlabeled`, how many of them have the label -1,
-        `files`, the paths of those with labels, and `skipped`, the files left out, by
-        their path below `path`, or their whole path in `unlabeled`.
+        `labels`, an array of them, `files`, the paths of those with labels, and
+        `skipped`, the files left out, by their path below `path`, or their whole path
+        in `unlabeled`.
 
     Raises:
         ValueError: If an argument is outside its range, there are fewer than two
