@@ -285,6 +285,17 @@ def test_data_that_are_refused(make, name):
             trainer.fit(IMAGES, LABELS, validation_data=form, verbose=0)
 
 
+def test_images_of_validation_have_the_size_of_those_of_training():
+    images = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(images)
+    trainer = BaselineTrainer(keras.Model(images, keras.layers.Dense(3)(x)))
+    trainer.compile("sgd", **EAGER)
+    larger = np.repeat(IMAGES, 2, axis=1), LABELS
+    with pytest.raises(ValueError, match=r"^`validation_data`: .*\(batch, 8, 8, 3\)"):
+        trainer.fit(IMAGES, LABELS, validation_data=larger, verbose=0)
+    trainer.evaluate(*larger, verbose=0)
+
+
 def iter_of(*batch):
     return (part for part in [batch])
 

@@ -67,6 +67,16 @@ def _check_images(network, images):
         raise ValueError("Expected images of finite values. Received: NaN or infinity")
 
 
+def check_same_shape(trained_on, images) -> None:
+    """Raises a ValueError unless images have the shape of those that are trained on."""
+    expected, shape = tuple(trained_on.shape[1:]), tuple(images.shape[1:])
+    if shape != expected:
+        raise ValueError(
+            f"Expected images of shape (batch, {', '.join(map(str, expected))}), as "
+            f"those to train on. Received: {_described(images)}"
+        )
+
+
 # Of all images of an array, whether these are finite; more would take long.
 _LOOKED_AT = 64
 

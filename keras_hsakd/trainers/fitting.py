@@ -165,7 +165,7 @@ class Fitting(ReplicatedFit):
         x = look.data
         if self._check(look) or feed.has_unlabeled:
             self.check_unlabeled(kwargs.get("class_weight"))
-        kwargs = self._with_validation_checked(kwargs)
+        kwargs = self._with_validation_checked(kwargs, look)
         shuffle = kwargs.get("shuffle", True)
         fit = Fit(x, feed, look.first_batch, shuffle, epochs, initial_epoch, callbacks)
         with contextlib.ExitStack() as stack:
@@ -263,7 +263,7 @@ class Fitting(ReplicatedFit):
             checks.check_labels(self.network, more, unlabeled)
         return any(map(checks.has_unlabeled, [labels, *look.more_labels]))
 
-    def _with_validation_checked(self, arguments):
+    def _with_validation_checked(self, arguments, training):
         """Checks the validation data among the arguments of `fit`, and returns them."""
         data = arguments.get("validation_data")
         if data is None:
@@ -273,6 +273,9 @@ class Fitting(ReplicatedFit):
         look = look_at(x, y, "validation_data")
         with checks.about("validation_data"):
             self._check(look, training=False)
+            if training.first_batch is not None and look.first_batch is not None:
+                # A network of any size takes others, and measures something else.
+                checks.check_same_shape(training.first_batch[0], look.first_batch[0])
         if y is None:
             data = look.data
         return {**arguments, "validation_data": data}
