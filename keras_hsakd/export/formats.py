@@ -1,15 +1,19 @@
 """What the formats have in common: a student is written, loaded again, compared."""
 
+import importlib
 import os
+import re
 import shutil
 import tempfile
+import types
 from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_hsakd.export.serving import serving_model
+from keras_hsakd.export.serving import Served
 
 # From raw uint8 images to named predictions.
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -19,22 +23,49 @@ class Format(NamedTuple):
     """A format that students are shipped in.
 
     Attributes:
-        write: Function `write(model, path)` that writes what `serving_model` returned
-            to a path that does not exist.
+        write: Function `write(served, path)` that writes a `Served` to a path that
+            does not exist.
         load: Function `load(path)` that returns what was written as a function of
             images, as whoever serves it loads it.
+        suffix: What the names of its files end in, after the version.
+        tolerance: Float, the largest difference that is let pass between its
+            predictions and the student's, as a part of the largest. Operations that a
+            runtime fuses or reorders round in another place: in float32 the largest
+            differences of all networks of the zoo are some 1e-6. Wrong weights or
+            another preprocessing are off by the size of the predictions.
     """
 
-    write: Callable[[keras.Model, str], None]
+    write: Callable[[Served, str], None]
     load: Callable[[str], Predict]
+    suffix: str
+    tolerance: float = 1e-5
 
 
-def ship(
-    format: Format,
-    student: keras.Model,
-    path: str | os.PathLike,
-    preprocessing: keras.layers.Layer | None = None,
-) -> str:
+def version_path(folder: str | os.PathLike) -> str:
+    """Returns the path of the version that an export makes.
+
+    Args:
+        folder: A path that ends in a number, which is the version itself; or a folder
+            of versions, in which it is the next one.
+
+    Returns:
+        The path.
+
+    Example:
+    >>> version_path("serving/student/7")
+    'serving/student/7'
+    >>> version_path("serving/student")
+    'serving/student/1'
+    """
+    folder = os.path.normpath(folder)
+    if re.fullmatch(r"\d+", os.path.basename(folder)):
+        return folder
+    there = os.listdir(folder) if os.path.isdir(folder) else []
+    numbers = [int(found[0]) for name in there if (found := re.match(r"\d+", name))]
+    return os.path.join(folder, str(max(numbers, default=0) + 1))
+
+
+def write_checked(format: Format, served: Served, path: str | os.PathLike) -> str:
     """Writes a student in a format, and checks what was written.
 
     It is loaded again and compared with the student before it gets its name, so that
@@ -42,48 +73,131 @@ def ship(
 
     Args:
         format: The `Format`.
-        student: A functional model with or without auxiliary heads.
+        served: What is written.
         path: Path that does not exist.
-        preprocessing: As in `serving_model`.
 
     Returns:
         The path.
 
     Raises:
         FileExistsError: If `path` exists.
-        RuntimeError: If what was written predicts something else than the student.
-        ValueError: As in `serving_model`.
+        RuntimeError: If what was written predicts something else than the student, or
+            the Keras backend is not TensorFlow.
     """
-    path = os.fspath(path)
-    if os.path.exists(path):
-        raise FileExistsError(
-            f"Expected `path` to be a folder that does not exist. Received: '{path}'"
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "Expected the TensorFlow backend to export a student: save it as a .keras "
+            "file and export that under KERAS_BACKEND=tensorflow. "
+            f"Received: backend '{keras.backend.backend()}'"
         )
-    model = serving_model(student, preprocessing)
+    path = os.path.normpath(path)
+    if os.path.lexists(path):
+        raise _exists(path)
     parent = os.path.dirname(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
+    # No server takes this name for a version.
     temporary = tempfile.mkdtemp(prefix=".export-", dir=parent)
     try:
-        written = os.path.join(temporary, "model")
-        format.write(model, written)
-        _check(format.load(written), model)
-        os.rename(written, path)
+        written = os.path.join(temporary, f"model{format.suffix}")
+        format.write(served, written)
+        with tf.device("CPU"):  # a GPU may compute in TF32
+            _check(format, served, format.load(written))
+        if os.path.isdir(written):
+            os.rename(written, path)
+        else:
+            os.link(written, path)  # which replaces nothing
+    except FileExistsError:
+        raise _exists(path) from None
     finally:
         shutil.rmtree(temporary)
     return path
 
 
-def _check(predict, model):
-    """Raises a RuntimeError if a loaded model does not predict as the one written."""
-    size = [edge or 32 for edge in model.input_shape[1:]]
-    images = np.random.default_rng(0).integers(0, 256, (2, *size), "uint8")
-    received = predict(images)
-    for name, value in model(images, training=False).items():
-        difference = float(np.max(np.abs(received[name] - value)))
-        # On a CPU the two are equal; a GPU may choose other kernels, in TF32 or half
-        # precision. Wrong weights or preprocessing are off by the size of the logits.
-        if not difference <= 1e-2 * float(np.max(np.abs(value))):
+def _exists(path):
+    return FileExistsError(
+        f"Expected `path` to be one that does not exist. Received: '{path}'"
+    )
+
+
+def _check(format, served, predict):
+    """Raises a RuntimeError if what was loaded does not predict as the student."""
+    tolerance = format.tolerance
+    if _computes_in_half(served.student):
+        tolerance = max(tolerance, 3e-2)
+
+    def check(name, received, expected):
+        difference = float(np.max(np.abs(received - expected)))
+        if not difference <= tolerance * float(np.max(np.abs(expected))):
             raise RuntimeError(
-                f"Expected the exported model to predict as `{model.name}`. "
+                f"Expected the exported model to predict as `{served.student.name}`. "
                 f"Received: '{name}' differs by {difference}"
             )
+
+    images, outputs = served.sample
+    for count in (len(images), 1):
+        received, own = predict(images[:count]), outputs[:count]
+        received = {name: np.asarray(value) for name, value in received.items()}
+        logits = received["logits"].astype("float64")
+        if _are_probabilities(own):
+            check("probabilities", _softmax(logits), own)
+        else:
+            check("logits", logits, own)
+        check(
+            "probabilities",
+            received["probabilities"],
+            _softmax(logits / served.temperature),
+        )
+
+
+def _computes_in_half(student):
+    return any(
+        _computes_in_half(layer)
+        if isinstance(layer, keras.Model)
+        else layer.compute_dtype in ("float16", "bfloat16")
+        for layer in student.layers
+    )
+
+
+def _are_probabilities(values):
+    return values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-3)
+
+
+def _softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def in_graph(model: keras.Model) -> tf.Module:
+    """Returns what is served for converters: a module with a function `serve`.
+
+    Args:
+        model: What `serving_model` returned.
+    """
+    module = tf.Module()
+    module.kept = [variable.value for variable in model.variables]
+    spec = tf.TensorSpec(model.input.shape, tf.uint8, "images")
+    module.serve = tf.function(
+        lambda images: model(images, training=False), [spec], autograph=False
+    )
+    return module
+
+
+def optional_module(module: str) -> types.ModuleType:
+    """Imports a package that only some formats need.
+
+    Args:
+        module: Name of the module.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it is not installed; says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"Expected `{module}` to be installed for this format. Received: {error}. "
+            "Run: pip install 'keras_hsakd[export]'"
+        ) from error
