@@ -131,6 +131,7 @@ class Served:
     center_crop: float | None = None
 
     def __post_init__(self):
+        _ = self.model  # now, for its errors
         if not 0 < self.temperature < float("inf"):
             raise ValueError(
                 "Expected `temperature` to be a number > 0. "

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_hsakd.data import center_crop as crop_centre
 from keras_hsakd.data.decoding import decode
-from keras_hsakd.export.formats import Format, Predict, write_checked
+from keras_hsakd.export.formats import Format, Predict, plain_operations, write_checked
 from keras_hsakd.export.serving import Preprocessing, Served
 from keras_hsakd.files import atomic_write
 
@@ -125,11 +125,13 @@ def saved_model(
 class _Module(tf.Module):
     """The functions that a SavedModel has as signatures."""
 
+    variables = ()  # not the property of tf.Module, which is not saved
+
     def __init__(self, served):
         super().__init__()
         self._served = served
         _, *self.shape = served.model.input.shape
-        self.kept = [variable.value for variable in served.model.variables]
+        self.variables = [variable.value for variable in served.model.variables]
 
     def signatures(self):
         """Returns the signatures by name, traced."""
@@ -197,7 +199,8 @@ class _Module(tf.Module):
         # A fused convolution of TensorFlow fails on a batch without images.
         padded = tf.pad(images, [[0, 1], [0, 0], [0, 0], [0, 0]])
         some = padded[: tf.maximum(count, 1)]
-        outputs = self._served.model_of_floats(some, training=False)
+        with plain_operations():
+            outputs = self._served.model_of_floats(some, training=False)
         outputs = {name: values[:count] for name, values in outputs.items()}
         outputs["class"] = tf.argmax(outputs["logits"], axis=-1)
         if self._served.class_names is not None:
