@@ -57,7 +57,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[demo,jax,dev]'
 	touch $@
 
-# keras-cv has backbones that slow tests attach heads to.
+# keras-cv has backbones that slow tests attach heads to; formats of export are loaded
+# by their own runtimes.
 $(VENV)/.installed-slow: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[cv]'
+	$(BIN)/python -m pip install --quiet --editable '.[cv,export,serving]'
 	touch $@

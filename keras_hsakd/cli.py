@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from keras_hsakd import demo, models
+from keras_hsakd import demo, export, models
 from keras_hsakd.callbacks import CHECKPOINTS
 from keras_hsakd.runs import (
     KINDS,
@@ -172,11 +172,38 @@ def _parser():
     _add_verbose(command)
 
     command = add(
-        "export", _export, "write the network of a run folder as a SavedModel"
+        "export",
+        _export,
+        "write the network of a run folder for production",
+        "Writes the network of a run folder for production, as a SavedModel for TF "
+        "Serving or in other formats. Each is compared with the network before it gets "
+        "its name. Nothing is replaced.",
     )
     command.add_argument("run", help="run folder")
     command.add_argument(
-        "output", help="folder to make; TF Serving wants a number as its last part"
+        "output",
+        help="folder of versions, in which the next one is made; or a version, a path "
+        "that ends in a number",
+    )
+    command.add_argument(
+        "--format",
+        dest="formats",
+        nargs="+",
+        choices=export.FORMATS,
+        default=("saved_model",),
+        help="formats to write (default: saved_model)",
+    )
+    command.add_argument(
+        "--top-k",
+        type=int,
+        help="number of the most likely classes that a SavedModel tells beside "
+        "(default: none)",
+    )
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="what the logits are divided by before the softmax (default: 1)",
     )
     _add_checkpoint(command, "to export")
 
@@ -375,7 +402,17 @@ def _evaluate(options):
 
 
 def _export(options):
-    print(f"Wrote {export_run(**options)}")
+    results = export_run(**options)
+    for name, result in results.items():
+        if result.error is None:
+            print(f"Wrote {result.path} ({name})")
+    failed = {name: result.error for name, result in results.items() if result.error}
+    if failed:
+        received = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        first, *_ = failed.values()
+        raise RuntimeError(
+            f"Expected all formats to be written. Received: {received}"
+        ) from first
 
 
 def _models(options):

@@ -326,7 +326,7 @@ FAULTS = {
         "if not np.isfinite(array).all()", "if np.isnan(array).any()", "checkpoints"
     ),
     "unchecked_export": Fault(
-        "if not difference <= 1e-2 *", "if not difference <= 1e9 *", "export"
+        "if not difference <= tolerance *", "if not difference <= 1e9 *", "export"
     ),
     # Runs.
     "settings_not_given": Fault(

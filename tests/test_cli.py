@@ -35,11 +35,14 @@ def test_from_a_teacher_to_a_served_student(
         (f"distill --teacher teacher {network} --output student", "kl_aux_1: "),
         ("evaluate student --heads --verbose 0", "aux_1_joint_accuracy 0."),
         ("evaluate student --checkpoint best --validation", "accuracy 0."),
-        ("export student serving/student/1", "Wrote serving/student/1"),
+        ("export student serving/student", "Wrote serving/student/1 (saved_model)"),
+        ("export student serving/student/1 --format keras", "student/1.keras (keras)"),
     ):
         assert cli.main(line.split()) == 0, capfd.readouterr().err
         assert printed in capfd.readouterr().out
     assert (tmp_path / "serving" / "student" / "1" / "saved_model.pb").exists()
+    assert cli.main(["export", "student", "serving/student/1"]) == 1
+    assert "Received: saved_model: Expected `path` to be" in capfd.readouterr().err
 
     again = f"distill --teacher teacher {network} --output student"
     assert cli.main(again.split()) == 1

@@ -501,3 +501,43 @@ def test_what_does_not_suit_is_refused(arguments, message, student, tmp_path):
     with pytest.raises(ValueError, match=message):
         export.ship(folder=tmp_path / "net", formats=["keras"], **arguments)
     assert os.listdir(tmp_path) == []
+
+
+# Calibration.
+
+
+def test_the_temperature_is_that_of_the_least_cross_entropy():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2000, 5))
+    labels = np.array([rng.choice(5, p=row) for row in softmax(logits)])
+
+    def cross_entropy(temperature):
+        probabilities = softmax(3 * logits / temperature)
+        return -np.log(probabilities[np.arange(2000), labels]).mean()
+
+    found = export.fit_temperature(3 * logits, labels)
+    assert found == pytest.approx(3.0, rel=0.1)
+    least = cross_entropy(found)
+    assert least < min(cross_entropy(0.99 * found), cross_entropy(1.01 * found))
+
+
+def test_the_temperature_has_bounds():
+    logits = 10 * np.eye(3)
+    assert export.fit_temperature(logits, [0, 1, 2]) == pytest.approx(0.05)
+    assert export.fit_temperature(logits, [1, 2, 0]) == pytest.approx(20.0)
+    assert np.isfinite(export.fit_temperature(1e6 * logits, [0, 1, 0]))
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.zeros((3, 2)), [0, 1], r"Received: \(3, 2\) and \(2,\)"),
+        (np.zeros((0, 2)), [], r"Received: \(0, 2\)"),
+        (np.full((1, 2), np.nan), [0], "`logits` to be finite"),
+        (np.zeros((2, 2)), [0, 2], "from 0 to 1. Received: int64 from 0 to 2"),
+        (np.zeros((2, 2)), [0.0, 0.5], "Received: float64"),
+    ],
+)
+def test_logits_and_labels_that_have_no_temperature(logits, labels, message):
+    with pytest.raises(ValueError, match=message):
+        export.fit_temperature(logits, labels)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import Preempted, TeacherTrainer, data, models
+from keras_hsakd import Preempted, TeacherTrainer, data, export, models
 from keras_hsakd.callbacks import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.data import folders
 from keras_hsakd.optimizers import SGD, step_decay
@@ -26,6 +26,7 @@ from keras_hsakd.runs import (
     Teacher,
     TrainingSettings,
     evaluate,
+    evaluation,
     export_run,
     import_torch,
     plots,
@@ -163,10 +164,31 @@ def test_evaluate_the_best_on_validation_images_with_heads(runs):
 
 
 def test_export(runs, tmp_path):
-    path = export_run(runs / "student", tmp_path / "serving" / "1")
-    network = without_preprocessing(Run.open(runs / "student"))
-    expected = network(normalised(RAW))["logits"]
-    np.testing.assert_allclose(serve(path, RAW)["logits"], expected, atol=1e-5)
+    results = export_run(runs / "student", tmp_path / "serving")
+    assert results["saved_model"].path == str(tmp_path / "serving" / "1")
+    served = serve(results["saved_model"].path, RAW)
+    run = Run.open(runs / "student")
+    expected = without_preprocessing(run)(normalised(RAW))["logits"]
+    np.testing.assert_allclose(served["logits"], expected, atol=1e-5)
+    labels = [label.decode() for label in served["label"].numpy()]
+    assert labels == [run.class_names[index] for index in served["class"]]
+
+
+def test_export_checks_on_training_images_where_they_are(runs, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(export, "ship", lambda *args, images, **kw: seen.append(images))
+    export_run(runs / "student", tmp_path / "net")
+    (images,) = seen
+    assert (images.dtype, images.shape) == ("uint8", (50, 8, 8, 3))
+    assert images.max() > 200
+
+    def missing(*args):
+        raise FileNotFoundError("no images")
+
+    monkeypatch.setattr(evaluation, "load", missing)
+    with pytest.warns(UserWarning, match="Checked on random images.* no images"):
+        export_run(runs / "student", tmp_path / "net")
+    assert seen[1] is None
 
 
 def test_a_run_is_what_training_on_normalised_images_is(tmp_path):
@@ -677,7 +699,7 @@ def test_folders_of_format_1_are_read(old_runs, tmp_path):
         last = run.record["last"]
         assert results["accuracy"] == pytest.approx(last["val_accuracy"], abs=1e-6)
         assert results["loss"] == pytest.approx(last["val_loss"], rel=1e-5)
-    path = export_run(student.path, tmp_path / "serving" / "1")
+    path = export_run(student.path, tmp_path / "serving" / "1")["saved_model"].path
     network = keras.saving.load_model(old_runs / "student" / "last.keras")
     expected = keras.ops.softmax(network(normalised(RAW))["logits"])
     received = serve(path, RAW)["probabilities"]
@@ -732,7 +754,7 @@ def test_folders_of_format_2_are_read(run_of_format_2, runs, tmp_path):
     saved = keras.saving.load_model(checkpoint_path(old.path, "last"))
     assert "preprocessing" not in [layer.name for layer in saved.layers]
     probabilities = keras.ops.softmax(saved(normalised(RAW))["logits"])
-    path = export_run(old.path, tmp_path / "serving" / "1")
+    path = export_run(old.path, tmp_path / "serving" / "1")["saved_model"].path
     np.testing.assert_allclose(
         serve(path, RAW)["probabilities"], probabilities, atol=1e-6
     )

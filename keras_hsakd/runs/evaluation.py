@@ -1,8 +1,13 @@
 """What the network of a run is worth, and how it leaves its folder."""
 
+import math
 import os
+import warnings
+from collections.abc import Sequence
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from keras_hsakd import checkpoints, export
 from keras_hsakd.heads import is_plain
@@ -12,9 +17,14 @@ from keras_hsakd.runs.images import (
     OF_TRAINING,
     changed,
     check_same,
+    load,
     load_to_measure,
+    without_foreign,
 )
 from keras_hsakd.trainers import BaselineTrainer, TeacherTrainer
+
+# Training images that artefacts are checked on, and 8-bit ranges are found on.
+_EXPORTED_IMAGES = 128
 
 
 def evaluate(
@@ -108,27 +118,73 @@ def measure(
 
 
 def export_run(
-    run: str | os.PathLike, output: str | os.PathLike, checkpoint: str = "last"
-) -> str:
-    """Exports the network of a run as a SavedModel for TF Serving.
+    run: str | os.PathLike,
+    output: str | os.PathLike,
+    checkpoint: str = "last",
+    formats: Sequence[str] = ("saved_model",),
+    top_k: int | None = None,
+    temperature: float = 1.0,
+) -> dict[str, export.Shipped]:
+    """Exports the network of a run, in formats that are each whole or absent.
+
+    The network has its preprocessing inside; class names and the crop of image files
+    are the run's. Each artefact is compared with the network on training images of the
+    run, on which `litert-int8` finds its ranges; where they are not there any more, on
+    random ones, with a warning.
 
     Args:
         run: Run folder.
-        output: Folder to make, see `keras_hsakd.export.saved_model`.
+        output: Folder of versions, or a version to make, see `keras_hsakd.export.ship`.
         checkpoint: `"last"` or `"best"`. Defaults to `"last"`.
+        formats: Names of formats. Defaults to a SavedModel alone.
+        top_k: As in `keras_hsakd.export.saved_model`.
+        temperature: As in `keras_hsakd.export.saved_model`.
 
     Returns:
-        The folder.
+        A dict from the names of the formats to what became of each, a
+        `keras_hsakd.export.Shipped`.
 
     Raises:
-        FileExistsError: If `output` exists.
         FileNotFoundError: If `run` is not a run folder with a finished epoch.
+        ValueError: If a format is unknown, or an argument does not suit the network.
 
     Example:
-    >>> export_run("student", "serving/student/1")  # doctest: +SKIP
-    'serving/student/1'
+    >>> export_run("student", "serving/student")  # doctest: +SKIP
+    {'saved_model': Shipped(path='serving/student/1', error=None)}
     """
-    return export.saved_model(Run.open(run).network(checkpoint), output)
+    opened = Run.open(run)
+    network = opened.network(checkpoint)
+    return export.ship(
+        network,
+        output,
+        formats,
+        class_names=opened.class_names,
+        images=_training_images(opened),
+        top_k=top_k,
+        temperature=temperature,
+        center_crop=opened.data_settings().center_crop,
+    )
+
+
+def _training_images(run):
+    """Returns some training images of a run as uint8, or `None`."""
+    # As they are, but for the crop, which is a part of what the network has seen.
+    settings = without_foreign(changed(run, {"augment": None, "unlabeled": None}))
+    training = run.training_settings()
+    try:
+        images = load(
+            settings, training.batch_size, training.seed, run.record["images"]
+        )
+        batches = images.train.take(math.ceil(_EXPORTED_IMAGES / training.batch_size))
+        pixels = np.concatenate([np.asarray(batch) for batch, _ in batches])
+    except (ImportError, OSError, ValueError, tf.errors.OpError) as error:
+        warnings.warn(
+            f"Checked on random images, for those of '{run.path}' cannot be read: "
+            f"{error}",
+            stacklevel=3,
+        )
+        return None
+    return np.rint(pixels[:_EXPORTED_IMAGES]).clip(0, 255).astype("uint8")
 
 
 def export_torch(
