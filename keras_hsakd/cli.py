@@ -201,9 +201,10 @@ def _parser():
     )
     command.add_argument(
         "--temperature",
-        type=float,
+        type=lambda text: text if text == "fit" else float(text),
         default=1.0,
-        help="what the logits are divided by before the softmax (default: 1)",
+        help="what the logits are divided by before the softmax; fit, what makes the "
+        "labels of the run's validation images likeliest (default: 1)",
     )
     _add_checkpoint(command, "to export")
 

@@ -275,7 +275,9 @@ def test_an_artefact_needs_its_own_runtime_alone(format, tmp_path):
         pytest.importorskip(module)
     normalization = keras.layers.Normalization()
     normalization.adapt(IMAGES.astype("float32"))
-    student = plain_student(normalization)
+    # Which Keras would compile by XLA.
+    grouped = keras.layers.Conv2D(3, 3, groups=3)
+    student = plain_student(normalization, grouped)
     results = export.ship(student, tmp_path / "7", [format], images=IMAGES)
     path, error = results[format]
     assert error is None
@@ -453,11 +455,14 @@ def test_images_of_another_size(student, tmp_path):
     resized = tf.image.resize(images, (16, 16)) / 255
     received = serve(path, images)["logits"]
     np.testing.assert_allclose(received, student(resized), rtol=1e-4, atol=1e-6)
-    # A file is resized to what is served.
-    file = tf.io.encode_png(np.repeat(images[0], 2, axis=1)).numpy()
+    # A file is resized to what is served, and rounded as it takes integers.
+    photo = np.random.default_rng(2).integers(0, 256, (80, 30, 3), "uint8")
     signature = tf.saved_model.load(path).signatures["image_bytes"]
-    received = signature(image_bytes=tf.constant([file]))["logits"]
-    assert received.shape == (1, 10)
+    files = tf.constant([tf.io.encode_png(photo).numpy()])
+    served = np.rint(tf.image.resize(photo, (40, 24), antialias=True))
+    expected = student(tf.image.resize(served, (16, 16))[tf.newaxis] / 255)
+    received = signature(image_bytes=files)["logits"]
+    np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_images_of_any_size(tmp_path):

@@ -191,6 +191,34 @@ def test_export_checks_on_training_images_where_they_are(runs, tmp_path, monkeyp
     assert seen[1] is None
 
 
+def test_the_temperature_is_fitted_on_held_out_images(runs, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        export, "ship", lambda *args, temperature, **kw: seen.append(temperature)
+    )
+    with pytest.raises(ValueError, match="held-out images.*measured on test images"):
+        export_run(runs / "student", tmp_path, temperature="fit")
+
+    held_out = shutil.copytree(runs / "student", tmp_path / "held_out")
+    record = Run.open(held_out).record
+    record["data"]["validation"] = True
+    (held_out / "run.json").write_text(json.dumps(record))
+    export_run(held_out, tmp_path, temperature="fit")
+    _, validation = data.load(
+        "digits",
+        image_size=8,
+        examples_per_class=5,
+        limit=200,
+        validation=True,
+        normalize=False,
+    )
+    images, labels = map(np.concatenate, zip(*validation, strict=True))
+    logits = Run.open(held_out).network()(images)["logits"]
+    expected = export.fit_temperature(logits, labels)
+    assert seen == [pytest.approx(expected, rel=1e-3)]
+    assert expected != 1.0
+
+
 def test_a_run_is_what_training_on_normalised_images_is(tmp_path):
     settings = dataclasses.replace(TRAINING, epochs=1)
     run = train(Teacher(), tmp_path / "run", settings, DIGITS, verbose=0)

@@ -60,21 +60,23 @@ def _tensors(student, preprocessing, temperature):
             f"class logits (batch, classes). Received: `{student.name}` from {shape} "
             f"to {plain.output_shape}"
         )
-    _, *sizes = _taken_by(preprocessing) or shape
-    images = keras.Input(sizes, dtype="uint8", name="images")
+    (raw,) = _inputs(preprocessing) or plain.inputs
+    images = keras.Input(raw.shape[1:], dtype="uint8", name="images")
     taken = floats = keras.ops.cast(images, "float32")
+    if not keras.backend.is_float_dtype(raw.dtype):
+        taken = keras.ops.round(floats)  # which Keras would truncate
     if preprocessing is not None:
-        taken = _preprocessed(floats, preprocessing, shape)
+        taken = _preprocessed(taken, preprocessing, shape)
     logits = plain(taken)
     scaled = logits if temperature == 1 else logits / temperature
     probabilities = keras.layers.Softmax(dtype=logits.dtype, name="probabilities")
     return images, floats, {"logits": logits, "probabilities": probabilities(scaled)}
 
 
-def _taken_by(preprocessing):
-    """Returns the shape of the images that a built model takes, else `None`."""
+def _inputs(preprocessing):
+    """Returns the symbolic images that a built model takes; none of anything else."""
     inputs = getattr(preprocessing, "inputs", None) or []
-    return tuple(inputs[0].shape) if len(inputs) == 1 else None
+    return inputs if len(inputs) == 1 else []
 
 
 def _preprocessed(images, preprocessing, shape):

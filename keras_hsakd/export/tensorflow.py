@@ -1,5 +1,6 @@
 """SavedModels, which TF Serving takes: signatures, class names, warm-up requests."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -291,8 +292,8 @@ def write_server_configs(folder: str) -> None:
         "models.config": (
             "model_config_list {\n"
             "  config {\n"
-            f'    name: "{os.path.basename(folder)}"\n'
-            f'    base_path: "{folder}"\n'
+            f"    name: {_quoted(os.path.basename(folder))}\n"
+            f"    base_path: {_quoted(folder)}\n"
             '    model_platform: "tensorflow"\n'
             "  }\n"
             "}\n"
@@ -309,3 +310,8 @@ def write_server_configs(folder: str) -> None:
         if not os.path.lexists(path):
             with atomic_write(path) as temporary, open(temporary, "w") as file:
                 file.write(content)
+
+
+def _quoted(text):
+    """Returns a string as protocol buffers' text format has it."""
+    return json.dumps(text, ensure_ascii=False)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd import checkpoints, export
-from keras_hsakd.heads import is_plain
+from keras_hsakd.heads import is_plain, strip_heads
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import (
     OF_THE_NETWORK,
@@ -123,7 +123,7 @@ def export_run(
     checkpoint: str = "last",
     formats: Sequence[str] = ("saved_model",),
     top_k: int | None = None,
-    temperature: float = 1.0,
+    temperature: float | str = 1.0,
 ) -> dict[str, export.Shipped]:
     """Exports the network of a run, in formats that are each whole or absent.
 
@@ -138,7 +138,8 @@ def export_run(
         checkpoint: `"last"` or `"best"`. Defaults to `"last"`.
         formats: Names of formats. Defaults to a SavedModel alone.
         top_k: As in `keras_hsakd.export.saved_model`.
-        temperature: As in `keras_hsakd.export.saved_model`.
+        temperature: As in `keras_hsakd.export.saved_model`; or `"fit"`, that which
+            `keras_hsakd.export.fit_temperature` finds on the run's validation images.
 
     Returns:
         A dict from the names of the formats to what became of each, a
@@ -146,7 +147,8 @@ def export_run(
 
     Raises:
         FileNotFoundError: If `run` is not a run folder with a finished epoch.
-        ValueError: If a format is unknown, or an argument does not suit the network.
+        ValueError: If a format is unknown, an argument does not suit the network, or
+            the run held no images out for `"fit"`.
 
     Example:
     >>> export_run("student", "serving/student")  # doctest: +SKIP
@@ -154,6 +156,8 @@ def export_run(
     """
     opened = Run.open(run)
     network = opened.network(checkpoint)
+    if temperature == "fit":
+        temperature = _fitted_temperature(opened, network)
     return export.ship(
         network,
         output,
@@ -164,6 +168,26 @@ def export_run(
         temperature=temperature,
         center_crop=opened.data_settings().center_crop,
     )
+
+
+def _fitted_temperature(run, network):
+    """Returns the temperature that suits the validation images of a run best."""
+    settings = run.data_settings()
+    if not settings.validation:
+        raise ValueError(
+            "Expected a run with held-out images (`--validation`) for "
+            f"temperature='fit'. Received: '{run.path}', measured on "
+            f"{run.record['images']['measured_on']}"
+        )
+    training = run.training_settings()
+    images = load_to_measure(
+        settings, training.batch_size, training.seed, run.record["images"]
+    )
+    logits, labels = zip(
+        *((strip_heads(network)(x, training=False), y) for x, y in images.test),
+        strict=True,
+    )
+    return export.fit_temperature(np.concatenate(logits), np.concatenate(labels))
 
 
 def _training_images(run):
