@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -400,20 +401,19 @@ def test_nothing_is_left_when_the_export_fails(student, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fault", ["softmax twice", "preprocessing", "temperature"])
 def test_the_student_itself_is_what_counts(fault, tmp_path, monkeypatch):
-    student = plain_student(activation="softmax" if "softmax" in fault else None)
-    served = Served(student=student, preprocessing=keras.layers.Rescaling(1 / 255))
     if fault == "softmax twice":
-        monkeypatch.setattr(
-            "keras_hsakd.export.serving.strip_heads", lambda model: model
-        )
-    elif fault == "preprocessing":
-        other = Served(student=student, preprocessing=keras.layers.Rescaling(1 / 127))
-        served.__dict__["model"] = other.model
-    else:
-        served.__dict__["model"] = Served(
-            student=student, preprocessing=served.preprocessing, temperature=2.0
-        ).model
-        student.layers[-1].bias.assign(np.arange(10.0))
+        untouched = "keras_hsakd.export.serving.strip_heads"
+        monkeypatch.setattr(untouched, lambda model: model)
+    student = plain_student(activation="softmax" if "softmax" in fault else None)
+    student.layers[-1].bias.assign(np.arange(10.0))
+    served = Served(student=student, preprocessing=keras.layers.Rescaling(1 / 255))
+    others = {
+        "softmax twice": {},
+        "preprocessing": {"preprocessing": keras.layers.Rescaling(1 / 2.55)},
+        "temperature": {"temperature": 2.0},
+    }
+    wrong = dataclasses.replace(served, **others[fault])
+    served.__dict__["model"] = wrong.model
     with pytest.raises(RuntimeError, match="Expected the exported model to predict as"):
         formats.write_checked(shipping.FORMATS["keras"], served, tmp_path / "1.keras")
     assert os.listdir(tmp_path) == []
