@@ -328,6 +328,19 @@ FAULTS = {
     "unchecked_export": Fault(
         "if not difference <= tolerance *", "if not difference <= 1e9 *", "export"
     ),
+    "empty_batch": Fault(
+        "some = padded[: tf.maximum(count, 1)]", "some = images", "export"
+    ),
+    "truncated_floats": Fault(
+        "taken = keras.ops.round(floats)", "taken = floats", "export"
+    ),
+    "artefact_replaced": Fault(
+        "os.link(written, path)", "os.replace(written, path)", "export"
+    ),
+    "version_again": Fault(
+        "max(numbers, default=0) + 1", "max(numbers, default=1)", "export"
+    ),
+    "temperature": Fault("expected - right) > 0", "expected - right) < 0", "export"),
     # Runs.
     "settings_not_given": Fault(
         'for k, v in settings["data"].items() if v is not None}',

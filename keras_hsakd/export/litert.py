@@ -67,5 +67,5 @@ LITERT_INT8 = Format(
     functools.partial(write, weights="int8"),
     load,
     suffix="-int8.tflite",
-    tolerance=0.3,
+    tolerance=0.5,
 )
