@@ -93,8 +93,7 @@ def write_checked(format: Format, served: Served, path: str | os.PathLike) -> st
             f"Received: backend '{keras.backend.backend()}'"
         )
     path = os.path.normpath(path)
-    if os.path.lexists(path):
-        raise _exists(path)
+    _check_free(path)
     parent = os.path.dirname(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
     # No server takes this name for a version.
@@ -104,21 +103,18 @@ def write_checked(format: Format, served: Served, path: str | os.PathLike) -> st
         format.write(served, written)
         with tf.device("CPU"):  # a GPU may compute in TF32
             _check(format, served, format.load(written))
-        if os.path.isdir(written):
-            os.rename(written, path)
-        else:
-            os.link(written, path)  # which replaces nothing
-    except FileExistsError:
-        raise _exists(path) from None
+        _check_free(path)
+        os.rename(written, path)
     finally:
         shutil.rmtree(temporary)
     return path
 
 
-def _exists(path):
-    return FileExistsError(
-        f"Expected `path` to be one that does not exist. Received: '{path}'"
-    )
+def _check_free(path):
+    if os.path.lexists(path):
+        raise FileExistsError(
+            f"Expected `path` to be one that does not exist. Received: '{path}'"
+        )
 
 
 def _check(format, served, predict):

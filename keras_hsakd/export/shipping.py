@@ -92,9 +92,8 @@ def ship(
 
     Example:
     >>> student = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
-    >>> shipped = ship(student, "serving/student", ["saved_model", "keras"])
-    >>> [(name, result.path) for name, result in shipped.items()]
-    [('saved_model', 'serving/student/1'), ('keras', 'serving/student/1.keras')]
+    >>> ship(student, "serving/student", ["keras"])
+    {'keras': Shipped(path='serving/student/1.keras', error=None)}
     """
     for name in formats:
         if name not in FORMATS:

@@ -183,10 +183,9 @@ def _fitted_temperature(run, network):
     images = load_to_measure(
         settings, training.batch_size, training.seed, run.record["images"]
     )
-    logits, labels = zip(
-        *((strip_heads(network)(x, training=False), y) for x, y in images.test),
-        strict=True,
-    )
+    plain = strip_heads(network)
+    batches = ((plain(pixels, training=False), y) for pixels, y in images.test)
+    logits, labels = zip(*batches, strict=True)
     return export.fit_temperature(np.concatenate(logits), np.concatenate(labels))
 
 
