@@ -200,6 +200,12 @@ def _parser():
         "(default: none)",
     )
     command.add_argument(
+        "--features",
+        metavar="LAYER",
+        help="layer whose outputs a SavedModel gives by a signature of its own "
+        "(default: none)",
+    )
+    command.add_argument(
         "--temperature",
         type=lambda text: text if text == "fit" else float(text),
         default=1.0,

@@ -56,6 +56,7 @@ def shipped(tmp_path_factory):
         top_k=3,
         temperature=2.0,
         center_crop=0.5,
+        features="stage2_block1_relu2",
     )
     path = results["saved_model"].path
     return types.SimpleNamespace(
@@ -101,6 +102,10 @@ SIGNATURES = {
         {"inputs": ("string", [None])},
         {"classes": ("string", [None, 3]), "scores": ("float32", [None, 3])},
     ),
+    "features": (
+        {"images": ("uint8", [None, 16, 16, 3])},
+        {"features": ("float32", [None, 32])},
+    ),
 }
 
 
@@ -125,6 +130,16 @@ def test_raw_images_in_named_predictions_out(shipped):
     logits = shipped.student.predict(normalised.astype("float32"), verbose=0)["logits"]
     # float32 normalisation in another order
     np.testing.assert_allclose(outputs["logits"], logits, rtol=1e-4, atol=1e-5)
+    layer = shipped.student.get_layer("stage2_block1_relu2")
+    features = keras.Model(shipped.student.input, layer.output).predict(
+        normalised.astype("float32"), verbose=0
+    )
+    np.testing.assert_allclose(
+        answer(shipped, "features", images=IMAGES)["features"],
+        features.mean(axis=(1, 2)),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     probabilities = softmax(logits / 2.0)
     np.testing.assert_allclose(outputs["probabilities"], probabilities, rtol=1e-4)
     best = np.argsort(-probabilities)[:, :3]
@@ -402,8 +417,9 @@ def test_nothing_is_left_when_the_export_fails(student, tmp_path, monkeypatch):
 @pytest.mark.parametrize("fault", ["softmax twice", "preprocessing", "temperature"])
 def test_the_student_itself_is_what_counts(fault, tmp_path, monkeypatch):
     if fault == "softmax twice":
-        untouched = "keras_hsakd.export.serving.strip_heads"
-        monkeypatch.setattr(untouched, lambda model: model)
+        for name in ("strip_heads", "check_logits"):
+            untouched = f"keras_hsakd.export.serving.{name}"
+            monkeypatch.setattr(untouched, lambda model: model)
     student = plain_student(activation="softmax" if "softmax" in fault else None)
     student.layers[-1].bias.assign(np.arange(10.0))
     served = Served(student=student, preprocessing=keras.layers.Rescaling(1 / 255))
@@ -489,6 +505,7 @@ def test_images_of_any_size(tmp_path):
         ({"images": IMAGES[:0]}, "`images` to be"),
         ({"top_k": 11}, "`top_k` to be 1 to 10.*top_k=11"),
         ({"temperature": 0.0}, "`temperature` to be a number > 0"),
+        ({"features": "conv"}, "`features` to name a layer.*did you mean 'conv2d"),
         ({"center_crop": 1.5}, "`center_crop` to be > 0 and at most 1"),
         (
             {"preprocessing": keras.layers.Resizing(8, 8)},
@@ -506,6 +523,15 @@ def test_what_does_not_suit_is_refused(arguments, message, student, tmp_path):
     with pytest.raises(ValueError, match=message):
         export.ship(folder=tmp_path / "net", formats=["keras"], **arguments)
     assert os.listdir(tmp_path) == []
+
+
+def test_heads_whose_logits_are_probabilities_are_refused(tmp_path):
+    network = models.create("resnet8", 10, (16, 16, 3))
+    outputs = network.output | {
+        "logits": keras.layers.Softmax()(network.output["logits"])
+    }
+    with pytest.raises(ValueError, match="class logits. Received: probabilities"):
+        export.ship(keras.Model(network.input, outputs), tmp_path / "net", ["keras"])
 
 
 # Calibration.

@@ -8,7 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd.graph import ancestors, operation_of
 from keras_hsakd.heads import strip_heads
+from keras_hsakd.logits import check_logits
+from keras_hsakd.suggestions import did_you_mean
 
 # Images on which an artefact is compared with the student.
 _SAMPLE = 16
@@ -46,13 +49,14 @@ def serving_model(
     >>> model.input.dtype, sorted(model.output)
     ('uint8', ['logits', 'probabilities'])
     """
-    images, _, outputs = _tensors(student, preprocessing, temperature)
+    images, _, _, outputs = _tensors(student, preprocessing, temperature)
     return keras.Model(images, outputs, name=f"{student.name}_serving")
 
 
 def _tensors(student, preprocessing, temperature):
-    """Returns symbolic uint8 images, the same as floats, and the outputs."""
+    """Returns uint8 images, the same as floats and preprocessed, and the outputs."""
     plain = strip_heads(student)
+    check_logits(plain)
     shape = plain.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or len(plain.output_shape) != 2:
         raise ValueError(
@@ -70,7 +74,8 @@ def _tensors(student, preprocessing, temperature):
     logits = plain(taken)
     scaled = logits if temperature == 1 else logits / temperature
     probabilities = keras.layers.Softmax(dtype=logits.dtype, name="probabilities")
-    return images, floats, {"logits": logits, "probabilities": probabilities(scaled)}
+    outputs = {"logits": logits, "probabilities": probabilities(scaled)}
+    return images, floats, taken, outputs
 
 
 def _inputs(preprocessing):
@@ -119,6 +124,8 @@ class Served:
         center_crop: Float, the part of the shorter side of an encoded image that is
             kept, as in `keras_hsakd.data.image_folder`. Defaults to `None`, which
             resizes whole images.
+        features: Name of a layer of the student whose outputs are served, too. Defaults
+            to `None`, none.
 
     Raises:
         ValueError: As in `serving_model`, or if anything else does not suit.
@@ -131,6 +138,7 @@ class Served:
     images: np.ndarray | None = None
     top_k: int | None = None
     center_crop: float | None = None
+    features: str | None = None
 
     def __post_init__(self):
         _ = self.model  # now, for its errors
@@ -149,6 +157,8 @@ class Served:
                 f"Expected `top_k` to be 1 to {self.num_classes}, the classes of "
                 f"`student`. Received: top_k={self.top_k!r}"
             )
+        if self.features is not None:
+            _ = self.model_of_features
         if self.class_names is not None:
             self._check_class_names()
         if self.images is not None:
@@ -189,14 +199,31 @@ class Served:
     @functools.cached_property
     def model(self) -> keras.Model:
         """What is served, as `serving_model` returns it."""
-        images, _, outputs = self._tensors
+        images, _, _, outputs = self._tensors
         return keras.Model(images, outputs, name=f"{self.student.name}_serving")
 
     @functools.cached_property
     def model_of_floats(self) -> keras.Model:
         """The same of float32 images with values 0 to 255."""
-        _, floats, outputs = self._tensors
+        _, floats, _, outputs = self._tensors
         return keras.Model(floats, outputs)
+
+    @functools.cached_property
+    def model_of_features(self) -> keras.Model:
+        """The features of float32 images, averaged over positions."""
+        plain = strip_heads(self.student)
+        tensors = {operation_of(t).name: t for t in ancestors(plain.outputs)}
+        if self.features not in tensors:
+            raise ValueError(
+                "Expected `features` to name a layer of `student`. "
+                f"Received: features={self.features!r}"
+                + did_you_mean(self.features, tensors)
+            )
+        _, floats, taken, _ = self._tensors
+        features = keras.Model(plain.inputs[0], tensors[self.features])(taken)
+        if len(features.shape) > 2:
+            features = keras.ops.mean(features, axis=range(1, len(features.shape) - 1))
+        return keras.Model(floats, {"features": keras.ops.cast(features, "float32")})
 
     @property
     def num_classes(self) -> int:

@@ -48,6 +48,7 @@ def ship(
     top_k: int | None = None,
     temperature: float = 1.0,
     center_crop: float | None = None,
+    features: str | None = None,
 ) -> dict[str, Shipped]:
     """Exports a student in several formats, each checked, whole or absent.
 
@@ -81,6 +82,7 @@ def ship(
         top_k: As in `keras_hsakd.export.saved_model`.
         temperature: As in `keras_hsakd.export.saved_model`.
         center_crop: As in `keras_hsakd.export.saved_model`.
+        features: As in `keras_hsakd.export.saved_model`.
 
     Returns:
         A dict from the names of the formats to what became of each, a `Shipped`: an
@@ -109,6 +111,7 @@ def ship(
         images=images,
         top_k=top_k,
         center_crop=center_crop,
+        features=features,
     )
     version = version_path(folder)
     results = {}

@@ -53,6 +53,7 @@ def saved_model(
     top_k: int | None = None,
     temperature: float = 1.0,
     center_crop: float | None = None,
+    features: str | None = None,
 ) -> str:
     """Exports a student as a SavedModel for TF Serving, and checks the result.
 
@@ -66,6 +67,7 @@ def saved_model(
     | `float_images` | `images` | the same in float32, values 0 to 255 |
     | `image_bytes` | `image_bytes` | files of any size, strings `(B,)` |
     | `classify` | `inputs` | serialized `tf.train.Example`s, file `image/encoded` |
+    | `features` | `images` | uint8, with the argument `features` |
 
     Files are JPEG, PNG, GIF, BMP or WebP of at most 100,000,000 pixels; they are
     decoded, turned upright and resized as in evaluation. Both signatures of files are
@@ -73,7 +75,8 @@ def saved_model(
 
     The outputs are `logits`, `probabilities`, `class` (int64) and, with `class_names`,
     `label`; with `top_k` also `top_classes`, `top_probabilities` and `top_labels`.
-    Those of `classify` are `classes` and `scores`, the most likely first.
+    Those of `classify` are `classes` and `scores`, the most likely first; that of
+    `features` is `features`, float32 `(B, channels)`.
 
     Args:
         student: A functional model with or without auxiliary heads.
@@ -94,6 +97,8 @@ def saved_model(
         center_crop: Float, the part of a file's shorter side that is kept, as in
             `keras_hsakd.data.image_folder`. Defaults to `None`, which resizes the
             whole image.
+        features: Name of a layer of the student whose outputs, averaged over positions,
+            are served, too, to search or cluster images by. Defaults to `None`, none.
 
     Returns:
         The path.
@@ -119,6 +124,7 @@ def saved_model(
         images=images,
         top_k=top_k,
         center_crop=center_crop,
+        features=features,
     )
     return write_checked(SAVED_MODEL, served, path)
 
@@ -148,6 +154,11 @@ class _Module(tf.Module):
                 {"images": tf.TensorSpec(images, tf.float32)},
             ),
         }
+        if self._served.features is not None:
+            functions["features"] = (
+                self._features_of_images,
+                {"images": tf.TensorSpec(images, tf.uint8)},
+            )
         if self.shape[-1] == 3 and None not in self.shape:
             functions["image_bytes"] = (self._of_files, {"image_bytes": files})
             functions["classify"] = (self._of_examples, {"inputs": files})
@@ -195,14 +206,21 @@ class _Module(tf.Module):
             return crop_centre(image, height, self._served.center_crop)
         return tf.image.resize(image, (height, width), antialias=True)
 
-    def _outputs(self, images):
+    def _features_of_images(self, images):
+        floats = tf.cast(images, tf.float32)
+        return self._run(self._served.model_of_features, floats)
+
+    def _run(self, model, images):
         count = tf.shape(images)[0]
         # A fused convolution of TensorFlow fails on a batch without images.
         padded = tf.pad(images, [[0, 1], [0, 0], [0, 0], [0, 0]])
         some = padded[: tf.maximum(count, 1)]
         with plain_operations():
-            outputs = self._served.model_of_floats(some, training=False)
-        outputs = {name: values[:count] for name, values in outputs.items()}
+            outputs = model(some, training=False)
+        return {name: values[:count] for name, values in outputs.items()}
+
+    def _outputs(self, images):
+        outputs = self._run(self._served.model_of_floats, images)
         outputs["class"] = tf.argmax(outputs["logits"], axis=-1)
         if self._served.class_names is not None:
             outputs["label"] = self._labels(outputs["class"])

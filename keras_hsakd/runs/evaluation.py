@@ -124,6 +124,7 @@ def export_run(
     formats: Sequence[str] = ("saved_model",),
     top_k: int | None = None,
     temperature: float | str = 1.0,
+    features: str | None = None,
 ) -> dict[str, export.Shipped]:
     """Exports the network of a run, in formats that are each whole or absent.
 
@@ -140,6 +141,7 @@ def export_run(
         top_k: As in `keras_hsakd.export.saved_model`.
         temperature: As in `keras_hsakd.export.saved_model`; or `"fit"`, that which
             `keras_hsakd.export.fit_temperature` finds on the run's validation images.
+        features: As in `keras_hsakd.export.saved_model`.
 
     Returns:
         A dict from the names of the formats to what became of each, a
@@ -167,6 +169,7 @@ def export_run(
         top_k=top_k,
         temperature=temperature,
         center_crop=opened.data_settings().center_crop,
+        features=features,
     )
 
 
