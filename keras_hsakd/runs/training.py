@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
-import importlib.metadata
 import os
-import platform
 import time
 from collections.abc import Mapping
 
@@ -23,6 +21,7 @@ from keras_hsakd.callbacks import (
 )
 from keras_hsakd.files import best_effort
 from keras_hsakd.heads import strip_heads
+from keras_hsakd.machine import machine, versions
 from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.resume import Preempted, Resume, list_snapshots
 from keras_hsakd.runs import networks, plots
@@ -212,29 +211,10 @@ def _facts(network, monitor, views, images):
         "images": images.record(),
         "parameters": deployed.count_params(),
         "multiply_adds": models.multiply_adds(deployed),
-        "versions": _versions(),
-        "machine": _machine(),
+        "versions": versions("keras_hsakd", "keras", "tensorflow", "jax", "numpy"),
+        "machine": machine(),
         "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": 0.0,
-    }
-
-
-def _versions():
-    packages = ("keras_hsakd", "keras", "tensorflow", "jax", "numpy")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
-
-
-def _machine():
-    return {
-        "system": platform.platform(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "backend": keras.backend.backend(),
-        "devices": keras.distribution.list_devices(),
     }
 
 
