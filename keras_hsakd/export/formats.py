@@ -30,6 +30,7 @@ class Format(NamedTuple):
         load: Function `load(path)` that returns what was written as a function of
             images, as whoever serves it loads it.
         suffix: What the names of its files end in, after the version.
+        runtime: Name of the package that loads it.
         tolerance: Float, the largest difference that is let pass between its
             predictions and the student's, as a part of the largest. Operations that a
             runtime fuses or reorders round in another place: in float32 the difference
@@ -40,7 +41,18 @@ class Format(NamedTuple):
     write: Callable[[Served, str], None]
     load: Callable[[str], Predict]
     suffix: str
+    runtime: str
     tolerance: float = 1e-4
+
+
+class RejectedError(RuntimeError):
+    """An artefact predicts as the student, roughly, and is not good enough.
+
+    Attributes:
+        path: Where it is kept, under a name that no server takes.
+    """
+
+    path: str
 
 
 def version_path(folder: str | os.PathLike) -> str:
@@ -67,7 +79,16 @@ def version_path(folder: str | os.PathLike) -> str:
     return os.path.join(folder, str(max(numbers, default=0) + 1))
 
 
-def write_checked(format: Format, served: Served, path: str | os.PathLike) -> str:
+# What is added to the name of an artefact that is kept aside.
+REJECTED = ".rejected"
+
+
+def write_checked(
+    format: Format,
+    served: Served,
+    path: str | os.PathLike,
+    examine: Callable[[str], None] | None = None,
+) -> str:
     """Writes a student in a format, and checks what was written.
 
     It is loaded again and compared with the student before it gets its name, so that
@@ -77,12 +98,16 @@ def write_checked(format: Format, served: Served, path: str | os.PathLike) -> st
         format: The `Format`.
         served: What is written.
         path: Path that does not exist.
+        examine: Function of the path where it lies before it gets its name, which
+            raises a `RejectedError` if it is not good enough; it is then kept at `path`
+            and `.rejected`. Defaults to `None`: what passes the check is good enough.
 
     Returns:
         The path.
 
     Raises:
         FileExistsError: If `path` exists.
+        RejectedError: If `examine` raised it.
         RuntimeError: If what was written predicts something else than the student, or
             the Keras backend is not TensorFlow.
     """
@@ -103,11 +128,23 @@ def write_checked(format: Format, served: Served, path: str | os.PathLike) -> st
         format.write(served, written)
         with tf.device("CPU"):  # a GPU may compute in TF32
             _check(format, served, format.load(written))
-        _check_free(path)
-        os.rename(written, path)
+        try:
+            if examine is not None:
+                examine(written)
+        except RejectedError as error:
+            error.path = path + REJECTED
+            _name(written, error.path)
+            raise
+        _name(written, path)
     finally:
         shutil.rmtree(temporary)
     return path
+
+
+def _name(written, path):
+    """Gives an artefact its name, which no other has."""
+    _check_free(path)
+    os.rename(written, path)
 
 
 def _check_free(path):

@@ -17,4 +17,4 @@ def load(path: str) -> Predict:
     return lambda images: model.predict(images, verbose=0)
 
 
-KERAS = Format(write, load, suffix=".keras")
+KERAS = Format(write, load, suffix=".keras", runtime="keras")

@@ -56,16 +56,18 @@ def load(path: str) -> Predict:
     return lambda images: run(images=images)
 
 
-LITERT = Format(write, load, suffix=".tflite")
+LITERT = Format(write, load, suffix=".tflite", runtime="ai-edge-litert")
 LITERT_FLOAT16 = Format(
     functools.partial(write, weights="float16"),
     load,
     suffix="-float16.tflite",
+    runtime="ai-edge-litert",
     tolerance=1e-2,
 )
 LITERT_INT8 = Format(
     functools.partial(write, weights="int8"),
     load,
     suffix="-int8.tflite",
+    runtime="ai-edge-litert",
     tolerance=0.5,
 )

@@ -46,4 +46,4 @@ def load(path: str) -> Predict:
     )
 
 
-ONNX = Format(write, load, suffix=".onnx")
+ONNX = Format(write, load, suffix=".onnx", runtime="onnxruntime")

@@ -7,10 +7,18 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_hsakd.export.formats import Format, version_path, write_checked
+from keras_hsakd.export.formats import (
+    REJECTED,
+    Format,
+    RejectedError,
+    version_path,
+    write_checked,
+)
 from keras_hsakd.export.keras import KERAS
 from keras_hsakd.export.litert import LITERT, LITERT_FLOAT16, LITERT_INT8
+from keras_hsakd.export.measuring import Exam, Trial
 from keras_hsakd.export.onnx import ONNX
+from keras_hsakd.export.report import REPORT, write_report
 from keras_hsakd.export.serving import Preprocessing, Served
 from keras_hsakd.export.tensorflow import SAVED_MODEL, write_server_configs
 from keras_hsakd.suggestions import did_you_mean
@@ -29,12 +37,15 @@ class Shipped(NamedTuple):
     """What became of a student in one format.
 
     Attributes:
-        path: Path of the artefact, or `None` if there is none.
+        path: Path of the artefact, or `None` if there is none. One that lost more
+            accuracy than it may is kept aside under a name that ends in `.rejected`.
         error: What went wrong, or `None`.
+        report: Folder of its report, or `None`.
     """
 
     path: str | None = None
     error: Exception | None = None
+    report: str | None = None
 
 
 def ship(
@@ -49,6 +60,7 @@ def ship(
     temperature: float = 1.0,
     center_crop: float | None = None,
     features: str | None = None,
+    trial: Trial | None = None,
 ) -> dict[str, Shipped]:
     """Exports a student in several formats, each checked, whole or absent.
 
@@ -83,6 +95,9 @@ def ship(
         temperature: As in `keras_hsakd.export.saved_model`.
         center_crop: As in `keras_hsakd.export.saved_model`.
         features: As in `keras_hsakd.export.saved_model`.
+        trial: What each artefact is measured on before it gets its name, a
+            `keras_hsakd.export.Trial`. Its report is then in a folder beside it, whose
+            name ends in `.report`. Defaults to `None`: none is measured.
 
     Returns:
         A dict from the names of the formats to what became of each, a `Shipped`: an
@@ -113,14 +128,40 @@ def ship(
         center_crop=center_crop,
         features=features,
     )
+    exam = None if trial is None else Exam(trial, served)
     version = version_path(folder)
     results = {}
     for name in formats:
         path = version + FORMATS[name].suffix
         try:
-            results[name] = Shipped(write_checked(FORMATS[name], served, path))
+            if exam is None:
+                results[name] = Shipped(write_checked(FORMATS[name], served, path))
+            else:
+                results[name] = _examined(name, exam, path)
         except Exception as error:  # converters raise anything
             results[name] = Shipped(error=error)
-    if results.get("saved_model", Shipped()).path is not None:
+    if "saved_model" in results and results["saved_model"].error is None:
         write_server_configs(os.path.dirname(version))
     return results
+
+
+def _examined(name, exam, path):
+    """Returns what became of a student in one format that is measured, too."""
+    for taken in (path + REPORT, path + REJECTED, path + REJECTED + REPORT):
+        if os.path.lexists(taken):
+            raise FileExistsError(
+                f"Expected a version without a report. Received: '{path}', beside "
+                f"'{taken}'"
+            )
+    report, error = {}, None
+
+    def examine(written):
+        report.update(exam.report(name, FORMATS[name], written))
+        exam.check(report)
+
+    try:
+        path = write_checked(FORMATS[name], exam.served, path, examine)
+    except RejectedError as rejected:
+        path, error = rejected.path, rejected
+    images = exam.images(mistake["index"] for mistake in report["mistakes"])
+    return Shipped(path, error, write_report(report, images, path + REPORT))

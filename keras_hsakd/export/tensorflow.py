@@ -40,7 +40,7 @@ def load(path: str) -> Predict:
     return lambda images: signature(images=tf.constant(images))
 
 
-SAVED_MODEL = Format(write, load, suffix="")
+SAVED_MODEL = Format(write, load, suffix="", runtime="tensorflow")
 
 
 def saved_model(

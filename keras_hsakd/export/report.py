@@ -1,0 +1,367 @@
+"""The report of an artefact: JSON, Markdown, and an HTML page with pictures."""
+
+import base64
+import html
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_hsakd.files import write_json
+
+# What is added to the name of an artefact.
+REPORT = ".report"
+# Confusions that the table shows.
+_CONFUSIONS = 10
+
+
+class Heading(NamedTuple):
+    """The title of the page, level 1, or of a part of it."""
+
+    text: str
+    level: int = 2
+
+
+class Text(NamedTuple):
+    """A paragraph."""
+
+    text: str
+
+
+class Table(NamedTuple):
+    """Rows of words, the first of which is the head."""
+
+    rows: list[list[str]]
+
+
+class Picture(NamedTuple):
+    """A PNG file, which Markdown has no place for."""
+
+    png: bytes
+    caption: str = ""
+
+
+Block = Heading | Text | Table | Picture
+
+
+def write_report(report: Mapping, images: Mapping[int, np.ndarray], path: str) -> str:
+    """Writes a folder of `report.json`, `report.md` and `report.html`, whole.
+
+    Args:
+        report: What `keras_hsakd.export.measuring.Exam.report` returned.
+        images: The images of `report["mistakes"]`, by their indices.
+        path: Folder to make.
+
+    Returns:
+        The path.
+    """
+    blocks = contents(report, images)
+    parent = os.path.dirname(os.path.abspath(path))
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=parent) as temporary:
+        folder = os.path.join(temporary, "report")
+        os.mkdir(folder)
+        write_json(os.path.join(folder, "report.json"), dict(report))
+        for name, text in (
+            ("report.md", markdown(blocks)),
+            ("report.html", page(blocks)),
+        ):
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        os.rename(folder, path)
+    return path
+
+
+def contents(report: Mapping, images: Mapping[int, np.ndarray]) -> list[Block]:
+    """Returns what a report says, for people.
+
+    Args:
+        report: As in `write_report`.
+        images: As in `write_report`.
+    """
+    names, measured = report["class_names"], report["measured"]
+    title = f"{report['student']} as {report['format']}"
+    blocks = [Heading(title, level=1), Text(_verdict(report)), _figures(measured)]
+    blocks += _picture(_draw_speed, "Accuracy and latency", measured)
+    blocks += [Text(_conditions(report)), Heading("Classes that lost most")]
+    for other, losses in report["lost_most"].items():
+        if losses:
+            head = ["class", "images", "accuracy", f"accuracy of {other}"]
+            rows = [
+                [
+                    names[loss["index"]],
+                    str(loss["images"]),
+                    _percent(loss["accuracy"]),
+                    _percent(loss["expected"]),
+                ]
+                for loss in losses
+            ]
+            blocks.append(Table([head, *rows]))
+        else:
+            blocks.append(Text(f"No class lost accuracy against {other}."))
+    blocks.append(Heading("Confusions"))
+    matrix = np.array(report["confusion_matrix"])
+    blocks += _picture(_draw_confusion, "Images by label and answer", matrix, names)
+    blocks += _confusions(matrix, names)
+    blocks.append(Heading("Mistakes"))
+    if report["mistakes"]:
+        blocks.append(Text("Wrong answers, the surest first."))
+    else:
+        blocks.append(Text("No image was classified wrongly."))
+    head = ["image", "label", "answer", "probability"]
+    rows = [
+        [
+            str(mistake["index"]),
+            names[mistake["label"]],
+            names[mistake["found"]],
+            _percent(mistake["probability"]),
+        ]
+        for mistake in report["mistakes"]
+    ]
+    blocks += [Table([head, *rows])] if rows else []
+    blocks += [
+        Picture(
+            tf.io.encode_png(images[int(index)]).numpy(),
+            f"{label}, taken for {found} ({probability})",
+        )
+        for index, label, found, probability in rows
+        if images[int(index)].shape[-1] <= 4
+    ]
+    return blocks + _card(report)
+
+
+def _verdict(report):
+    accuracy = _percent(report["measured"][report["format"]]["top1"])
+    text = (
+        f"Accuracy {accuracy} on {report['images']:,} test images, "
+        f"{_percent(report['drop'])} less than the student."
+    )
+    if report["drop"] <= 0:
+        gain = _percent(-report["drop"])
+        text = (
+            f"Accuracy {accuracy} on {report['images']:,} test images, "
+            + (f"{gain} more than" if report["drop"] else "as")
+            + " the student."
+        )
+    most = report["max_drop"]
+    if most is None:
+        return text
+    if report["drop"] > most:
+        return f"{text} REJECTED: it may lose at most {_percent(most)}."
+    return f"{text} Accepted: it may lose at most {_percent(most)}."
+
+
+def _figures(measured):
+    def row(name, show):
+        return [name, *(show(values) for values in measured.values())]
+
+    def milliseconds(size):
+        def show(values):
+            latency = values["latency"][size]
+            return f"{latency['median_ms']:.2f} / {latency['p99_ms']:.2f}"
+
+        return show
+
+    sizes = next(iter(measured.values()))["latency"]
+    return Table(
+        [
+            ["", *measured],
+            row("top-1 accuracy", lambda v: _percent(v["top1"])),
+            row("top-5 accuracy", lambda v: _percent(v["top5"])),
+            row("same answer as the student", lambda v: _percent(v["agreement"])),
+            row(
+                "expected calibration error", lambda v: _percent(v["calibration_error"])
+            ),
+            row("bytes on disk", lambda v: _count(v["bytes"])),
+            row("parameters", lambda v: _count(v["parameters"])),
+            row("multiply-adds", lambda v: _count(v["multiply_adds"])),
+            *(
+                row(f"latency, batch {size}: median / p99, ms", milliseconds(size))
+                for size in sizes
+            ),
+        ]
+    )
+
+
+def _conditions(report):
+    machine, measured = report["machine"], report["measured"]
+    versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items())
+    cores = "; ".join(
+        f"{name} "
+        + ", ".join(
+            f"{latency['busy_cores']:.1f} (batch {size}, {latency['calls']} calls)"
+            for size, latency in values["latency"].items()
+        )
+        for name, values in measured.items()
+    )
+    return (
+        f"Measured on {machine['system']}, {machine['processor']}, "
+        f"{machine['cores']} cores, devices {', '.join(machine['devices'])}; "
+        f"{versions}. Each runtime chose its number of threads; mean number of cores "
+        f"that were busy: {cores}. Networks other than the artefact ran in Keras, from "
+        "arrays to arrays. The latencies hold for this machine and what else ran on it."
+    )
+
+
+def _confusions(matrix, names):
+    """Returns a table of the most frequent confusions."""
+    off = matrix.copy()
+    np.fill_diagonal(off, 0)
+    most = np.argsort(-off, axis=None, kind="stable")[:_CONFUSIONS]
+    rows = [
+        [names[label], names[found], str(off[label, found])]
+        for label, found in zip(*np.unravel_index(most, off.shape), strict=True)
+        if off[label, found]
+    ]
+    return [Table([["label", "answer", "images"], *rows])] if rows else []
+
+
+def _card(report):
+    card, count = report["card"], len(report["class_names"])
+    parts = {
+        "Intended use": [card["intended_use"]],
+        "Data": [card["data"], f"Measured on {report['images']:,} test images."],
+        "Training": [card["training"]],
+        "Limits": [
+            f"Every image gets one of {count} classes, also one of none of them. The "
+            "figures hold for images like those that were measured on.",
+            card["limits"],
+        ],
+        "Licence": [card["licence"]],
+    }
+    blocks = [Heading("Model card")]
+    for title, texts in parts.items():
+        blocks.append(Heading(title, level=3))
+        blocks += [Text("Not stated." if text is None else text) for text in texts]
+    return blocks
+
+
+def _percent(part):
+    return "–" if part is None else f"{part:.2%}"
+
+
+def _count(number):
+    return "–" if number is None else f"{number:,}"
+
+
+def _picture(draw, caption, *values):
+    """Returns a picture, where matplotlib is installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return []
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    draw(figure.add_subplot(), *values)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return [Picture(file.getvalue(), caption)]
+
+
+def _draw_speed(axes, measured):
+    for name, values in measured.items():
+        ((size, latency), *_) = values["latency"].items()
+        accuracy = 100 * values["top1"]
+        axes.plot(latency["median_ms"], accuracy, "o", label=name)
+    axes.set(
+        xlabel=f"median latency of batch {size}, ms",
+        ylabel="top-1 accuracy, %",
+        xscale="log",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _draw_confusion(axes, matrix, names):
+    parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="answer", ylabel="label")
+    if len(names) <= 30:
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    axes.figure.colorbar(shown, label="part of the label's images")
+
+
+def markdown(blocks: list[Block]) -> str:
+    r"""Returns blocks as Markdown, without the pictures.
+
+    Args:
+        blocks: What `contents` returned.
+
+    Example:
+    >>> print(markdown([Heading("Mistakes"), Table([["label"], ["cat|dog"]])]))
+    ## Mistakes
+    <BLANKLINE>
+    | label |
+    | --- |
+    | cat\|dog |
+    <BLANKLINE>
+    """
+    parts = []
+    for block in blocks:
+        match block:
+            case Heading(text, level):
+                parts.append(f"{'#' * level} {text}")
+            case Text(text):
+                parts.append(text)
+            case Table([head, *rows]):
+                rows = [head, ["---"] * len(head), *rows]
+                parts.append("\n".join(map(_markdown_row, rows)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_row(cells):
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+  padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { border: 1px solid #ccc; padding: .3rem .7rem; text-align: right }
+th:first-child, td:first-child { text-align: left }
+figure { display: inline-block; margin: .5rem; vertical-align: top; max-width: 100% }
+figure img { max-width: 100%; min-width: 8rem; image-rendering: pixelated }
+figcaption { font-size: .85rem; max-width: 20rem }
+"""
+
+
+def page(blocks: list[Block]) -> str:
+    """Returns blocks as an HTML page that needs no other file.
+
+    Args:
+        blocks: What `contents` returned.
+
+    Example:
+    >>> print(page([Heading("Cats", level=1), Text("A < B")]).splitlines()[-2])
+    <p>A &lt; B</p>
+    """
+    title = next(block.text for block in blocks if isinstance(block, Heading))
+    parts = [
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
+        f"<title>{html.escape(title)}</title>",
+        f"<style>{_STYLE}</style>",
+    ]
+    for block in blocks:
+        match block:
+            case Heading(text, level):
+                parts.append(f"<h{level}>{html.escape(text)}</h{level}>")
+            case Text(text):
+                parts.append(f"<p>{html.escape(text)}</p>")
+            case Table([head, *rows]):
+                lines = [_html_row(head, "th"), *(_html_row(row, "td") for row in rows)]
+                parts.append("<table>\n" + "\n".join(lines) + "\n</table>")
+            case Picture(png, caption):
+                caption, data = html.escape(caption), base64.b64encode(png).decode()
+                parts.append(
+                    f'<figure><img src="data:image/png;base64,{data}" alt="{caption}">'
+                    f"<figcaption>{caption}</figcaption></figure>"
+                )
+    return "\n".join([*parts, "</html>\n"])
+
+
+def _html_row(cells, tag):
+    inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{inner}</tr>"
