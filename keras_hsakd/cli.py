@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from keras_hsakd import demo, export, models
 from keras_hsakd.callbacks import CHECKPOINTS
+from keras_hsakd.files import read_json
 from keras_hsakd.runs import (
     KINDS,
     DataSettings,
@@ -213,6 +214,28 @@ def _parser():
         "labels of the run's validation images likeliest (default: 1)",
     )
     _add_checkpoint(command, "to export")
+    group = command.add_argument_group("report")
+    group.add_argument(
+        "--report",
+        action="store_true",
+        help="measure each artefact on the run's test images: accuracy, calibration, "
+        "size, latency; the flags below do so, too",
+    )
+    group.add_argument(
+        "--max-drop",
+        type=float,
+        help="most accuracy that an artefact may lose, from 0 to 1; one that loses "
+        "more is kept aside (default: any)",
+    )
+    group.add_argument("--teacher", help="run folder of the teacher, measured beside")
+    group.add_argument(
+        "--plain", help="run folder of a network without a teacher, the same way"
+    )
+    group.add_argument(
+        "--card",
+        metavar="FILE",
+        help=f"JSON file with texts for the model card: {', '.join(export.CARD)}",
+    )
 
     command = add("models", _models, "list the networks and what they cost")
     command.add_argument(
@@ -409,10 +432,16 @@ def _evaluate(options):
 
 
 def _export(options):
+    if options["card"] is not None:
+        options["card"] = read_json(options["card"])
     results = export_run(**options)
     for name, result in results.items():
         if result.error is None:
             print(f"Wrote {result.path} ({name})")
+        elif result.path is not None:
+            print(f"Kept aside {result.path} ({name})")
+        if result.report is not None:
+            print(f"Wrote {result.report}")
     failed = {name: result.error for name, result in results.items() if result.error}
     if failed:
         received = "; ".join(f"{name}: {error}" for name, error in failed.items())

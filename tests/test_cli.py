@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_hsakd import checkpoints, cli, demo, models, strip_heads
+from keras_hsakd.export import measuring
 from keras_hsakd.runs import (
     Distill,
     ExecutionSettings,
@@ -29,6 +31,10 @@ def test_from_a_teacher_to_a_served_student(
     eager_trainers, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
+    few_calls = functools.partial(measuring.latency, calls=2)
+    monkeypatch.setattr(measuring, "latency", few_calls)
+    (tmp_path / "card.json").write_text('{"licence": "MIT"}')
+    measured = "--format keras --max-drop 1 --teacher teacher --card card.json"
     network = "--model wrn_10_1 --epochs 1 --verbose 2"
     for line, printed in (
         (f"teacher {SMALL} {network} --output teacher", "on test images: last"),
@@ -36,11 +42,15 @@ def test_from_a_teacher_to_a_served_student(
         ("evaluate student --heads --verbose 0", "aux_1_joint_accuracy 0."),
         ("evaluate student --checkpoint best --validation", "accuracy 0."),
         ("export student serving/student", "Wrote serving/student/1 (saved_model)"),
-        ("export student serving/student/1 --format keras", "student/1.keras (keras)"),
+        (f"export student serving/student/1 {measured}", "student/1.keras (keras)"),
     ):
         assert cli.main(line.split()) == 0, capfd.readouterr().err
         assert printed in capfd.readouterr().out
-    assert (tmp_path / "serving" / "student" / "1" / "saved_model.pb").exists()
+    folder = tmp_path / "serving" / "student"
+    assert (folder / "1" / "saved_model.pb").exists()
+    report = (folder / "1.keras.report" / "report.md").read_text("utf-8")
+    assert "|  | keras | student | teacher |" in report
+    assert "### Licence\n\nMIT" in report
     assert cli.main(["export", "student", "serving/student/1"]) == 1
     assert "Received: saved_model: Expected `path` to be" in capfd.readouterr().err
 

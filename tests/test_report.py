@@ -1,9 +1,22 @@
 """Reports of artefacts: metrics, measuring, rendering, what is kept aside."""
 
+import functools
+import json
+import os
+import pathlib
+import re
+import sys
+import types
+
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_hsakd.export import metrics
+from keras_hsakd import export
+from keras_hsakd.export import measuring, metrics, report, shipping
+from keras_hsakd.export.formats import Format, RejectedError, version_path
+from keras_hsakd.export.keras import KERAS
 
 
 @pytest.fixture
@@ -89,3 +102,332 @@ def test_the_classes_that_lost_most():
     assert losses == [(1, 1, 0.0, 1.0), (0, 10, 0.8, 1.0)]
     assert metrics.lost_most(confusion, expected, count=1) == losses[:1]
     assert metrics.lost_most(expected, confusion) == []
+
+
+# Measuring.
+
+rng = np.random.default_rng(0)
+LABELS = np.arange(70) % 7
+IMAGES = (rng.integers(0, 60, (70, 8, 8, 3)) + 25 * LABELS[:, None, None, None]).astype(
+    "uint8"
+)
+NAMES = ["a|b", "<i>", "größer", "$x^$", "e", "f", "g"]
+
+
+def network(name="student", classes=7):
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(classes),
+        ],
+        name=name,
+    )
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Spares tests what takes long: tracing, calls on the clock, pictures."""
+    few = functools.partial(measuring.latency, calls=2)
+    monkeypatch.setattr(measuring, "latency", few)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def shipped(student, folder, format=KERAS, monkeypatch=None, **trial):
+    """Returns what became of a student in one format."""
+    if monkeypatch is not None:
+        monkeypatch.setitem(shipping.FORMATS, "keras", format)
+    trial = export.Trial(**{"test": (IMAGES, LABELS), **trial})
+    return export.ship(student, folder, ["keras"], class_names=NAMES, trial=trial)[
+        "keras"
+    ]
+
+
+def content(result, ending):
+    return (pathlib.Path(result.report) / f"report.{ending}").read_text("utf-8")
+
+
+def read(result):
+    return json.loads(content(result, "json"))
+
+
+def test_a_report_has_the_figures_of_the_artefact(quick, tmp_path):
+    student, teacher = network(), network("teacher")
+    beside = {"teacher": export.serving_model(teacher)}
+    card = {"licence": "Apache-2.0"}
+    result = shipped(student, tmp_path / "net", beside=beside, card=card)
+    assert (result.path, result.error) == (str(tmp_path / "net" / "1.keras"), None)
+    assert result.report == f"{result.path}.report"
+    found = read(result)
+
+    logits, wanted = (
+        np.asarray(model(IMAGES.astype("float32"))) for model in (student, teacher)
+    )
+    answers = np.asarray(keras.ops.softmax(logits))
+    row = found["measured"]["keras"]
+    assert row["top1"] == pytest.approx(np.mean(answers.argmax(1) == LABELS))
+    assert row["top5"] == pytest.approx(metrics.accuracy(logits, LABELS, 5))
+    assert row["agreement"] == 1
+    error = calibration_error(answers, LABELS, 15)
+    assert row["calibration_error"] == pytest.approx(error, abs=1e-6)
+    assert row["bytes"] == os.path.getsize(result.path)
+    assert row["parameters"] == student.count_params() == 3 * 3 * 3 * 4 + 4 + 4 * 7 + 7
+    assert row["multiply_adds"] == 36 * 3 * 3 * 3 * 4 + 4 * 7
+    assert set(row["latency"]) == {"1", "32"}
+
+    beside = found["measured"]["teacher"]
+    assert beside["top1"] == pytest.approx(np.mean(wanted.argmax(1) == LABELS))
+    same = np.mean(wanted.argmax(1) == answers.argmax(1))
+    assert beside["agreement"] == pytest.approx(same)
+    assert list(found["measured"]) == ["keras", "student", "teacher"]
+
+    matrix = metrics.confusion_matrix(answers, LABELS)
+    assert found["confusion_matrix"] == matrix.tolist()
+    assert found["lost_most"]["student"] == []
+    lost = metrics.lost_most(matrix, metrics.confusion_matrix(wanted, LABELS))
+    assert found["lost_most"]["teacher"] == [loss._asdict() for loss in lost]
+    mistakes = found["mistakes"]
+    highest = answers.max(axis=1)
+    assert mistakes[0]["probability"] == pytest.approx(
+        highest[answers.argmax(1) != LABELS].max()
+    )
+    for mistake in mistakes:
+        index = mistake["index"]
+        assert LABELS[index] == mistake["label"] != mistake["found"]
+        assert answers[index].argmax() == mistake["found"]
+    assert found["card"]["licence"] == "Apache-2.0"
+    assert found["card"]["intended_use"] is None
+    assert found["versions"]["keras"] == keras.__version__
+    assert found["drop"] == 0
+
+
+def test_the_files_are_for_people(quick, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.delitem(sys.modules, "matplotlib.figure")
+    result = shipped(network(), tmp_path / "net", card={"licence": "MIT"})
+    found = read(result)
+    text, page = content(result, "md"), content(result, "html")
+    accuracy = f"{found['measured']['keras']['top1']:.2%}"
+    for shown in (text, page):
+        assert f"Accuracy {accuracy} on 70 test images, as the student." in shown
+        assert "Not stated." in shown and "MIT" in shown
+        assert "größer" in shown
+    assert f"| top-1 accuracy | {accuracy} | {accuracy} |" in text
+    assert "a\\|b" in text  # a cell, not two
+    assert "&lt;i&gt;" in page and "<i>" not in page
+    # Nothing is loaded from elsewhere.
+    assert "http" not in page
+    pictures = re.findall('src="([^"]*)"', page)
+    assert all(picture.startswith("data:image/png;base64,iV") for picture in pictures)
+    assert len(pictures) == 2 + len(found["mistakes"]) > 2
+
+
+def test_the_mistakes_are_shown_as_they_are(quick, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        shipping, "write_report", lambda report, images, path: seen.append(images)
+    )
+    shipped(network(), tmp_path / "net")
+    (images,) = seen
+    assert len(images) == 12 and max(images) >= 32  # not of the first batch alone
+    for index, image in images.items():
+        np.testing.assert_array_equal(image, IMAGES[index])
+
+
+def test_pages_have_tables_alone_without_matplotlib(quick, tmp_path):
+    result = shipped(network(), tmp_path / "net")
+    page = content(result, "html")
+    assert page.count("<img") == len(read(result)["mistakes"])
+    assert page.count("<table>") >= 3
+
+
+def test_batches_are_measured_as_arrays_are():
+    soft = tf.one_hot(LABELS, 7) * 0.9
+    batches = tf.data.Dataset.from_tensor_slices(
+        (IMAGES.astype("float32") + 0.4, soft)
+    ).batch(11)
+    images, labels = zip(*export.Trial(test=batches).batches(), strict=True)
+    np.testing.assert_array_equal(np.concatenate(images), IMAGES)
+    np.testing.assert_array_equal(np.concatenate(labels), LABELS)
+    images, labels = zip(*export.Trial(test=(IMAGES, LABELS)).batches(), strict=True)
+    assert [len(batch) for batch in images] == [32, 32, 6]
+    np.testing.assert_array_equal(np.concatenate(images), IMAGES)
+    np.testing.assert_array_equal(np.concatenate(labels), LABELS)
+
+
+def test_an_order_that_changes_is_an_error(quick, tmp_path):
+    shuffled = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).shuffle(70)
+    result = shipped(network(), tmp_path / "net", test=shuffled.batch(35))
+    assert result.path is None
+    assert "an order that does not change" in str(result.error)
+    assert os.listdir(tmp_path / "net") == []
+
+
+@pytest.mark.parametrize(
+    "trial, message",
+    [
+        (
+            {"test": (IMAGES, LABELS + 1)},
+            "integers from 0 to 6. Received: int64 from 1",
+        ),
+        ({"test": (IMAGES, LABELS / 7)}, "integers from 0 to 6. Received: float64"),
+        ({"test": (IMAGES[:0], LABELS[:0])}, "Received: no images"),
+        ({"test": (IMAGES / 255 - 2, LABELS)}, "values 0 to 255. Received: values"),
+        ({"max_drop": -0.1}, "from 0 to 1. Received: max_drop=-0.1"),
+        ({"max_drop": float("nan")}, "from 0 to 1. Received: max_drop=nan"),
+        ({"card": {"license": "MIT"}}, "Received: 'license'.*licence"),
+        ({"card": {"licence": None}}, "texts. Received: licence=None"),
+        ({"beside": {"teacher": network()}}, "`serving_model` returned.*'teacher'"),
+        (
+            {"beside": {"plain": export.serving_model(network(classes=3))}},
+            "'plain' of `beside` to have the 7 .* 3 classes",
+        ),
+    ],
+)
+def test_what_does_not_suit_is_refused_before_anything_is_written(
+    quick, tmp_path, trial, message
+):
+    with pytest.raises(ValueError, match=message):
+        shipped(network(), tmp_path / "net", **trial)
+    assert not (tmp_path / "net").exists()
+
+
+# What is kept aside.
+
+
+def worse(count, suffix=""):
+    """Returns a format that answers `count` of all images, and only those, wrongly."""
+
+    def write(served, path):
+        os.mkdir(path)
+        served.model.save(os.path.join(path, "model.keras"))
+
+    def load(path):
+        predict, seen = KERAS.load(os.path.join(path, "model.keras")), [0]
+
+        def serve(images):
+            outputs = predict(images)
+            if len(images) == 1:  # a latency, or the check
+                return outputs
+            for row in range(max(0, min(count - seen[0], len(images)))):
+                outputs["probabilities"][row] = 1 - outputs["probabilities"][row]
+            seen[0] += len(images)
+            return outputs
+
+        return serve
+
+    return Format(write, load, suffix=suffix, runtime="keras", tolerance=1e9)
+
+
+@pytest.fixture
+def good_student():
+    """Returns a student that is right in all images, which it tells by their mean."""
+    student = network()
+    means = IMAGES.mean(axis=(1, 2, 3)) / 255
+    centres = np.array([means[label == LABELS].mean() for label in range(7)])
+    # Nearest centre by one feature: 2 m c - c^2 is the largest for it.
+    conv, dense = student.layers[1], student.layers[3]
+    kernel = np.zeros((3, 3, 3, 4), "float32")
+    kernel[..., 0] = 1 / 27
+    conv.set_weights([kernel, np.zeros(4, "float32")])
+    weights = np.zeros((4, 7), "float32")
+    weights[0] = 200 * centres
+    dense.set_weights([weights, (-100 * centres**2).astype("float32")])
+    answers = np.argmax(student(IMAGES.astype("float32")), axis=1)
+    assert (answers == LABELS).all()
+    return student
+
+
+def test_an_artefact_that_lost_too_much_is_kept_aside(
+    quick, good_student, tmp_path, monkeypatch
+):
+    folder = tmp_path / "net"
+    result = shipped(good_student, folder, worse(7), monkeypatch, max_drop=0.0999)
+    assert result.path == str(folder / "1.rejected")
+    assert isinstance(result.error, RejectedError)
+    assert re.search("at most 0.0999 .* 1.0000 .* 0.9000", str(result.error))
+    assert sorted(os.listdir(folder)) == ["1.rejected", "1.rejected.report"]
+    found = read(result)
+    assert found["drop"] == 0.1
+    assert found["lost_most"]["student"][0]["accuracy"] == 0.9
+    text = content(result, "md")
+    assert "10.00% less than the student. REJECTED: it may lose at most 9.99%" in text
+    # Its number is taken.
+    assert version_path(folder) == str(folder / "2")
+
+
+def test_as_much_as_is_allowed_may_be_lost(quick, good_student, tmp_path, monkeypatch):
+    folder = tmp_path / "net"
+    result = shipped(good_student, folder, worse(7), monkeypatch, max_drop=0.1)
+    assert (result.path, result.error) == (str(folder / "1"), None)
+    assert read(result)["drop"] == 0.1
+
+
+def test_no_server_is_told_of_what_was_kept_aside(
+    quick, good_student, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(shipping.FORMATS, "saved_model", worse(7))
+    trial = export.Trial(test=(IMAGES, LABELS), max_drop=0.01)
+    export.ship(good_student, tmp_path / "net", trial=trial)
+    assert not (tmp_path / "net" / "models.config").exists()
+
+
+@pytest.mark.parametrize("taken", [".report", ".rejected", ".rejected.report"])
+def test_nothing_is_written_over(quick, tmp_path, taken):
+    (tmp_path / f"1.keras{taken}").mkdir()
+    result = shipped(network(), tmp_path / "1")
+    assert isinstance(result.error, FileExistsError)
+    assert os.listdir(tmp_path) == [f"1.keras{taken}"]
+
+
+# Latency and cost.
+
+
+def test_latency_is_without_the_warm_up(monkeypatch):
+    clock, calls = [0.0], [0]
+
+    def predict(images):
+        calls[0] += 1
+        # Ten calls to warm up take long, then 1, 2, 3 ... 200 milliseconds.
+        clock[0] += 100 if calls[0] <= 10 else (calls[0] - 10) / 1000
+        return {"logits": images}
+
+    fake = types.SimpleNamespace(
+        perf_counter=lambda: clock[0], process_time=lambda: 1.5 * clock[0]
+    )
+    monkeypatch.setattr(measuring, "time", fake)
+    found = measuring.latency(predict, np.zeros(1), calls=200, seconds=1e9)
+    assert found == pytest.approx(
+        {"median_ms": 100.5, "p99_ms": 198.01, "calls": 200, "busy_cores": 1.5}
+    )
+    # 1 + 2 + 3 + 4 milliseconds are enough.
+    calls[0] = 0
+    assert measuring.latency(predict, np.zeros(1), seconds=0.0095)["calls"] == 4
+
+
+def test_multiply_adds_that_cannot_be_counted_are_none():
+    class Opaque(keras.Model):
+        def call(self, x):
+            return x
+
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(Opaque()(images))
+    assert measuring.multiply_adds(keras.Model(images, x)) is None
+    images = keras.Input((None, None, 3))
+    x = keras.layers.GlobalAveragePooling2D()(images)
+    assert measuring.multiply_adds(keras.Model(images, x)) is None
+
+
+def test_a_report_is_whole_or_absent(quick, tmp_path, monkeypatch):
+    def fail(blocks):
+        raise OSError("no space")
+
+    monkeypatch.setattr(report, "page", fail)
+    result = shipped(network(), tmp_path / "net")
+    assert "no space" in str(result.error)
+    assert [name for name in os.listdir(tmp_path / "net") if "report" in name] == []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import Preempted, TeacherTrainer, data, export, models
+from keras_hsakd import Preempted, TeacherTrainer, data, export, models, strip_heads
 from keras_hsakd.callbacks import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.data import folders
 from keras_hsakd.optimizers import SGD, step_decay
@@ -172,6 +172,59 @@ def test_export(runs, tmp_path):
     np.testing.assert_allclose(served["logits"], expected, atol=1e-5)
     labels = [label.decode() for label in served["label"].numpy()]
     assert labels == [run.class_names[index] for index in served["class"]]
+
+
+def test_export_measures_on_test_images(runs, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(export, "ship", lambda *args, trial, **kw: seen.append(trial))
+    run, folder = runs / "student", tmp_path / "net"
+    export_run(run, folder)
+    export_run(run, folder, report=True)
+    card = {"licence": "MIT", "data": "Digits."}
+    others = {"teacher": runs / "teacher", "plain": runs / "baseline"}
+    export_run(run, folder, max_drop=0.02, card=card, **others)
+    none, trial, full = seen
+    assert none is None
+    # Not the training images, nor those that were held out.
+    assert sum(len(labels) for _, labels in trial.batches()) == 200
+    images, _ = next(trial.batches())
+    _, (tested, _) = (next(iter(part)) for part in load_digits())
+    np.testing.assert_array_equal(images, np.rint(tested))
+    assert (trial.max_drop, trial.beside) == (None, {})
+    assert trial.card["training"].startswith("A distill run of wrn_10_1, finished")
+    assert trial.card["training"].endswith(" It started from a run of wrn_10_1.")
+    assert trial.card["data"] == (
+        "Trained on 50 labelled images of 'digits', 8 x 8 pixels, 10 classes."
+    )
+    assert full.card == {**card, "training": trial.card["training"]}
+    assert full.max_drop == 0.02
+    for name, path in others.items():
+        served = full.beside[name].predict_on_batch(RAW)["logits"]
+        expected = strip_heads(Run.open(path).network())(RAW.astype("float32"))
+        np.testing.assert_allclose(served, expected, atol=1e-5)
+
+
+def load_digits():
+    """Returns the pipelines of the runs."""
+    images = load(DIGITS, TRAINING.batch_size, TRAINING.seed)
+    return images.train, images.test
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("class_names", list("abcdefghij"), "with the classes of .*, with .'a', 'b'"),
+        ("image_size", 16, "with the image size of .* 8. .*, with 16"),
+    ],
+)
+def test_other_runs_are_of_the_same_images(runs, tmp_path, name, value, message):
+    shutil.copytree(runs / "baseline", tmp_path / "other")
+    record = json.loads((tmp_path / "other" / "run.json").read_text())
+    record["images"][name] = value
+    (tmp_path / "other" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"`plain` to be a run {message}"):
+        export_run(runs / "student", tmp_path / "net", plain=tmp_path / "other")
+    assert not (tmp_path / "net").exists()
 
 
 def test_export_checks_on_training_images_where_they_are(runs, tmp_path, monkeypatch):

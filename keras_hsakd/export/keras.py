@@ -14,7 +14,7 @@ def write(served: Served, path: str) -> None:
 def load(path: str) -> Predict:
     """Loads a `.keras` file; see `Format`."""
     model = keras.saving.load_model(path, compile=False)
-    return lambda images: model.predict(images, verbose=0)
+    return model.predict_on_batch
 
 
 KERAS = Format(write, load, suffix=".keras", runtime="keras")

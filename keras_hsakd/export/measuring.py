@@ -43,7 +43,7 @@ class Trial:
             unknown.
 
     Raises:
-        ValueError: If `max_drop` is not from 0 to 1, or a name in `card` is unknown.
+        ValueError: If `max_drop` is not from 0 to 1, or `card` has something else.
 
     Example:
     >>> images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), "uint8")
@@ -61,7 +61,11 @@ class Trial:
                 "Expected `max_drop` to be a part of all images, from 0 to 1. "
                 f"Received: max_drop={self.max_drop!r}"
             )
-        for name in self.card:
+        for name, text in self.card.items():
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"Expected `card` to have texts. Received: {name}={text!r}"
+                )
             if name not in CARD:
                 raise ValueError(
                     f"Expected `card` to have texts for {CARD}. Received: {name!r}"
@@ -107,9 +111,9 @@ class Exam:
         self._check_shapes()
         networks = {"student": served.model, **trial.beside}
         predicts = {name: model.predict_on_batch for name, model in networks.items()}
-        self._few = next(iter(trial.batches()), ([], []))[0]
         self._answers, self.labels = self._answers_of(predicts)
         self._check_labels()
+        self._few, _ = next(self.trial.batches())
         self._rows = {
             name: self._measured(name, networks[name], predicts[name])
             for name in networks
@@ -120,33 +124,37 @@ class Exam:
         }
 
     def _check_shapes(self):
-        shape = self.served.model.output["logits"].shape
+        count = self.served.num_classes
         for name, model in self.trial.beside.items():
-            outputs = model.output if isinstance(model.output, dict) else {}
-            if set(outputs) != {"logits", "probabilities"}:
+            # One that was never called has no `output`, unless it is functional.
+            outputs = None if isinstance(model, keras.Sequential) else model.output
+            if not isinstance(outputs, dict) or "probabilities" not in outputs:
                 raise ValueError(
-                    f"Expected `beside` to have models that `serving_model` returned. "
-                    f"Received: `{name}`, a model named '{model.name}'"
+                    "Expected `beside` to have models that `serving_model` returned. "
+                    f"Received: {name!r}, a model named '{model.name}'"
                 )
-            if outputs["logits"].shape != shape:
+            classes = outputs["probabilities"].shape[-1]
+            if classes != count:
                 raise ValueError(
-                    f"Expected `{name}` to have the {shape[1]} classes of the student. "
-                    f"Received: {outputs['logits'].shape[1]} classes"
+                    f"Expected {name!r} of `beside` to have the {count} classes of the "
+                    f"student. Received: {classes} classes"
                 )
 
     def _check_labels(self):
-        labels, count = self.labels, self.served.num_classes
-        if (
-            not len(labels)
-            or labels.dtype.kind not in "iu"
-            or labels.min() < 0
-            or labels.max() >= count
-        ):
+        labels, highest = self.labels, self.served.num_classes - 1
+        received = "no images"
+        if len(labels):
             received = f"{labels.dtype} from {labels.min()} to {labels.max()}"
-            raise ValueError(
-                f"Expected `test` to have labels that are integers from 0 to "
-                f"{count - 1}. Received: {received if len(labels) else 'no images'}"
-            )
+            if (
+                labels.dtype.kind in "iu"
+                and labels.min() >= 0
+                and labels.max() <= highest
+            ):
+                return
+        raise ValueError(
+            f"Expected `test` to have labels that are integers from 0 to {highest}. "
+            f"Received: {received}"
+        )
 
     def _answers_of(self, predicts):
         """Returns the probabilities by name of several, in one pass; the labels."""
@@ -162,6 +170,7 @@ class Exam:
 
     def _measured(self, name, model, predict, path=None):
         answers, labels = self._answers[name], self.labels
+        _, *shape = self._few.shape
         return {
             "top1": metrics.accuracy(answers, labels),
             # Of five classes all are among the first five.
@@ -175,7 +184,6 @@ class Exam:
             "multiply_adds": multiply_adds(model),
             "latency": {
                 str(size): latency(predict, np.resize(self._few, (size, *shape)))
-                for shape in [self._few.shape[1:]]
                 for size in BATCH_SIZES
             },
         }
@@ -293,10 +301,8 @@ def latency(
         this process kept busy.
 
     Example:
-    >>> student = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
-    >>> model = keras_hsakd.export.serving_model(student)
     >>> images = np.zeros((1, 32, 32, 3), "uint8")
-    >>> sorted(latency(model.predict_on_batch, images, calls=10))
+    >>> sorted(latency(lambda images: {"logits": images.mean((1, 2))}, images))
     ['busy_cores', 'calls', 'median_ms', 'p99_ms']
     """
     times = []
@@ -348,9 +354,9 @@ def multiply_adds(model: keras.Model) -> int | None:
         has a `call` of its own.
 
     Example:
-    >>> student = keras_hsakd.models.create("wrn_16_2", num_classes=100)
-    >>> multiply_adds(keras_hsakd.export.serving_model(student))
-    101118464
+    >>> student = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    >>> multiply_adds(student)  # 36 positions, 3 x 3 x 3 values, 4 channels
+    3888
     """
     if None in model.input.shape[1:]:
         return None

@@ -161,7 +161,9 @@ def _figures(measured):
     def milliseconds(size):
         def show(values):
             latency = values["latency"][size]
-            return f"{latency['median_ms']:.2f} / {latency['p99_ms']:.2f}"
+            return " / ".join(
+                _three_digits(latency[n]) for n in ("median_ms", "p99_ms")
+            )
 
         return show
 
@@ -243,6 +245,10 @@ def _percent(part):
     return "–" if part is None else f"{part:.2%}"
 
 
+def _three_digits(number):
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def _count(number):
     return "–" if number is None else f"{number:,}"
 
@@ -279,8 +285,8 @@ def _draw_confusion(axes, matrix, names):
     shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="answer", ylabel="label")
     if len(names) <= 30:
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.figure.colorbar(shown, label="part of the label's images")
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -71,14 +71,20 @@ def evaluate(
             "Expected the run of a network with auxiliary heads for `heads`. "
             f"Received: '{run}', a {opened.describe()}"
         )
-    of_training = dict.fromkeys(set(OF_TRAINING) - {"crop", "flip"})
-    settings = changed(opened, of_training | data_changes)
-    training = opened.training_settings()
-    images = load_to_measure(
-        settings, training.batch_size, training.seed, _checked(opened, settings)
-    )
-    check_same(opened, images, "run")
+    images = _measured_on(opened, data_changes)
     return measure(network, images.test, opened.views, heads, verbose)
+
+
+def _measured_on(run, changes):
+    """Returns the images that a run is measured on, with changed settings."""
+    of_training = dict.fromkeys(set(OF_TRAINING) - {"crop", "flip"})
+    settings = changed(run, of_training | changes)
+    training = run.training_settings()
+    images = load_to_measure(
+        settings, training.batch_size, training.seed, _checked(run, settings)
+    )
+    check_same(run, images, "run")
+    return images
 
 
 def _checked(run, settings):
@@ -125,6 +131,11 @@ def export_run(
     top_k: int | None = None,
     temperature: float | str = 1.0,
     features: str | None = None,
+    report: bool = False,
+    max_drop: float | None = None,
+    teacher: str | os.PathLike | None = None,
+    plain: str | os.PathLike | None = None,
+    card: Mapping[str, str] | None = None,
 ) -> dict[str, export.Shipped]:
     """Exports the network of a run, in formats that are each whole or absent.
 
@@ -142,6 +153,15 @@ def export_run(
         temperature: As in `keras_hsakd.export.saved_model`; or `"fit"`, that which
             `keras_hsakd.export.fit_temperature` finds on the run's validation images.
         features: As in `keras_hsakd.export.saved_model`.
+        report: Whether to measure each artefact on the run's test images, and to write
+            what comes out beside it, see `keras_hsakd.export.Trial`. Defaults to
+            `False`, unless one of the arguments below is given.
+        max_drop: Float, the most accuracy that an artefact may lose against the
+            network of the run. Defaults to `None`, any.
+        teacher: Run folder of its teacher, to be measured beside it.
+        plain: Run folder of such a network without a teacher, the same way.
+        card: Texts for the model card, as in `keras_hsakd.export.Trial`. What is not
+            given of data and training is taken from the record of the run.
 
     Returns:
         A dict from the names of the formats to what became of each, a
@@ -149,17 +169,31 @@ def export_run(
 
     Raises:
         FileNotFoundError: If `run` is not a run folder with a finished epoch.
-        ValueError: If a format is unknown, an argument does not suit the network, or
-            the run held no images out for `"fit"`.
+        ValueError: If a format is unknown, an argument does not suit the network, the
+            run held no images out for `"fit"`, or `teacher` or `plain` takes other
+            images or has other classes.
 
     Example:
     >>> export_run("student", "serving/student")  # doctest: +SKIP
-    {'saved_model': Shipped(path='serving/student/1', error=None)}
+    {'saved_model': Shipped(path='serving/student/1', error=None, report=None)}
     """
     opened = Run.open(run)
     network = opened.network(checkpoint)
     if temperature == "fit":
         temperature = _fitted_temperature(opened, network)
+    others = {"teacher": teacher, "plain": plain}
+    beside = {name: folder for name, folder in others.items() if folder is not None}
+    trial = None
+    if report or max_drop is not None or beside or card is not None:
+        trial = export.Trial(
+            test=_measured_on(opened, {"validation": False}).test,
+            max_drop=max_drop,
+            beside={
+                name: export.serving_model(_beside(opened, name, folder, checkpoint))
+                for name, folder in beside.items()
+            },
+            card=_card(opened) | dict(card or {}),
+        )
     return export.ship(
         network,
         output,
@@ -170,7 +204,41 @@ def export_run(
         temperature=temperature,
         center_crop=opened.data_settings().center_crop,
         features=features,
+        trial=trial,
     )
+
+
+def _beside(run, argument, folder, checkpoint):
+    """Returns the network of another run, on the same images of the same classes."""
+    other = Run.open(folder)
+    for what, received, expected in (
+        ("classes", other.class_names, run.class_names),
+        ("image size", *(r.record["images"]["image_size"] for r in (other, run))),
+    ):
+        if received != expected:
+            raise ValueError(
+                f"Expected `{argument}` to be a run with the {what} of '{run.path}', "
+                f"{expected}. Received: '{folder}', with {received}"
+            )
+    return other.network(checkpoint)
+
+
+def _card(run):
+    """Returns what the record of a run says for a model card."""
+    source, images = run.data_settings().data, run.record["images"]
+    if os.path.isabs(source):  # the folders above it are nobody's business
+        source = os.path.basename(source)
+    unlabeled = images.get("unlabeled") or 0
+    data = (
+        f"Trained on {images['train'] - unlabeled:,} labelled "
+        + (f"and {unlabeled:,} unlabelled " if unlabeled else "")
+        + f"images of '{source}', {images['image_size']} x {images['image_size']} "
+        f"pixels, {len(run.class_names)} classes."
+    )
+    training = f"A {run.describe()}."
+    if run.record["origin"]:
+        training += f" It started from a run of {run.record['origin']['model']}."
+    return {"data": data, "training": training}
 
 
 def _fitted_temperature(run, network):
