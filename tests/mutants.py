@@ -340,6 +340,35 @@ FAULTS = {
     "version_again": Fault(
         "max(numbers, default=0) + 1", "max(numbers, default=1)", "export"
     ),
+    "calibration_floor": Fault(
+        "np.ceil(confidences * bins).astype(int) - 1",
+        "np.round(confidences * bins).astype(int)",
+        "report",
+    ),
+    "calibration_signed": Fault("np.abs(gaps).sum()", "np.abs(gaps.sum())", "report"),
+    "confusion_turned": Fault(
+        "(labels, np.argmax(probabilities, axis=1)), 1",
+        "(np.argmax(probabilities, axis=1), labels), 1",
+        "report",
+    ),
+    "ties_at_random": Fault(
+        'np.argsort(-np.asarray(probabilities), axis=1, kind="stable")',
+        'np.argsort(np.asarray(probabilities), axis=1, kind="stable")[:, ::-1]',
+        "report",
+    ),
+    "drop_as_allowed": Fault(
+        'report["drop"] > most:\n            measured',
+        'report["drop"] >= most:\n            measured',
+        "report",
+    ),
+    "not_kept_aside": Fault(
+        "error.path = path + REJECTED", "error.path = path", "report"
+    ),
+    "warm_up_counted": Fault(
+        "for _ in range(min(_WARM_UP, calls)):", "for _ in range(0):", "report"
+    ),
+    "other_mistakes": Fault("images[index - start]", "images[0]", "report"),
+    "page_unescaped": Fault("{html.escape(cell)}", "{cell}", "report"),
     "temperature": Fault("expected - right) > 0", "expected - right) < 0", "export"),
     # Runs.
     "settings_not_given": Fault(
