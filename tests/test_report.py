@@ -1,6 +1,7 @@
 """Reports of artefacts: metrics, measuring, rendering, what is kept aside."""
 
 import functools
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import export
+from keras_hsakd import export, runs
 from keras_hsakd.export import measuring, metrics, report, shipping
 from keras_hsakd.export.formats import Format, RejectedError, version_path
 from keras_hsakd.export.keras import KERAS
@@ -45,7 +46,7 @@ def test_accuracy(answers, k):
 
 def test_the_first_of_equal_classes_is_the_most_likely():
     equal = np.full((3, 3), 1 / 3)
-    assert metrics.accuracy(equal, [0, 1, 2]) == pytest.approx(1 / 3)
+    assert metrics.accuracy(equal, [0, 0, 1]) == pytest.approx(2 / 3)
     assert metrics.accuracy(equal, [0, 1, 2], k=2) == pytest.approx(2 / 3)
     assert metrics.confusion_matrix(equal, [0, 1, 2])[:, 0].tolist() == [1, 1, 1]
 
@@ -311,7 +312,7 @@ def worse(count, suffix=""):
         predict, seen = KERAS.load(os.path.join(path, "model.keras")), [0]
 
         def serve(images):
-            outputs = predict(images)
+            outputs = {name: np.array(x) for name, x in predict(images).items()}
             if len(images) == 1:  # a latency, or the check
                 return outputs
             for row in range(max(0, min(count - seen[0], len(images)))):
@@ -431,3 +432,57 @@ def test_a_report_is_whole_or_absent(quick, tmp_path, monkeypatch):
     result = shipped(network(), tmp_path / "net")
     assert "no space" in str(result.error)
     assert [name for name in os.listdir(tmp_path / "net") if "report" in name] == []
+
+
+# From run folders.
+
+
+def installed(format):
+    try:
+        importlib.metadata.version(format.runtime)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_a_run_in_all_formats_that_are_installed(tmp_path):
+    data = runs.DataSettings(data="digits", image_size=8)
+    training = runs.TrainingSettings(model="wrn_10_1", epochs=3, batch_size=50)
+    kinds = {
+        "teacher": runs.Teacher(),
+        "plain": runs.Baseline(),
+        "student": runs.Distill(teacher=tmp_path / "teacher"),
+    }
+    for name, kind in kinds.items():
+        source = {} if name == "student" else {"data": data}
+        runs.train(kind, tmp_path / name, training, **source, verbose=0)
+    formats = [name for name, format in export.FORMATS.items() if installed(format)]
+    results = runs.export_run(
+        tmp_path / "student",
+        tmp_path / "net",
+        formats=formats,
+        max_drop=0.01,
+        teacher=tmp_path / "teacher",
+        plain=tmp_path / "plain",
+    )
+    accuracies = {
+        name: runs.evaluate(tmp_path / name, verbose=0)["accuracy"] for name in kinds
+    }
+    assert {"saved_model", "keras"} <= set(results)
+    for name, result in results.items():
+        assert result.error is None, name
+        found = read(result)
+        assert found["images"] == 798
+        measured = found["measured"]
+        assert list(measured) == [name, "student", "teacher", "plain"]
+        for other, accuracy in accuracies.items():
+            # The images are rounded.
+            assert measured[other]["top1"] == pytest.approx(accuracy, abs=0.005)
+        assert measured[name]["top1"] > 0.5
+        exact = not name.startswith("litert-")
+        agreement = measured[name]["agreement"]
+        assert agreement == 1 if exact else agreement > 0.97
+        assert measured[name]["bytes"] == measuring.size_on_disk(result.path)
+        assert measured[name]["latency"]["1"]["median_ms"] > 0
+        assert "wrn_10_1" in content(result, "html")

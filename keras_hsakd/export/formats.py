@@ -111,12 +111,7 @@ def write_checked(
         RuntimeError: If what was written predicts something else than the student, or
             the Keras backend is not TensorFlow.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "Expected the TensorFlow backend to export a student: save it as a .keras "
-            "file and export that under KERAS_BACKEND=tensorflow. "
-            f"Received: backend '{keras.backend.backend()}'"
-        )
+    check_backend()
     path = os.path.normpath(path)
     _check_free(path)
     parent = os.path.dirname(os.path.abspath(path))
@@ -139,6 +134,16 @@ def write_checked(
     finally:
         shutil.rmtree(temporary)
     return path
+
+
+def check_backend() -> None:
+    """Raises a RuntimeError unless the Keras backend is TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "Expected the TensorFlow backend to export a student: save it as a .keras "
+            "file and export that under KERAS_BACKEND=tensorflow. "
+            f"Received: backend '{keras.backend.backend()}'"
+        )
 
 
 def _name(written, path):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_hsakd.export.formats import Format, Predict
+from keras_hsakd.export.formats import Format, Predict, in_graph
 from keras_hsakd.export.serving import Served
 
 
@@ -14,7 +14,7 @@ def write(served: Served, path: str) -> None:
 def load(path: str) -> Predict:
     """Loads a `.keras` file; see `Format`."""
     model = keras.saving.load_model(path, compile=False)
-    return model.predict_on_batch
+    return in_graph(model).serve
 
 
 KERAS = Format(write, load, suffix=".keras", runtime="keras")

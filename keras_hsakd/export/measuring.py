@@ -10,7 +10,13 @@ import numpy as np
 
 from keras_hsakd import graph
 from keras_hsakd.export import metrics
-from keras_hsakd.export.formats import Format, Predict, RejectedError
+from keras_hsakd.export.formats import (
+    Format,
+    Predict,
+    RejectedError,
+    check_backend,
+    in_graph,
+)
 from keras_hsakd.export.serving import Served
 from keras_hsakd.machine import machine, versions
 from keras_hsakd.suggestions import did_you_mean
@@ -46,8 +52,12 @@ class Trial:
         ValueError: If `max_drop` is not from 0 to 1, or `card` has something else.
 
     Example:
-    >>> images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), "uint8")
+    >>> student = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()])
+    >>> images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), "uint8")
     >>> trial = Trial(test=(images, np.arange(8)), max_drop=0.01)
+    >>> results = keras_hsakd.export.ship(student, "net", ["keras"], trial=trial)
+    >>> results["keras"].path, results["keras"].report
+    ('net/1.keras', 'net/1.keras.report')
     """
 
     test: tuple[np.ndarray, np.ndarray] | Iterable
@@ -103,14 +113,16 @@ class Exam:
         served: The `Served` that the artefacts are made of.
 
     Raises:
+        RuntimeError: If the Keras backend is not TensorFlow.
         ValueError: If the test images do not suit the student.
     """
 
     def __init__(self, trial: Trial, served: Served):
+        check_backend()
         self.trial, self.served = trial, served
         self._check_shapes()
         networks = {"student": served.model, **trial.beside}
-        predicts = {name: model.predict_on_batch for name, model in networks.items()}
+        predicts = {name: in_graph(model).serve for name, model in networks.items()}
         self._answers, self.labels = self._answers_of(predicts)
         self._check_labels()
         self._few, _ = next(self.trial.batches())
@@ -358,7 +370,7 @@ def multiply_adds(model: keras.Model) -> int | None:
     >>> multiply_adds(student)  # 36 positions, 3 x 3 x 3 values, 4 channels
     3888
     """
-    if None in model.input.shape[1:]:
+    if None in model.inputs[0].shape[1:]:
         return None
     try:
         return graph.multiply_adds(graph.flatten(model).outputs)

@@ -203,8 +203,9 @@ def _conditions(report):
         f"Measured on {machine['system']}, {machine['processor']}, "
         f"{machine['cores']} cores, devices {', '.join(machine['devices'])}; "
         f"{versions}. Each runtime chose its number of threads; mean number of cores "
-        f"that were busy: {cores}. Networks other than the artefact ran in Keras, from "
-        "arrays to arrays. The latencies hold for this machine and what else ran on it."
+        f"that were busy: {cores}. Networks other than the artefact ran in Keras, as "
+        "one function of TensorFlow. The latencies hold for this machine and what else "
+        "ran on it."
     )
 
 
