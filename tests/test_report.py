@@ -170,7 +170,7 @@ def test_a_report_has_the_figures_of_the_artefact(quick, tmp_path):
         np.asarray(model(IMAGES.astype("float32"))) for model in (student, teacher)
     )
     answers = np.asarray(keras.ops.softmax(logits))
-    row = found["measured"]["keras"]
+    row = found["measured"]["artefact"]
     assert row["top1"] == pytest.approx(np.mean(answers.argmax(1) == LABELS))
     assert row["top5"] == pytest.approx(metrics.accuracy(logits, LABELS, 5))
     assert row["agreement"] == 1
@@ -185,7 +185,7 @@ def test_a_report_has_the_figures_of_the_artefact(quick, tmp_path):
     assert beside["top1"] == pytest.approx(np.mean(wanted.argmax(1) == LABELS))
     same = np.mean(wanted.argmax(1) == answers.argmax(1))
     assert beside["agreement"] == pytest.approx(same)
-    assert list(found["measured"]) == ["keras", "student", "teacher"]
+    assert list(found["measured"]) == ["artefact", "student", "teacher"]
 
     matrix = metrics.confusion_matrix(answers, LABELS)
     assert found["confusion_matrix"] == matrix.tolist()
@@ -213,7 +213,7 @@ def test_the_files_are_for_people(quick, tmp_path, monkeypatch):
     result = shipped(network(), tmp_path / "net", card={"licence": "MIT"})
     found = read(result)
     text, page = content(result, "md"), content(result, "html")
-    accuracy = f"{found['measured']['keras']['top1']:.2%}"
+    accuracy = f"{found['measured']['artefact']['top1']:.2%}"
     for shown in (text, page):
         assert f"Accuracy {accuracy} on 70 test images, as the student." in shown
         assert "Not stated." in shown and "MIT" in shown
@@ -277,13 +277,14 @@ def test_an_order_that_changes_is_an_error(quick, tmp_path):
             "integers from 0 to 6. Received: int64 from 1",
         ),
         ({"test": (IMAGES, LABELS / 7)}, "integers from 0 to 6. Received: float64"),
-        ({"test": (IMAGES[:0], LABELS[:0])}, "Received: no images"),
+        ({"test": (IMAGES[:0], LABELS[:0])}, "to have images. Received: none"),
         ({"test": (IMAGES / 255 - 2, LABELS)}, "values 0 to 255. Received: values"),
         ({"max_drop": -0.1}, "from 0 to 1. Received: max_drop=-0.1"),
         ({"max_drop": float("nan")}, "from 0 to 1. Received: max_drop=nan"),
         ({"card": {"license": "MIT"}}, "Received: 'license'.*licence"),
         ({"card": {"licence": None}}, "texts. Received: licence=None"),
         ({"beside": {"teacher": network()}}, "`serving_model` returned.*'teacher'"),
+        ({"beside": {"student": network()}}, "the report's own. Received: 'student'"),
         (
             {"beside": {"plain": export.serving_model(network(classes=3))}},
             "'plain' of `beside` to have the 7 .* 3 classes",
@@ -296,6 +297,24 @@ def test_what_does_not_suit_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         shipped(network(), tmp_path / "net", **trial)
     assert not (tmp_path / "net").exists()
+
+
+def test_an_artefact_without_finite_answers_is_an_error(quick, tmp_path, monkeypatch):
+    def load(path):
+        predict = KERAS.load(path)
+
+        def serve(images):
+            outputs = {name: np.array(x) for name, x in predict(images).items()}
+            # In the last batch, which the check does not see.
+            outputs["probabilities"][0, 0] = np.nan if len(images) == 6 else 0.1
+            return outputs
+
+        return serve
+
+    format = KERAS._replace(load=load, tolerance=1e9)
+    result = shipped(network(), tmp_path / "net", format, monkeypatch)
+    assert result.path is None
+    assert "'keras' to give finite probabilities" in str(result.error)
 
 
 # What is kept aside.
@@ -475,14 +494,14 @@ def test_a_run_in_all_formats_that_are_installed(tmp_path):
         found = read(result)
         assert found["images"] == 798
         measured = found["measured"]
-        assert list(measured) == [name, "student", "teacher", "plain"]
+        assert list(measured) == ["artefact", "student", "teacher", "plain"]
         for other, accuracy in accuracies.items():
             # The images are rounded.
             assert measured[other]["top1"] == pytest.approx(accuracy, abs=0.005)
-        assert measured[name]["top1"] > 0.5
+        assert measured["artefact"]["top1"] > 0.5
         exact = not name.startswith("litert-")
-        agreement = measured[name]["agreement"]
+        agreement = measured["artefact"]["agreement"]
         assert agreement == 1 if exact else agreement > 0.97
-        assert measured[name]["bytes"] == measuring.size_on_disk(result.path)
-        assert measured[name]["latency"]["1"]["median_ms"] > 0
+        assert measured["artefact"]["bytes"] == measuring.size_on_disk(result.path)
+        assert measured["artefact"]["latency"]["1"]["median_ms"] > 0
         assert "wrn_10_1" in content(result, "html")

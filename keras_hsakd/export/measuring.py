@@ -23,6 +23,8 @@ from keras_hsakd.suggestions import did_you_mean
 
 # What a model card tells that figures do not.
 CARD = ("intended_use", "data", "training", "limits", "licence")
+# Its name among what was measured.
+ARTEFACT = "artefact"
 BATCH_SIZES = (1, 32)
 # Of a latency: calls before the clock runs, and the most calls and seconds on it.
 _WARM_UP, _CALLS, _SECONDS = 10, 500, 5.0
@@ -120,7 +122,7 @@ class Exam:
     def __init__(self, trial: Trial, served: Served):
         check_backend()
         self.trial, self.served = trial, served
-        self._check_shapes()
+        self._check_beside()
         networks = {"student": served.model, **trial.beside}
         predicts = {name: in_graph(model).serve for name, model in networks.items()}
         self._answers, self.labels = self._answers_of(predicts)
@@ -135,9 +137,14 @@ class Exam:
             for name, answers in self._answers.items()
         }
 
-    def _check_shapes(self):
+    def _check_beside(self):
         count = self.served.num_classes
         for name, model in self.trial.beside.items():
+            if name in (ARTEFACT, "student"):
+                raise ValueError(
+                    "Expected `beside` to have other names than the report's own. "
+                    f"Received: {name!r}"
+                )
             # One that was never called has no `output`, unless it is functional.
             outputs = None if isinstance(model, keras.Sequential) else model.output
             if not isinstance(outputs, dict) or "probabilities" not in outputs:
@@ -154,31 +161,29 @@ class Exam:
 
     def _check_labels(self):
         labels, highest = self.labels, self.served.num_classes - 1
-        received = "no images"
-        if len(labels):
-            received = f"{labels.dtype} from {labels.min()} to {labels.max()}"
-            if (
-                labels.dtype.kind in "iu"
-                and labels.min() >= 0
-                and labels.max() <= highest
-            ):
-                return
-        raise ValueError(
-            f"Expected `test` to have labels that are integers from 0 to {highest}. "
-            f"Received: {received}"
-        )
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > highest:
+            raise ValueError(
+                f"Expected `test` to have labels that are integers from 0 to {highest}"
+                f". Received: {labels.dtype} from {labels.min()} to {labels.max()}"
+            )
 
     def _answers_of(self, predicts):
         """Returns the probabilities by name of several, in one pass; the labels."""
-        answers, labels = {name: [] for name in predicts}, [np.zeros(0, int)]
+        answers, labels = {name: [] for name in predicts}, []
         for images, of_images in self.trial.batches():
             labels.append(of_images)
             for name, predict in predicts.items():
-                answers[name].append(np.asarray(predict(images)["probabilities"]))
-        if len(labels) == 1:
-            return answers, labels[0]
+                probabilities = np.asarray(predict(images)["probabilities"])
+                if not np.isfinite(probabilities).all():
+                    raise RuntimeError(
+                        f"Expected '{name}' to give finite probabilities of the test "
+                        "images. Received: some that are not"
+                    )
+                answers[name].append(probabilities)
+        if not labels:
+            raise ValueError("Expected `test` to have images. Received: none")
         joined = {name: np.concatenate(rows) for name, rows in answers.items()}
-        return joined, np.concatenate(labels[1:])
+        return joined, np.concatenate(labels)
 
     def _measured(self, name, model, predict, path=None):
         answers, labels = self._answers[name], self.labels
@@ -236,7 +241,7 @@ class Exam:
             "max_drop": self.trial.max_drop,
             "drop": self._lost(answers[name]) / len(labels),
             "measured": {
-                name: self._measured(name, self.served.model, predict, path),
+                ARTEFACT: self._measured(name, self.served.model, predict, path),
                 **self._rows,
             },
             "lost_most": {
@@ -277,7 +282,7 @@ class Exam:
         most = self.trial.max_drop
         if most is not None and report["drop"] > most:
             measured = report["measured"]
-            accuracy = measured[report["format"]]["top1"]
+            accuracy = measured[ARTEFACT]["top1"]
             raise RejectedError(
                 f"Expected the artefact to lose at most {most} of the student's "
                 f"accuracy, {measured['student']['top1']:.4f} (`max_drop`). "

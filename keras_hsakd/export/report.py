@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd.export.measuring import ARTEFACT
 from keras_hsakd.files import write_json
 
 # What is added to the name of an artefact.
@@ -82,11 +83,16 @@ def contents(report: Mapping, images: Mapping[int, np.ndarray]) -> list[Block]:
         report: As in `write_report`.
         images: As in `write_report`.
     """
-    names, measured = report["class_names"], report["measured"]
+    names = report["class_names"]
+    # The artefact by the name of its format.
+    measured = {
+        report["format"] if name == ARTEFACT else name: values
+        for name, values in report["measured"].items()
+    }
     title = f"{report['student']} as {report['format']}"
     blocks = [Heading(title, level=1), Text(_verdict(report)), _figures(measured)]
     blocks += _picture(_draw_speed, "Accuracy and latency", measured)
-    blocks += [Text(_conditions(report)), Heading("Classes that lost most")]
+    blocks += [Text(_conditions(report, measured)), Heading("Classes that lost most")]
     for other, losses in report["lost_most"].items():
         if losses:
             head = ["class", "images", "accuracy", f"accuracy of {other}"]
@@ -134,7 +140,7 @@ def contents(report: Mapping, images: Mapping[int, np.ndarray]) -> list[Block]:
 
 
 def _verdict(report):
-    accuracy = _percent(report["measured"][report["format"]]["top1"])
+    accuracy = _percent(report["measured"][ARTEFACT]["top1"])
     text = (
         f"Accuracy {accuracy} on {report['images']:,} test images, "
         f"{_percent(report['drop'])} less than the student."
@@ -188,8 +194,8 @@ def _figures(measured):
     )
 
 
-def _conditions(report):
-    machine, measured = report["machine"], report["measured"]
+def _conditions(report, measured):
+    machine = report["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items())
     cores = "; ".join(
         f"{name} "
