@@ -335,7 +335,7 @@ FAULTS = {
         "taken = keras.ops.round(floats)", "taken = floats", "export"
     ),
     "artefact_replaced": Fault(
-        "_check_free(path)\n        os.rename", "os.rename", "export"
+        "_check_free(path)\n    os.rename", "os.rename", "export"
     ),
     "version_again": Fault(
         "max(numbers, default=0) + 1", "max(numbers, default=1)", "export"

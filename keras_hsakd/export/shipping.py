@@ -110,7 +110,7 @@ def ship(
     Example:
     >>> student = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
     >>> ship(student, "serving/student", ["keras"])
-    {'keras': Shipped(path='serving/student/1.keras', error=None)}
+    {'keras': Shipped(path='serving/student/1.keras', error=None, report=None)}
     """
     for name in formats:
         if name not in FORMATS:
