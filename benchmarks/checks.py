@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import pathlib
-import platform
 import statistics
 import time
 from unittest import mock
@@ -27,6 +26,7 @@ import tensorflow as tf
 import keras_hsakd
 from keras_hsakd.files import write_json
 from keras_hsakd.logits import check_logits
+from keras_hsakd.machine import machine, versions
 from keras_hsakd.trainers import checks, fitting
 
 IMAGES, CLASSES, BATCH_SIZE = 50_000, 100, 64
@@ -168,9 +168,8 @@ def main():
     )
     options = parser.parse_args()
     results = {
-        "machine": f"{os.cpu_count()} cores, {platform.processor()}",
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
+        "machine": machine(),
+        "versions": versions("keras", "tensorflow"),
     }
     began = time.perf_counter()
     check_logits(create_trainer().network)
