@@ -171,8 +171,9 @@ def main():
         "machine": machine(),
         "versions": versions("keras", "tensorflow"),
     }
+    network = create_trainer().network
     began = time.perf_counter()
-    check_logits(create_trainer().network)
+    check_logits(network)
     results["check_logits_seconds"] = time.perf_counter() - began
     for name, make in kinds_of_data().items():
         looking, to_step = zip(
