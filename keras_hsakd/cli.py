@@ -1,4 +1,4 @@
-"""The command `keras-hsakd`: parses, and hands over to `runs` and `demo`."""
+"""The command `keras-hsakd`: parses, and hands over to `runs`, `tryout` and `demo`."""
 
 import argparse
 import dataclasses
@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from keras_hsakd import demo, export, models
+from keras_hsakd import demo, export, models, tryout
 from keras_hsakd.callbacks import CHECKPOINTS
 from keras_hsakd.files import read_json
 from keras_hsakd.runs import (
@@ -237,6 +237,32 @@ def _parser():
         help=f"JSON file with texts for the model card: {', '.join(export.CARD)}",
     )
 
+    command = add(
+        "try",
+        _try,
+        "open a page to try a network on images of your own",
+        "Opens a local page on which you drop an image, and see the likeliest classes "
+        "and the time that they took; of a run also where the network looks, what its "
+        "heads say of each view, and its teacher's answer.",
+    )
+    command.add_argument("path", help="run folder, or what `export` wrote")
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to bind to; with another one, whoever reaches this machine can "
+        "use the page (default: 127.0.0.1)",
+    )
+    command.add_argument(
+        "--port", type=int, help="port (default: the first free one from 7860)"
+    )
+    command.add_argument(
+        "--browser",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="open a browser (default: yes)",
+    )
+    _add_checkpoint(command, "to try, of a run")
+
     command = add("models", _models, "list the networks and what they cost")
     command.add_argument(
         "--image-size",
@@ -449,6 +475,10 @@ def _export(options):
         raise RuntimeError(
             f"Expected all formats to be written. Received: {received}"
         ) from first
+
+
+def _try(options):
+    tryout.serve(**options)
 
 
 def _models(options):

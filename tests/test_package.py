@@ -18,14 +18,14 @@ PACKAGE = pathlib.Path(keras_hsakd.__file__).parent
 # Imports go downward only, and never within a group.
 GROUPS = [
     {"cli"},
-    {"demo"},
+    {"demo", "tryout"},
     {"runs"},
     {"export"},
     {"checkpoints", "data", "callbacks", "resume"},
     {"trainers", "models", "optimizers"},
     {"attach", "views"},
     {"heads"},
-    {"logits"},
+    {"logits", "grad_cam"},
     {"losses", "graph"},
     {"layers"},
     {"distribution"},

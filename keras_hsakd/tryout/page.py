@@ -1,0 +1,125 @@
+"""The page: a place to drop an image file, and the answers below it."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from keras_hsakd.data.decoding import why
+from keras_hsakd.tryout.answers import Answering
+from keras_hsakd.tryout.drawing import STYLE, drawn, refused
+from keras_hsakd.tryout.opening import open_networks
+
+MAX_FILE_SIZE = "20mb"
+# Read by Gradio; also that it asks nobody for its version.
+_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+_FONT = ["system-ui", "sans-serif"]  # others would be fetched from Google
+
+
+def serve(
+    path: str | os.PathLike,
+    checkpoint: str = "last",
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    browser: bool = True,
+) -> None:
+    """Serves a page to try a network on images of your own, until it is interrupted.
+
+    It shows the likeliest classes and the time that they took; of a run also where the
+    network looks, what its heads say of each view, and its teacher's answer, if the
+    teacher's run is there.
+
+    Args:
+        path: Run folder, or what `keras-hsakd export` wrote.
+        checkpoint: `"last"` or `"best"`, of a run. Defaults to `"last"`.
+        host: Address that the page is bound to. Defaults to `"127.0.0.1"`, which no
+            other machine reaches; with another one, whoever reaches it can use it.
+        port: Port. Defaults to `None`: the first free one of 7860 to 7959.
+        browser: Whether to open a browser. Defaults to `True`.
+
+    Raises:
+        FileNotFoundError: If `path` is neither, or a run without a finished epoch.
+        ImportError: If Gradio, or the runtime of the artefact, is not installed.
+        OSError: If the port is taken.
+        ValueError: If what is there is damaged.
+
+    Example:
+    >>> serve("runs/student")  # doctest: +SKIP
+    Answering on http://127.0.0.1:7860/ (Ctrl-C ends it)
+    """
+    with tempfile.TemporaryDirectory(prefix="keras-hsakd-try-") as folder:
+        # Before it is imported.
+        os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=folder)
+        gradio = _gradio()
+        page = _page(gradio, open_networks(path, checkpoint))
+        try:
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                inbrowser=browser,
+                share=False,
+                quiet=True,
+                prevent_thread_lock=True,
+                show_error=True,
+                max_file_size=MAX_FILE_SIZE,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                mcp_server=False,
+                theme=gradio.themes.Default(font=_FONT, font_mono=["monospace"]),
+                css=STYLE,
+            )
+            print(f"Answering on {address} (Ctrl-C ends it)", flush=True)
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
+
+
+def _gradio():
+    try:
+        import gradio
+    except ImportError as error:
+        raise ImportError(
+            f"Expected `gradio` to be installed for a page. Received: {error}. "
+            "Run: pip install 'keras_hsakd[try]'"
+        ) from error
+    return gradio
+
+
+def _page(gradio, networks: Sequence[Answering]):
+    """Returns the page, as `gradio.Blocks`."""
+
+    def answer(file):
+        try:
+            with open(file, "rb") as opened:
+                content = opened.read()
+        finally:
+            os.remove(file)  # what was dropped is kept nowhere
+        return None, answered(networks, content)
+
+    with gradio.Blocks(title="keras-hsakd", analytics_enabled=False) as page:
+        file = gradio.File(label="Drop an image here", height=140)
+        answers = gradio.HTML()
+        # Emptied, it takes the next one at once.
+        file.upload(answer, file, [file, answers], api_visibility="private")
+    return page
+
+
+def answered(networks: Sequence[Answering], content: bytes) -> str:
+    """Returns as HTML what networks say of an image file, or that it is none.
+
+    Args:
+        networks: Functions from the content of a file to an `Answer`.
+        content: The content.
+
+    Example:
+    >>> answered([lambda content: tf.io.decode_image(content)], b"no image")[:41]
+    '<div class="refused" role="alert">Unknown'
+    """
+    try:
+        return drawn([answer(content) for answer in networks])
+    except tf.errors.InvalidArgumentError as error:
+        return refused(why(error))
