@@ -14,35 +14,38 @@ _EDGE = 192
 _HEAT = np.array([255, 64, 0])
 
 STYLE = """
-.answers { display: grid; gap: 24px; align-items: start;
+.answers { display: grid; gap: 20px; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
 .answer, .refused { padding: 16px 20px; border-radius: 12px;
-  border: 1px solid var(--border-color-primary);
-  background: var(--background-fill-primary); }
+  color: var(--body-text-color); background: var(--background-fill-primary);
+  border: 1px solid var(--border-color-primary); }
 .refused { border-color: #dc2626; }
 .answer header { display: flex; justify-content: space-between; gap: 12px;
   font-size: 17px; font-weight: 600; margin-bottom: 12px; }
-.answer header span { overflow-wrap: anywhere; }
+.answer header span, .answer li span:first-child, .answer td {
+  overflow-wrap: anywhere; }
 .answer time { white-space: nowrap; font-weight: 400; }
+.answer figcaption, .answer th, .answer time, .answer h4 { font-size: 13px;
+  font-weight: 400; text-align: left;
+  color: color-mix(in srgb, var(--body-text-color) 70%, transparent); }
 .answer .top { display: flex; gap: 16px; flex-wrap: wrap; }
 .answer figure { margin: 0; width: 128px; }
-.answer figcaption, .answer th, .answer time, .answer h4 {
-  color: var(--body-text-color-subdued); font-size: 13px; }
-.answer img { width: 100%; image-rendering: pixelated; border-radius: 6px; }
+.answer img { display: block; width: 100%; margin-bottom: 4px; border-radius: 6px;
+  image-rendering: pixelated; }
 .answer ol { flex: 1 1 160px; min-width: 0; margin: 0; padding: 0; list-style: none; }
-.answer li { margin-bottom: 7px; }
-.answer li div { display: flex; justify-content: space-between; gap: 8px; }
-.answer li div span:first-child { overflow-wrap: anywhere; }
-.answer meter { display: block; width: 100%; height: 12px; }
-.answer h4 { margin: 14px 0 4px; font-weight: 400; }
-.answer table { width: 100%; table-layout: fixed; border-spacing: 3px;
-  border-collapse: separate; font-size: 14px; }
-.answer th { font-weight: 400; text-align: left; padding: 0 4px; }
-.answer tbody th { display: flex; gap: 8px; align-items: center; }
-.answer tbody th img { width: 40px; }
+.answer li { display: flex; justify-content: space-between; gap: 8px;
+  margin-bottom: 4px; padding: 2px 8px; border-radius: 6px; background:
+  linear-gradient(to right, rgb(249 115 22 / 0.35) calc(100% * var(--p)),
+  rgb(128 128 128 / 0.12) 0); }
+.answer h4 { margin: 16px 0 4px; }
+.answer table { width: 100%; table-layout: fixed; border-collapse: separate;
+  border-spacing: 3px; font-size: 14px; }
+.answer th:first-child { width: 88px; }
+.answer tbody th img { width: 36px; margin: 0 8px 0 0; display: inline;
+  vertical-align: middle; }
 .answer td { padding: 3px 8px; border-radius: 6px; line-height: 1.35;
-  overflow-wrap: anywhere; background: rgb(249 115 22 / calc(0.45 * var(--p))); }
-.answer td .wrong { color: #dc2626; text-decoration: line-through; }
+  background: rgb(249 115 22 / calc(0.06 + 0.45 * var(--p))); }
+.answer td .wrong { text-decoration: line-through; color: #dc2626; }
 .dark .answer td .wrong { color: #fca5a5; }
 .answer td small { float: right; }
 """
@@ -80,8 +83,8 @@ def _answer(answer):
         heated = heated_image(answer.image, answer.heat_map)
         figures += _figure(heated, "where it looks")
     classes = "".join(
-        f"<li><div><span>{html.escape(label)}</span><span>{_percent(probability, 1)}"
-        f'</span></div><meter value="{probability:.4f}"></meter></li>'
+        f'<li style="--p: {probability:.4f}"><span>{html.escape(label)}</span>'
+        f"<span>{_percent(probability, 1)}</span></li>"
         for label, probability in answer.predictions
     )
     return (
@@ -105,7 +108,8 @@ def _heads(views):
         for view in views
     )
     return (
-        "<h4>What the heads take each view for: class and view together</h4>"
+        "<h4>What the heads take each view for: class and view; a wrong view is struck "
+        "out</h4>"
         f"<table><thead><tr><th></th>{columns}</tr></thead>"
         f"<tbody>{rows}</tbody></table>"
     )

@@ -12,7 +12,10 @@ from keras_hsakd.tryout.answers import Answering
 from keras_hsakd.tryout.drawing import STYLE, drawn, refused
 from keras_hsakd.tryout.opening import open_networks
 
-MAX_FILE_SIZE = "20mb"
+# Of a file that is looked at, and of one that Gradio keeps reading, in megabytes: its
+# own refusal says "Error" and nothing else.
+MAX_SIZE = 20
+_MAX_UPLOAD = 100
 # Read by Gradio; also that it asks nobody for its version.
 _ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
 _FONT = ["system-ui", "sans-serif"]  # others would be fetched from Google
@@ -59,21 +62,26 @@ def serve(
                 server_name=host,
                 server_port=port,
                 inbrowser=browser,
-                share=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                show_error=True,
-                max_file_size=MAX_FILE_SIZE,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                mcp_server=False,
                 theme=gradio.themes.Default(font=_FONT, font_mono=["monospace"]),
                 css=STYLE,
+                max_file_size=f"{_MAX_UPLOAD}mb",
+                share=False,
+                enable_monitoring=False,
+                footer_links=[],
+                mcp_server=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                run_history=False,
+                show_error=True,
+                ssr_mode=False,
             )
             print(f"Answering on {address} (Ctrl-C ends it)", flush=True)
             threading.Event().wait()
+        except OSError as error:
+            raise OSError(
+                "Expected a free `port` on a `host` of this machine. "
+                f"Received: host={host!r}, port={port}: {error}"
+            ) from error
         finally:
             page.close(verbose=False)
 
@@ -95,14 +103,14 @@ def _page(gradio, networks: Sequence[Answering]):
     def answer(file):
         try:
             with open(file, "rb") as opened:
-                content = opened.read()
+                content = opened.read(MAX_SIZE * 10**6 + 1)
         finally:
             os.remove(file)  # what was dropped is kept nowhere
         return None, answered(networks, content)
 
     with gradio.Blocks(title="keras-hsakd", analytics_enabled=False) as page:
-        file = gradio.File(label="Drop an image here", height=140)
-        answers = gradio.HTML()
+        file = gradio.File(label=f"Drop an image, at most {MAX_SIZE} MB", height=140)
+        answers = gradio.HTML(apply_default_css=False)
         # Emptied, it takes the next one at once.
         file.upload(answer, file, [file, answers], api_visibility="private")
     return page
@@ -119,6 +127,10 @@ def answered(networks: Sequence[Answering], content: bytes) -> str:
     >>> answered([lambda content: tf.io.decode_image(content)], b"no image")[:41]
     '<div class="refused" role="alert">Unknown'
     """
+    if len(content) > MAX_SIZE * 10**6:
+        return refused(
+            f"Expected a file of at most {MAX_SIZE} MB. Received: a larger one"
+        )
     try:
         return drawn([answer(content) for answer in networks])
     except tf.errors.InvalidArgumentError as error:
