@@ -58,7 +58,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 # keras-cv has backbones that slow tests attach heads to; formats of export are loaded
-# by their own runtimes.
+# by their own runtimes, and the page to try a network in Chromium, if it is there.
 $(VENV)/.installed-slow: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[cv,export,serving]'
+	$(BIN)/python -m pip install --quiet --editable '.[cv,export,serving,try]' selenium
 	touch $@

@@ -370,6 +370,32 @@ FAULTS = {
     "other_mistakes": Fault("images[index - start]", "images[0]", "report"),
     "page_unescaped": Fault("{html.escape(cell)}", "{cell}", "report"),
     "temperature": Fault("expected - right) > 0", "expected - right) < 0", "export"),
+    # The page.
+    "grad_cam_channels": Fault(
+        "weights = ops.mean(gradients, axis=(1, 2), keepdims=True)",
+        "weights = gradients",
+        "grad_cam",
+    ),
+    "grad_cam_negative": Fault(
+        "ops.relu(ops.sum(weights", "(ops.sum(weights", "grad_cam"
+    ),
+    "joint_prediction": Fault(
+        "divmod(int(probabilities.argmax()), len(names))",
+        "divmod(int(probabilities.argmax()), 10)[::-1]",
+        "tryout",
+    ),
+    "tried_crop": Fault(
+        "return center_crop(image, self._image_size, self._center_crop).numpy()",
+        "pass",
+        "tryout",
+    ),
+    "tried_teacher": Fault("if known not in (None, found):", "if False:", "tryout"),
+    "names_as_html": Fault(
+        "<span>{html.escape(label)}</span>", "<span>{label}</span>", "tryout"
+    ),
+    "size_of_a_file": Fault(
+        "if len(content) > MAX_SIZE * 10**6:", "if False:", "tryout"
+    ),
     # Runs.
     "settings_not_given": Fault(
         'for k, v in settings["data"].items() if v is not None}',
