@@ -234,6 +234,7 @@ def test_heat_is_where_the_map_is():
 
 
 def test_gradio_is_asked_for(runs, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ImportError, match=r"Run: pip install 'keras_hsakd\[try\]'"):
         page.serve(runs / "student")

@@ -16,8 +16,6 @@ from keras_hsakd.tryout.opening import open_networks
 # own refusal says "Error" and nothing else.
 MAX_SIZE = 20
 _MAX_UPLOAD = 100
-# Read by Gradio; also that it asks nobody for its version.
-_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
 _FONT = ["system-ui", "sans-serif"]  # others would be fetched from Google
 
 
@@ -53,8 +51,8 @@ def serve(
     Answering on http://127.0.0.1:7860/ (Ctrl-C ends it)
     """
     with tempfile.TemporaryDirectory(prefix="keras-hsakd-try-") as folder:
-        # Before it is imported.
-        os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=folder)
+        # Gradio reads them when it is imported.
+        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
         gradio = _gradio()
         page = _page(gradio, open_networks(path, checkpoint))
         try:
