@@ -16,7 +16,6 @@ from keras_hsakd.tryout.opening import open_networks
 # own refusal says "Error" and nothing else.
 MAX_SIZE = 20
 _MAX_UPLOAD = 100
-_FONT = ["system-ui", "sans-serif"]  # others would be fetched from Google
 
 
 def serve(
@@ -60,7 +59,6 @@ def serve(
                 server_name=host,
                 server_port=port,
                 inbrowser=browser,
-                theme=gradio.themes.Default(font=_FONT, font_mono=["monospace"]),
                 css=STYLE,
                 max_file_size=f"{_MAX_UPLOAD}mb",
                 share=False,
