@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from keras_hsakd import checkpoints, cli, demo, models, strip_heads
+from keras_hsakd import checkpoints, cli, demo, models, strip_heads, tryout
 from keras_hsakd.export import measuring
 from keras_hsakd.runs import (
     Distill,
@@ -192,6 +192,22 @@ def test_distill_changes_only_what_is_given(received):
         "overwrite": False,
         "verbose": 1,
     }
+
+
+def test_a_page_is_local_unless_told(monkeypatch):
+    given = {}
+    monkeypatch.setattr(tryout, "serve", lambda **options: given.update(options))
+    assert cli.main(["try", "runs/student"]) == 0
+    assert given == {
+        "path": "runs/student",
+        "checkpoint": "last",
+        "host": "127.0.0.1",
+        "port": None,
+        "browser": True,
+    }
+    line = "try runs/student --host 0.0.0.0 --port 80 --no-browser --checkpoint best"
+    assert cli.main(line.split()) == 0
+    assert (given["host"], given["port"], given["browser"]) == ("0.0.0.0", 80, False)
 
 
 def test_an_error_of_ours_can_be_traced(received, monkeypatch, capsys):
