@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from numpy_reference import softmax
 
-from keras_hsakd import export, strip_heads
+from keras_hsakd import export, strip_heads, views
 from keras_hsakd.data.decoding import MAX_PIXELS
 from keras_hsakd.grad_cam import grad_cam
 from keras_hsakd.runs import (
@@ -26,7 +27,13 @@ from keras_hsakd.runs import (
     train,
 )
 from keras_hsakd.tryout import opening, page
-from keras_hsakd.tryout.answers import Answer, JointPrediction, NetworkOfRun, View
+from keras_hsakd.tryout.answers import (
+    VIEW_NAMES,
+    Answer,
+    JointPrediction,
+    NetworkOfRun,
+    View,
+)
 from keras_hsakd.tryout.artefacts import open_artefact
 from keras_hsakd.tryout.drawing import drawn, heated_image
 from keras_hsakd.tryout.opening import open_networks
@@ -85,8 +92,8 @@ def test_a_run_answers_as_its_network(runs, center_crop):
     np.testing.assert_array_equal(answer.image, np.rint(images[0]))
 
     network = run.network()
-    views = np.stack([np.rot90(images[0], turns) for turns in range(4)])
-    outputs = network.predict(views, verbose=0)
+    rotated = np.stack([np.rot90(images[0], turns) for turns in range(4)])
+    outputs = network.predict(rotated, verbose=0)
     expected = softmax(outputs["logits"][0])
     order = np.argsort(-expected)[:5]
     assert [label for label, _ in answer.predictions] == [NAMES[n] for n in order]
@@ -99,7 +106,7 @@ def test_a_run_answers_as_its_network(runs, center_crop):
 
     assert [view.name for view in answer.views] == ["0°", "90°", "180°", "270°"]
     for turns, view in enumerate(answer.views):
-        np.testing.assert_array_equal(view.image, np.rint(views[turns]))
+        np.testing.assert_array_equal(view.image, np.rint(rotated[turns]))
         for number, joint in enumerate(view.heads, start=1):
             probabilities = softmax(outputs[f"aux_{number}"][turns])
             best = probabilities.argmax()
@@ -109,6 +116,18 @@ def test_a_run_answers_as_its_network(runs, center_crop):
                 joint.probability, probabilities[best], rtol=1e-4
             )
     assert number == 3
+
+
+def test_all_views_have_names():
+    assert set(VIEW_NAMES) == set(views.names())
+    for name, of_views in VIEW_NAMES.items():
+        assert len(set(of_views)) == len(views.get(name))
+    image = keras.ops.convert_to_tensor([[[[1.0, 2.0, 3.0]]]])
+    for name, view in zip(
+        VIEW_NAMES["color_permutations"], views.get("color_permutations"), strict=True
+    ):
+        order = keras.ops.convert_to_numpy(view(image)).ravel()
+        assert name == "".join("RGB"[int(channel) - 1] for channel in order)
 
 
 def test_a_teacher_answers_beside_its_student(runs, networks):
