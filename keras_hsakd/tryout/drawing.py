@@ -15,7 +15,7 @@ _HEAT = np.array([255, 64, 0])
 
 STYLE = """
 .answers { display: grid; gap: 20px; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .answer, .refused { padding: 16px 20px; border-radius: 12px;
   color: var(--body-text-color); background: var(--background-fill-primary);
   border: 1px solid var(--border-color-primary); }
@@ -161,4 +161,4 @@ def heated_image(image: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     heat = heat_map[..., np.newaxis] / max(heat_map.max(), 1e-12)
     heat = tf.image.resize(heat, image.shape[:2], "bicubic").numpy().clip(0, 1)
     grey = image.mean(axis=-1, keepdims=True)
-    return pixels(0.6 * (1 - heat) * grey + heat * (0.5 * image + 0.5 * _HEAT))
+    return pixels(0.75 * (1 - heat) * grey + heat * (0.5 * image + 0.5 * _HEAT))
