@@ -58,7 +58,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 # keras-cv has backbones that slow tests attach heads to; formats of export are loaded
-# by their own runtimes, and the page to try a network in Chromium, if it is there.
+# by their own runtimes.
 $(VENV)/.installed-slow: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[cv,export,serving,try]' selenium
+	$(BIN)/python -m pip install --quiet --editable '.[cv,export,serving]'
 	touch $@
