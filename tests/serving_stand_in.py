@@ -29,6 +29,7 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
+    prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
 
@@ -71,6 +72,16 @@ class Servable:
             self.signatures = loader(self._session, ["serve"], path).signature_def
         self._functions = {}
         self._lock = threading.Lock()
+        self._warm_up(os.path.join(path, "assets.extra", "tf_serving_warmup_requests"))
+
+    def _warm_up(self, file):
+        """Answers the requests beside a model; a server loads none that fails."""
+        if os.path.exists(file):
+            for record in tf.data.TFRecordDataset(file).as_numpy_iterator():
+                log = prediction_log_pb2.PredictionLog.FromString(record)
+                request = log.predict_log.request
+                inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
+                self.predict(request.model_spec.signature_name, inputs)
 
     def check(self, spec):
         """Raises a `ServingError` if another model or version is asked for."""

@@ -460,7 +460,7 @@ def test_many_clients_at_once_beside_bad_requests(served):
             connect = functools.partial(client.CLIENTS[protocol], address, served.model)
             summary = load.run(connect, requests, expected, clients=16, seconds=1.5)
             assert (summary.wrong, summary.failed) == (0, 0), summary.errors
-            assert summary.answered >= 32 and len(summary.latencies) == summary.answered
+            assert summary.answered >= 32
     finally:
         stop.set()
         thread.join()

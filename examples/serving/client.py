@@ -51,7 +51,9 @@ class GrpcClient:
     """Asks for predictions by gRPC; threads may share one."""
 
     def __init__(self, address, model, timeout=10, retries=4):
+        # TensorFlow, too, which the first request would wait for.
         import grpc
+        import tensorflow  # noqa: F401
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 
         options = [

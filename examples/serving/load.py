@@ -11,6 +11,8 @@ first one for the same image. Ends with exit code 1 after a wrong answer or none
 import argparse
 import collections
 import concurrent.futures
+import dataclasses
+import itertools
 import sys
 import threading
 import time
@@ -18,9 +20,23 @@ import time
 import client
 import numpy as np
 
-Summary = collections.namedtuple(
-    "Summary", "seconds answered wrong failed errors latencies"
-)
+
+@dataclasses.dataclass
+class Summary:
+    """What came of all requests: seconds of each answer, errors by message."""
+
+    seconds: float
+    latencies: list[float]
+    wrong: int
+    errors: collections.Counter
+
+    @property
+    def answered(self):
+        return len(self.latencies)
+
+    @property
+    def failed(self):
+        return self.errors.total()
 
 
 def run(connect, requests, expected, clients, seconds, tolerance=1e-3):
@@ -41,17 +57,16 @@ def run(connect, requests, expected, clients, seconds, tolerance=1e-3):
     expected = list(expected or [None] * len(requests))
     lock = threading.Lock()
     latencies, errors, wrong = [], collections.Counter(), 0
+    connections = [connect() for _ in range(clients)]
     begin = time.monotonic()
 
-    def ask(number):
+    def ask(connection):
         nonlocal wrong
-        own = connect()
         while time.monotonic() < begin + seconds:
-            index = number % len(requests)
-            number += 1
+            index = next(turns) % len(requests)
             sent = time.monotonic()
             try:
-                outputs = own.predict(**requests[index])
+                outputs = connection.predict(**requests[index])
             except client.RequestError as error:
                 with lock:
                     errors[str(error)] += 1
@@ -66,13 +81,14 @@ def run(connect, requests, expected, clients, seconds, tolerance=1e-3):
                     logits, expected[index], 0, tolerance * np.abs(logits).max()
                 )
                 wrong += not right
-        own.close()
 
+    turns = itertools.count()
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-        list(pool.map(ask, range(clients)))  # raises what a thread raised
+        list(pool.map(ask, connections))  # raises what a thread raised
     took = time.monotonic() - begin
-    failed = errors.total()
-    return Summary(took, len(latencies), wrong, failed, errors, sorted(latencies))
+    for connection in connections:
+        connection.close()
+    return Summary(took, latencies, wrong, errors)
 
 
 def answers_of(path, requests):
