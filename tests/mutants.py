@@ -331,6 +331,9 @@ FAULTS = {
     "empty_batch": Fault(
         "some = padded[: tf.maximum(count, 1)]", "some = images", "export"
     ),
+    "shape_not_looked_at": Fault(
+        "images = tf.ensure_shape(images, [None, *self.shape])", "pass", "export"
+    ),
     "truncated_floats": Fault(
         "taken = keras.ops.round(floats)", "taken = floats", "export"
     ),

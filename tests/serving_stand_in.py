@@ -351,9 +351,7 @@ def _array(values, dtype):
     """Returns values of JSON as an array of the dtype that a signature has."""
     dtype = tf.dtypes.as_dtype(dtype)
     if dtype == tf.string:
-        is_list = isinstance(values, list)
-        strings = [_bytes(value) for value in values] if is_list else _bytes(values)
-        return np.array(strings, object)
+        return np.array(_bytes(values), object)
     try:
         array = np.array(values)
     except ValueError:  # ragged
@@ -366,7 +364,9 @@ def _array(values, dtype):
 
 
 def _bytes(value):
-    """Returns what stands for a string in JSON."""
+    """Returns the strings that JSON stands for."""
+    if isinstance(value, list):
+        return [_bytes(each) for each in value]
     try:
         if isinstance(value, dict):
             return base64.b64decode(value["b64"], validate=True)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
 
 from keras_hsakd import data, export, models, strip_heads
 from keras_hsakd.data.decoding import MAX_PIXELS
@@ -213,6 +214,27 @@ def test_what_cannot_be_decoded_is_an_error_and_the_next_request_is_served(shipp
         assert answer(shipped, "image_bytes", image_bytes=[good])["class"].shape == (1,)
     with pytest.raises(tf.errors.InvalidArgumentError, match="images` to be finite"):
         answer(shipped, "float_images", images=np.full((1, 16, 16, 3), np.nan, "f"))
+
+
+def test_a_wrong_shape_is_refused_by_the_graph_itself(shipped):
+    # As TensorFlow Serving runs it; Python's functions and sessions look themselves.
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], shipped.path)
+        for name, shape in (
+            ("serving_default", (2, 9, 9, 3)),
+            ("serving_default", (2, 16, 16, 1)),
+            ("float_images", (2, 20, 20, 3)),
+        ):
+            signature = loaded.signature_def[name]
+            options = config_pb2.CallableOptions(
+                feed=[signature.inputs["images"].name],
+                fetch=[signature.outputs["logits"].name],
+            )
+            run = session._make_callable_from_options(options)
+            dtype = SIGNATURES[name][0]["images"][0]
+            assert run(np.zeros((2, 16, 16, 3), dtype))[0].shape == (2, 10)
+            with pytest.raises(tf.errors.InvalidArgumentError, match="Shape of tensor"):
+                run(np.zeros(shape, dtype))
 
 
 def test_what_lies_beside_the_graph(shipped):

@@ -185,7 +185,7 @@ class _Module(tf.Module):
     def _of_files(self, image_bytes):
         images = tf.map_fn(
             self._decoded,
-            image_bytes,
+            tf.ensure_shape(image_bytes, [None]),
             fn_output_signature=tf.TensorSpec(self.shape, tf.float32),
         )
         return self._outputs(images)
@@ -211,6 +211,8 @@ class _Module(tf.Module):
         return self._run(self._served.model_of_features, floats)
 
     def _run(self, model, images):
+        # A server's session does not check the shapes of what it is given.
+        images = tf.ensure_shape(images, [None, *self.shape])
         count = tf.shape(images)[0]
         # A fused convolution of TensorFlow fails on a batch without images.
         padded = tf.pad(images, [[0, 1], [0, 0], [0, 0], [0, 0]])
