@@ -31,8 +31,9 @@ test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 6 m
 test-slow: $(VENV)/.installed-slow ## The tests that take minutes: 10 minutes
 	$(PYTEST) -m slow
 
-test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments: 6 minutes
+test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments, exports at all
 	$(BIN)/python tests/kill_and_resume.py --moments 20
+	$(BIN)/python tests/killed_exports.py
 
 test-mutants: $(VENV)/.installed ## Plant faults; name those that no test notices
 	$(BIN)/python tests/mutants.py

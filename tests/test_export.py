@@ -2,12 +2,14 @@ import dataclasses
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import types
 import zipfile
 
 import keras
+import killed_exports
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -436,25 +438,62 @@ def test_nothing_is_left_when_the_export_fails(student, tmp_path, monkeypatch):
     assert temporary.startswith(".") and not temporary.partition("/")[2].isdigit()
 
 
-@pytest.mark.parametrize("fault", ["softmax twice", "preprocessing", "temperature"])
-def test_the_student_itself_is_what_counts(fault, tmp_path, monkeypatch):
+def flipped(images):
+    return images[..., ::-1] / 255
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("softmax twice", "'probabilities' differs"),
+        ("preprocessing", "'logits' differs"),
+        ("channel order", "'logits' differs"),
+        ("temperature", "'probabilities' differs"),
+        ("classes", r"'logits' has shape \(2, 9\) instead of \(2, 10\)"),
+        ("head", r"'logits' has shape \(2, 40\) instead of \(2, 10\)"),
+    ],
+)
+def test_the_student_itself_is_what_counts(fault, message, tmp_path, monkeypatch):
     if fault == "softmax twice":
         for name in ("strip_heads", "check_logits"):
             untouched = f"keras_hsakd.export.serving.{name}"
             monkeypatch.setattr(untouched, lambda model: model)
     student = plain_student(activation="softmax" if "softmax" in fault else None)
     student.layers[-1].bias.assign(np.arange(10.0))
+    features = student.layers[-1].input
     served = Served(student=student, preprocessing=keras.layers.Rescaling(1 / 255))
     others = {
         "softmax twice": {},
         "preprocessing": {"preprocessing": keras.layers.Rescaling(1 / 2.55)},
+        "channel order": {"preprocessing": flipped},
         "temperature": {"temperature": 2.0},
+        "classes": {
+            "student": keras.Model(student.inputs[0], keras.layers.Dense(9)(features))
+        },
+        "head": {
+            "student": keras.Model(student.inputs[0], keras.layers.Dense(40)(features))
+        },
     }
     wrong = dataclasses.replace(served, **others[fault])
     served.__dict__["model"] = wrong.model
-    with pytest.raises(RuntimeError, match="Expected the exported model to predict as"):
+    message = f"Expected the exported model to predict as `student`.*{message}"
+    with pytest.raises(RuntimeError, match=message):
         formats.write_checked(shipping.FORMATS["keras"], served, tmp_path / "1.keras")
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_export_left_is_removed(student, tmp_path):
+    mine = f".export-{socket.gethostname()}"
+    for name in (f"{mine}-{2**22 + 1}-a", f"{mine}-{os.getpid()}-b", ".export-other-1"):
+        (tmp_path / name).mkdir()
+    export.ship(student, tmp_path, ["keras"])
+    left = {f"{mine}-{os.getpid()}-b", ".export-other-1"}
+    assert set(os.listdir(tmp_path)) == {*left, "1.keras"}
+
+
+@pytest.mark.slow
+def test_killed_exports_leave_nothing_half_written():
+    killed_exports.run(["saved_model", "keras"], range(-5, 0))
 
 
 # What is taken.

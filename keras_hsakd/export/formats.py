@@ -5,6 +5,7 @@ import importlib
 import os
 import re
 import shutil
+import socket
 import tempfile
 import types
 from collections.abc import Callable, Iterator
@@ -114,10 +115,7 @@ def write_checked(
     check_backend()
     path = os.path.normpath(path)
     _check_free(path)
-    parent = os.path.dirname(os.path.abspath(path))
-    os.makedirs(parent, exist_ok=True)
-    # No server takes this name for a version.
-    temporary = tempfile.mkdtemp(prefix=".export-", dir=parent)
+    temporary = _temporary_folder(os.path.dirname(os.path.abspath(path)))
     try:
         written = os.path.join(temporary, f"model{format.suffix}")
         format.write(served, written)
@@ -134,6 +132,27 @@ def write_checked(
     finally:
         shutil.rmtree(temporary)
     return path
+
+
+def _temporary_folder(parent):
+    """Makes a folder to write in, and removes those of exports that were killed."""
+    os.makedirs(parent, exist_ok=True)
+    here = f".export-{socket.gethostname()}-"  # no server takes it for a version
+    for name in os.listdir(parent):
+        owner = re.match(rf"{re.escape(here)}(\d+)-", name)
+        if owner and not _is_running(int(owner[1])):
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{here}{os.getpid()}-", dir=parent)
+
+
+def _is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def check_backend() -> None:
@@ -166,12 +185,17 @@ def _check(format, served, predict):
         tolerance = max(tolerance, 3e-2)
 
     def check(name, received, expected):
-        difference = float(np.max(np.abs(received - expected)))
-        if not difference <= tolerance * float(np.max(np.abs(expected))):
-            raise RuntimeError(
-                f"Expected the exported model to predict as `{served.student.name}`. "
-                f"Received: '{name}' differs by {difference}"
-            )
+        if received.shape != expected.shape:
+            difference = f"has shape {received.shape} instead of {expected.shape}"
+        else:
+            most = float(np.max(np.abs(received - expected)))
+            if most <= tolerance * float(np.max(np.abs(expected))):
+                return
+            difference = f"differs by {most}"
+        raise RuntimeError(
+            f"Expected the exported model to predict as `{served.student.name}`. "
+            f"Received: '{name}' {difference}"
+        )
 
     images, outputs = served.sample
     for count in (len(images), 1):
