@@ -4,8 +4,6 @@ A softmax can be spelt as a layer, an activation, an operation, a function of an
 library or a lambda, so names tell little: the steps of a graph are computed on numbers.
 """
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
@@ -50,10 +48,12 @@ rows without negative values that all have the same sum: leave the softmax out, 
     """
     check_functional(model)
     flat = _flat_or_opaque(model)
-    structure = getattr(flat, "output", None)
-    names = structure if isinstance(structure, dict) else [None] * len(flat.outputs)
-    for name, output in zip(names, flat.outputs, strict=True):
-        _check(model.name, name, flat.inputs[0], output)
+    outputs = getattr(flat, "output", None)  # a Sequential has none before it is called
+    if not isinstance(outputs, dict):
+        outputs = {None: flat.outputs[0]}
+    for name, output in outputs.items():
+        what = f"output '{name}' of `{model.name}`" if name else f"`{model.name}`"
+        _check(what, flat.inputs[0], output)
 
 
 def without_softmax(model: keras.Model) -> keras.Model:
@@ -101,13 +101,8 @@ def _flat_or_opaque(model):
         return model
 
 
-def _check(model_name, output_name, images, logits):
+def _check(what, images, logits):
     """Raises a ValueError unless a tensor is of logits."""
-    what = (
-        f"output '{output_name}' of `{model_name}`"
-        if output_name
-        else (f"`{model_name}`")
-    )
     if len(logits.shape) != 2 or logits.shape[-1] < 2:
         raise ValueError(
             f"Expected {what} to output logits of two classes or more, of shape "
@@ -156,7 +151,7 @@ def _before_softmax(images, output):
                 return _as_rows(before)
             continue
         layer = operation_of(after)
-        if isinstance(layer, CLASSIFIERS) and math.prod(after.shape[1:-1]) == 1:
+        if isinstance(layer, CLASSIFIERS) and set(after.shape[1:-1]) <= {1}:
             linear = Logits(layer, name=f"{layer.name}_logits")
             with keras.StatelessScope():
                 logits = ops.convert_to_numpy(ops.cast(linear(values), "float32"))

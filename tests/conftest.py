@@ -22,14 +22,10 @@ def clean_keras():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def nothing_to_collect_again():
-    """Leaves what a module made, graphs above all, out of later garbage collections.
-
-    Near the end of the suite a single one took half a minute.
-    """
+def collect_garbage():
+    """Gives back what a module made: graphs and the variables in them go in circles."""
     yield
     gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture

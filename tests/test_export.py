@@ -268,12 +268,13 @@ def test_the_warm_up_requests_are_those_of_a_server(shipped):
         protocol.PredictionLog.FromString(record.numpy()).predict_log.request
         for record in tf.data.TFRecordDataset(file)
     ]
-    assert len(requests) == 3 * len(tensorflow.BATCH_SIZES)
+    assert len(requests) == 4 * len(tensorflow.BATCH_SIZES)
     sizes = {name: set() for name in SIGNATURES if name != "classify"}
     for request in requests:
         name = request.model_spec.signature_name
         inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
-        sizes[name].add(answer(shipped, name, **inputs)["class"].size)
+        outputs = answer(shipped, name, **inputs)
+        sizes[name].add(len(outputs["features" if name == "features" else "class"]))
     assert set(map(frozenset, sizes.values())) == {frozenset(tensorflow.BATCH_SIZES)}
 
 
@@ -319,8 +320,8 @@ def test_an_artefact_needs_its_own_runtime_alone(format, tmp_path):
     grouped = keras.layers.Conv2D(3, 3, groups=3)
     student = plain_student(normalization, grouped)
     results = export.ship(student, tmp_path / "7", [format], images=IMAGES)
-    path, error = results[format]
-    assert error is None
+    path = results[format].path
+    assert results[format].error is None
     expected = student.predict(IMAGES.astype("float32"), verbose=0)
     code = ALONE.format(load=LOADING[format].format(path=path))
     for images, logits in ((IMAGES, expected), (IMAGES[:1], expected[:1])):

@@ -208,6 +208,18 @@ def test_networks_of_few_images_or_of_integers_are_probed_too():
         check_logits(keras.Model(images, layers.Dense(3, "softmax")(x)))
 
 
+def test_images_of_any_size_are_probed_too():
+    images = keras.Input((None, None, 3))
+    for activation in (None, "softmax"):
+        x = layers.Conv2D(CLASSES, 1, activation=activation)(images)
+        model = keras.Model(images, layers.GlobalAveragePooling2D()(x))
+        if activation is None:
+            assert strip_heads(model) is model
+        else:
+            with pytest.raises(ValueError, match="probabilities"):
+                strip_heads(model)
+
+
 @ON_JAX_TOO
 def test_a_probe_changes_nothing():
     images = keras.Input((8, 8, 3))
@@ -245,18 +257,21 @@ def test_a_model_with_a_call_of_its_own_is_refused():
 def test_trainers_refuse_probabilities():
     network = models.create("resnet8", 3, input_shape=(8, 8, 3))
     plain = strip_heads(network)
-    soft = keras.Sequential([keras.Input((8, 8, 3)), plain, layers.Softmax()])
+    soft = keras.Sequential(
+        [keras.Input((8, 8, 3)), plain, layers.Softmax()], name="soft"
+    )
     outputs = dict(network.output)
     outputs["aux_2"] = layers.Softmax()(outputs["aux_2"])
-    soft_head = keras.Model(network.input, outputs)
+    soft_head = keras.Model(network.input, outputs, name="hard")
     other = models.create("wrn_10_1", 3, input_shape=(8, 8, 3), heads=False)
-    for make in (
-        lambda: BaselineTrainer(soft),
-        lambda: Distiller(soft, other),
-        lambda: Distiller(other, soft),
-        lambda: TeacherTrainer(soft_head),
+    for make, what in (
+        (lambda: BaselineTrainer(soft), "`soft`"),
+        (lambda: Distiller(soft, other), "`soft`"),
+        (lambda: Distiller(other, soft), "`soft`"),
+        (lambda: TeacherTrainer(soft_head), "output 'aux_2' of `hard`"),
     ):
-        with pytest.raises(ValueError, match="class logits. Received: probabilities"):
+        message = f"Expected {what} to output class logits. Received: probabilities"
+        with pytest.raises(ValueError, match=message):
             make()
 
 

@@ -248,11 +248,11 @@ class _Module(tf.Module):
         """
         if None in self.shape:
             return
+        of_images = {"serving_default": tf.uint8, "float_images": tf.float32}
+        if self._served.features is not None:
+            of_images["features"] = tf.uint8
         for size in BATCH_SIZES:
-            for name, dtype in (
-                ("serving_default", tf.uint8),
-                ("float_images", tf.float32),
-            ):
+            for name, dtype in of_images.items():
                 # One value stands for all.
                 blank = tf.make_tensor_proto(0, dtype)
                 blank.tensor_shape.CopyFrom(
