@@ -166,13 +166,17 @@ def kind(name):
 KINDS = [kind(name) for name in recipes.names()]
 
 
+def differs_little(i, name):
+    """Returns whether only networks or data are others than an earlier recipe's."""
+    other_data = name.startswith(("imagenet", "tiny_imagenet"))
+    return KINDS.index(kind(name)) != i or other_data
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        # Those that differ from an earlier one in their networks alone take minutes.
-        pytest.param(
-            name, marks=[] if KINDS.index(kind(name)) == i else [pytest.mark.slow]
-        )
+        # All of them take minutes.
+        pytest.param(name, marks=[pytest.mark.slow] if differs_little(i, name) else [])
         for i, name in enumerate(recipes.names())
     ],
 )

@@ -771,6 +771,7 @@ def old_runs(tmp_path):
     return tmp_path / "old"
 
 
+@pytest.mark.slow
 def test_folders_of_format_1_are_read(old_runs, tmp_path):
     teacher, student = (Run.open(old_runs / name) for name in ("teacher", "student"))
     assert student.record["options"]["loss_weights"] == {"kl_aux_1": 0.5}
@@ -825,6 +826,7 @@ def run_of_format_2(runs, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_folders_of_format_2_are_read(run_of_format_2, runs, tmp_path):
     old, new = run_of_format_2, Run.open(runs / "teacher")
     assert old.weights_digest() == new.weights_digest()
