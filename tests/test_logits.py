@@ -253,7 +253,6 @@ def test_a_model_with_a_call_of_its_own_is_refused():
             use(model)
 
 
-@ON_JAX_TOO
 def test_trainers_refuse_probabilities():
     network = models.create("resnet8", 3, input_shape=(8, 8, 3))
     plain = strip_heads(network)
