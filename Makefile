@@ -29,7 +29,8 @@ test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 6 m
 	KERAS_BACKEND=jax $(PYTEST) -m "core and not slow"
 
 test-slow: $(VENV)/.installed-slow ## The tests that take minutes: 10 minutes
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --ignore tests/test_recipes.py
+	$(PYTEST) -m slow tests/test_recipes.py # apart: its networks stay in memory, 10 GB
 
 test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments, exports at all
 	$(BIN)/python tests/kill_and_resume.py --moments 20
