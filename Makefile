@@ -24,11 +24,11 @@ demo: $(VENV)/.installed ## Train, distil, export and serve on real digits: 5 mi
 check: lint ## Style and the fastest tests, before each commit: 1 minute
 	$(PYTEST) $(FASTEST)
 
-test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 6 minutes
+test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 8 minutes
 	$(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST) -m "core and not slow"
 
-test-slow: $(VENV)/.installed-slow ## The tests that take minutes: 10 minutes
+test-slow: $(VENV)/.installed-slow ## The tests that take minutes
 	$(PYTEST) -m slow --ignore tests/test_recipes.py
 	$(PYTEST) -m slow tests/test_recipes.py # apart: its networks stay in memory, 10 GB
 

@@ -74,11 +74,7 @@ def _last_map(name, images, logits):
 
 def _compute(tensor, source, value):
     """Returns the value of a symbolic tensor, of that of one that it depends on."""
-    (result,) = replay(
-        [tensor],
-        {id(source): value},
-        lambda operation, args, kwargs: operation(*args, **kwargs),
-    )
+    (result,) = replay([tensor], {id(source): value})
     return result
 
 

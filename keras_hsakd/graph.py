@@ -57,7 +57,7 @@ def has_kernel(operation: keras.Operation) -> bool:
 def replay(
     outputs: list[keras.KerasTensor],
     values: dict[int, keras.KerasTensor],
-    apply: Callable,
+    apply: Callable = lambda operation, args, kwargs: operation(*args, **kwargs),
 ) -> list[keras.KerasTensor]:
     """Computes tensors of a functional model anew, from other values than before.
 
@@ -66,7 +66,7 @@ def replay(
         values: Dict from `id(tensor)` to its new value, for tensors on each path to
             `outputs`; it is extended on the way.
         apply: Function `apply(operation, args, kwargs)` that stands in for
-            `operation(*args, **kwargs)`.
+            `operation(*args, **kwargs)`, which is the default.
 
     Returns:
         The new values of `outputs`.
@@ -74,11 +74,7 @@ def replay(
     Example:
     >>> model = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
     >>> images = keras.Input((16, 16, 3))
-    >>> replay(
-    ...     model.outputs,
-    ...     {id(model.input): images},
-    ...     lambda operation, args, kwargs: operation(*args, **kwargs),
-    ... )[0].shape
+    >>> replay(model.outputs, {id(model.input): images})[0].shape
     (None, 10)
     """
     for tensor in ancestors(outputs, frozenset(values)):
@@ -234,11 +230,7 @@ def with_preprocessing(network: keras.Model, layer: keras.layers.Layer) -> keras
         batch_shape=taken.shape, dtype=taken.dtype, name=operation_of(taken).name
     )
     layer = type(layer).from_config({**layer.get_config(), "name": PREPROCESSING})
-    outputs = replay(
-        network.outputs,
-        {id(_preprocessed(network)): layer(images)},
-        lambda operation, args, kwargs: operation(*args, **kwargs),
-    )
+    outputs = replay(network.outputs, {id(_preprocessed(network)): layer(images)})
     structure = tree.pack_sequence_as(network.output, outputs)
     # Layers that were called twice would have the outputs of before as `layer.output`.
     copy = keras.models.clone_model(keras.Model(images, structure, name=network.name))

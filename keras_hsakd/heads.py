@@ -237,7 +237,6 @@ def split(model: keras.Model) -> Parts:
     outputs = replay(
         [model.output[name] for name in names],
         {id(tap): x for tap, x in zip(taps, inputs, strict=True)},
-        lambda operation, args, kwargs: operation(*args, **kwargs),
     )
     heads = keras.Model(inputs, dict(zip(names, outputs, strict=True)))
     return Parts(backbone, heads, tap_names)

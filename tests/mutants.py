@@ -325,9 +325,7 @@ FAULTS = {
     "weights_not_finite": Fault(
         "if not np.isfinite(array).all()", "if np.isnan(array).any()", "checkpoints"
     ),
-    "unchecked_export": Fault(
-        "if not difference <= tolerance *", "if not difference <= 1e9 *", "export"
-    ),
+    "unchecked_export": Fault("if most <= tolerance *", "if most <= 1e9 *", "export"),
     "empty_batch": Fault(
         "some = padded[: tf.maximum(count, 1)]", "some = images", "export"
     ),

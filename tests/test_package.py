@@ -29,7 +29,7 @@ GROUPS = [
     {"losses", "graph"},
     {"layers"},
     {"distribution"},
-    {"ops", "compat", "files", "machine", "signals", "suggestions"},
+    {"ops", "compat", "files", "machine", "optional", "signals", "suggestions"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

@@ -1,9 +1,7 @@
 """What `load` and `image_folder` check before any work starts."""
 
 import contextlib
-import importlib
 import numbers
-import types
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -81,26 +79,3 @@ def check_answer(url: str) -> None:
     request = urllib.request.Request(url, method="HEAD")
     with contextlib.suppress(urllib.error.HTTPError):  # there is an answer
         urllib.request.urlopen(request, timeout=10).close()
-
-
-def optional_module(module: str, requirement: str, name: str) -> types.ModuleType:
-    """Imports a package that only some data sets need.
-
-    Args:
-        module: Name of the module.
-        requirement: What to install for it.
-        name: Name of the data set.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: If it is not installed; says what to install.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"Expected `{module}` to be installed for name={name!r}. "
-            f"Received: {error}. Run: pip install {requirement}"
-        ) from error

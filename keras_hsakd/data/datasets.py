@@ -14,7 +14,6 @@ from keras_hsakd.data.checks import (
     check_answer,
     check_arguments,
     check_normalisation,
-    optional_module,
 )
 from keras_hsakd.data.folders import (
     IMAGENET_MEAN,
@@ -26,6 +25,7 @@ from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
 from keras_hsakd.data.sources import ArraySource
 from keras_hsakd.data.subsets import Examples, choose, hold_out
 from keras_hsakd.data.tfds import TfdsRecords, TfdsSource, is_tfds
+from keras_hsakd.optional import optional_module
 from keras_hsakd.suggestions import did_you_mean
 
 # Where tensorflow-datasets downloads them from.
@@ -80,7 +80,9 @@ class DatasetInfo:
 def _read_digits(
     name: str, data_dir: str | None
 ) -> tuple[Examples, Examples, list[str]]:
-    datasets = optional_module("sklearn.datasets", "'keras_hsakd[demo]'", name)
+    datasets = optional_module(
+        "sklearn.datasets", f"name={name!r}", "'keras_hsakd[demo]'"
+    )
     digits = datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype("uint8")
     images = np.repeat(images[..., np.newaxis], 3, axis=-1)
@@ -89,7 +91,9 @@ def _read_digits(
 
 
 def _read_tfds(name: str, data_dir: str | None) -> tuple[Examples, Examples, list[str]]:
-    tfds = optional_module("tensorflow_datasets", "tensorflow-datasets", name)
+    tfds = optional_module(
+        "tensorflow_datasets", f"name={name!r}", "tensorflow-datasets"
+    )
     folder = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
     try:
         _check_obtainable(folder, name)

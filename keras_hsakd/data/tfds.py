@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.data.checks import check_answer, optional_module
+from keras_hsakd.data.checks import check_answer
 from keras_hsakd.data.decoding import decode_file
 from keras_hsakd.data.sources import Source, on_host
 from keras_hsakd.data.subsets import Examples, hold_out
+from keras_hsakd.optional import optional_module
 from keras_hsakd.suggestions import did_you_mean
 
 PREFIX = "tfds:"
@@ -73,8 +74,10 @@ class TfdsRecords:
         train_split: str | None = None,
         test_split: str | None = None,
     ):
-        tfds = optional_module("tensorflow_datasets", "tensorflow-datasets", name)
-        optional_module(_FORMAT, _FORMAT, name)
+        tfds = optional_module(
+            "tensorflow_datasets", f"name={name!r}", "tensorflow-datasets"
+        )
+        optional_module(_FORMAT, f"name={name!r}", _FORMAT)
         self.name = name
         folder = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
         builder = _builder(tfds, name, folder)

@@ -1,13 +1,12 @@
 """What the formats have in common: a student is written, loaded again, compared."""
 
 import contextlib
-import importlib
+import functools
 import os
 import re
 import shutil
 import socket
 import tempfile
-import types
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,7 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd import optional
 from keras_hsakd.compat import layers_of
+from keras_hsakd.export.metrics import softmax
 from keras_hsakd.export.serving import Served
 
 # From raw uint8 images to named predictions.
@@ -203,13 +204,13 @@ def _check(format, served, predict):
         received = {name: np.asarray(value) for name, value in received.items()}
         logits = received["logits"].astype("float64")
         if _are_probabilities(own):
-            check("probabilities", _softmax(logits), own)
+            check("probabilities", softmax(logits), own)
         else:
             check("logits", logits, own)
         check(
             "probabilities",
             received["probabilities"],
-            _softmax(logits / served.temperature),
+            softmax(logits / served.temperature),
         )
 
 
@@ -220,11 +221,6 @@ def _computes_in_half(student):
 
 def _are_probabilities(values):
     return values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-3)
-
-
-def _softmax(logits):
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def in_graph(model: keras.Model) -> tf.Module:
@@ -261,22 +257,8 @@ def plain_operations() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def optional_module(module: str) -> types.ModuleType:
-    """Imports a package that only some formats need.
-
-    Args:
-        module: Name of the module.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: If it is not installed; says what to install.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"Expected `{module}` to be installed for this format. Received: {error}. "
-            "Run: pip install 'keras_hsakd[export]'"
-        ) from error
+optional_module = functools.partial(
+    optional.optional_module,
+    purpose="this format",
+    requirement="'keras_hsakd[export]'",
+)

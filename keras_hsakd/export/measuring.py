@@ -17,7 +17,7 @@ from keras_hsakd.export.formats import (
     check_backend,
     in_graph,
 )
-from keras_hsakd.export.serving import Served
+from keras_hsakd.export.serving import Served, as_pixels
 from keras_hsakd.machine import machine, versions
 from keras_hsakd.suggestions import did_you_mean
 
@@ -103,7 +103,7 @@ class Trial:
                         "Expected `test` to have images as they will be served, values "
                         f"0 to 255. Received: values from {low} to {high}"
                     )
-                images = np.rint(images).clip(0, 255).astype("uint8")
+                images = as_pixels(images)
             yield images, labels.argmax(axis=1) if labels.ndim == 2 else labels
 
 

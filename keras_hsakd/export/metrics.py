@@ -5,6 +5,21 @@ from typing import NamedTuple
 import numpy as np
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns probabilities as float64, of logits in the last axis.
+
+    Args:
+        logits: Array of shape `(..., N)`.
+
+    Example:
+    >>> softmax(np.log([1.0, 3.0])).round(6).tolist()
+    [0.25, 0.75]
+    """
+    logits = np.asarray(logits, "float64")
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
 def accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     """Returns how often the label is among the most likely classes.
 

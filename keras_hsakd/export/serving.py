@@ -19,6 +19,16 @@ _SAMPLE = 16
 Preprocessing = keras.layers.Layer | Callable
 
 
+def as_pixels(images: np.ndarray) -> np.ndarray:
+    """Returns images of floats from 0 to 255 as they are served, uint8.
+
+    Example:
+    >>> as_pixels([0.4, 254.6]).tolist()
+    [0, 255]
+    """
+    return np.rint(images).clip(0, 255).astype("uint8")
+
+
 def serving_model(
     student: keras.Model,
     preprocessing: Preprocessing | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd import checkpoints, export
+from keras_hsakd.export.serving import as_pixels
 from keras_hsakd.heads import is_plain, strip_heads
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import (
@@ -278,7 +279,7 @@ def _training_images(run):
             stacklevel=3,
         )
         return None
-    return np.rint(pixels[:_EXPORTED_IMAGES]).clip(0, 255).astype("uint8")
+    return as_pixels(pixels[:_EXPORTED_IMAGES])
 
 
 def export_torch(

@@ -11,6 +11,8 @@ from keras_hsakd import views
 from keras_hsakd.data import center_crop
 from keras_hsakd.data.decoding import decode
 from keras_hsakd.data.sources import resize_one
+from keras_hsakd.export.metrics import softmax
+from keras_hsakd.export.serving import as_pixels
 from keras_hsakd.grad_cam import grad_cam
 from keras_hsakd.graph import flatten
 from keras_hsakd.heads import head_names, is_plain, strip_heads
@@ -109,9 +111,9 @@ class NetworkOfRun:
         logits, milliseconds = timed(self._plain.predict_on_batch, images)
         return Answer(
             self._title,
-            likeliest(_softmax(logits[0]), self._class_names),
+            likeliest(softmax(logits[0]), self._class_names),
             milliseconds,
-            pixels(images[0]),
+            as_pixels(images[0]),
             self._heat_map(images),
             [] if is_plain(self._network) else self._of_views(images),
         )
@@ -131,7 +133,7 @@ class NetworkOfRun:
     def _of_views(self, images):
         rows = transformed_views(images, views.get(self._views))
         outputs = self._network.predict_on_batch(rows)
-        joint = [_softmax(outputs[name]) for name in head_names(self._network)]
+        joint = [softmax(outputs[name]) for name in head_names(self._network)]
         names = VIEW_NAMES[self._views]
 
         def prediction(probabilities):
@@ -141,7 +143,9 @@ class NetworkOfRun:
             )
 
         return [
-            View(name, pixels(np.asarray(rows[i])), [prediction(p[i]) for p in joint])
+            View(
+                name, as_pixels(np.asarray(rows[i])), [prediction(p[i]) for p in joint]
+            )
             for i, name in enumerate(names)
         ]
 
@@ -184,19 +188,3 @@ def warmed_up(answering: Answering) -> Answering:
     """
     answering(tf.io.encode_png(tf.zeros((32, 32, 3), tf.uint8)).numpy())
     return answering
-
-
-def pixels(image) -> np.ndarray:
-    """Returns an image of floats from 0 to 255 as uint8.
-
-    Example:
-    >>> pixels([0.4, 254.6]).tolist()
-    [0, 255]
-    """
-    return np.rint(image).clip(0, 255).astype("uint8")
-
-
-def _softmax(logits):
-    logits = np.asarray(logits, "float64")
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)

@@ -13,11 +13,11 @@ import tensorflow as tf
 from keras_hsakd.data.decoding import decode
 from keras_hsakd.export.formats import optional_module
 from keras_hsakd.export.onnx import CLASS_NAMES
+from keras_hsakd.export.serving import as_pixels
 from keras_hsakd.tryout.answers import (
     Answer,
     Answering,
     likeliest,
-    pixels,
     timed,
     warmed_up,
 )
@@ -165,7 +165,7 @@ def _answering(title, loaded):
             given, shown = [content], _shrunk(image)
         else:
             resized = tf.image.resize(image, loaded.size, antialias=True)
-            shown = pixels(resized)
+            shown = as_pixels(resized)
             given = shown[np.newaxis]
         outputs, milliseconds = timed(loaded.predict, given)
         probabilities = np.asarray(outputs["probabilities"])[0]
@@ -179,6 +179,6 @@ def _shrunk(image):
     if max(image.shape) <= _SHOWN:
         return image.numpy()
     size = (_SHOWN, _SHOWN)
-    return pixels(
+    return as_pixels(
         tf.image.resize(image, size, preserve_aspect_ratio=True, antialias=True)
     )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.tryout.answers import Answer, JointPrediction, View, pixels
+from keras_hsakd.export.serving import as_pixels
+from keras_hsakd.tryout.answers import Answer, JointPrediction, View
 
 # In pixels, as small images are shown.
 _EDGE = 192
@@ -161,4 +162,4 @@ def heated_image(image: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     heat = heat_map[..., np.newaxis] / max(heat_map.max(), 1e-12)
     heat = tf.image.resize(heat, image.shape[:2], "bicubic").numpy().clip(0, 1)
     grey = image.mean(axis=-1, keepdims=True)
-    return pixels(0.75 * (1 - heat) * grey + heat * (0.5 * image + 0.5 * _HEAT))
+    return as_pixels(0.75 * (1 - heat) * grey + heat * (0.5 * image + 0.5 * _HEAT))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from keras_hsakd.data.decoding import why
+from keras_hsakd.optional import optional_module
 from keras_hsakd.tryout.answers import Answering
 from keras_hsakd.tryout.drawing import STYLE, drawn, refused
 from keras_hsakd.tryout.opening import open_networks
@@ -52,7 +53,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="keras-hsakd-try-") as folder:
         # Gradio reads them when it is imported.
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
-        gradio = _gradio()
+        gradio = optional_module("gradio", "a page", "'keras_hsakd[try]'")
         page = _page(gradio, open_networks(path, checkpoint))
         try:
             _, address, _ = page.launch(
@@ -80,17 +81,6 @@ def serve(
             ) from error
         finally:
             page.close(verbose=False)
-
-
-def _gradio():
-    try:
-        import gradio
-    except ImportError as error:
-        raise ImportError(
-            f"Expected `gradio` to be installed for a page. Received: {error}. "
-            "Run: pip install 'keras_hsakd[try]'"
-        ) from error
-    return gradio
 
 
 def _page(gradio, networks: Sequence[Answering]):
