@@ -18,6 +18,7 @@ HOOKS = (
     (keras.optimizers.SGD, "_use_weight_decay", "optimizers.SGD"),
     (keras.optimizers.SGD, "_get_variable_index", "optimizers.SGD"),
     (keras.optimizers.SGD, "_apply_weight_decay", "optimizers.SGD"),
+    (keras.optimizers.SGD, "_all_reduce_sum_gradients", "optimizers.SGD"),
 )
 
 # What changes in Keras' own callbacks while they are called.

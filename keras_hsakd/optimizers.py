@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_hsakd.distribution import num_replicas
+
 
 @keras.saving.register_keras_serializable("keras_hsakd")
 class SGD(keras.optimizers.SGD):
@@ -58,6 +60,16 @@ class SGD(keras.optimizers.SGD):
 
     def _apply_weight_decay(self, variables):
         """Does nothing: `update_step` adds the decay to the gradient."""
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """Sums gradients over replicas, where there are several.
+
+        Of a sum over one, TensorFlow keeps the graph of the step until the process
+        ends.
+        """
+        if num_replicas() == 1:
+            return grads_and_vars
+        return super()._all_reduce_sum_gradients(grads_and_vars)
 
 
 def step_decay(

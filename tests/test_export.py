@@ -340,6 +340,17 @@ def test_an_artefact_needs_its_own_runtime_alone(format, tmp_path):
 
 
 @pytest.mark.slow
+def test_operations_that_litert_lacks_are_named(tmp_path):
+    images = keras.Input((8, 8, 3))
+    squares = keras.ops.transpose(images, (0, 3, 1, 2))
+    student = keras.Model(images, keras.layers.Dense(3)(keras.ops.det(squares)))
+    results = export.ship(student, tmp_path, ["litert", "keras"])
+    assert results["keras"].error is None
+    with pytest.raises(ValueError, match="LiteRT alone.*Received: MatrixDeterminant$"):
+        raise results["litert"].error
+
+
+@pytest.mark.slow
 def test_files_know_the_names_of_the_classes(student, tmp_path):
     onnx = pytest.importorskip("onnx")
     for module in ("ai_edge_litert", "onnxruntime", "tf2onnx"):

@@ -1,3 +1,5 @@
+import gc
+
 import keras
 import numpy as np
 import numpy_reference as reference
@@ -117,3 +119,19 @@ def test_step_decay_drops_with_the_first_step_of_the_epoch():
 def test_step_decay_of_bad_arguments(arguments):
     with pytest.raises(ValueError, match=f"Expected .*`{next(iter(arguments))}`"):
         step_decay(0.05, **{"epochs": 4, "steps_per_epoch": 4, **arguments})
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of its graphs")
+def test_the_graph_of_a_step_goes_with_its_model():
+    def graphs():
+        gc.collect()
+        found = (type(thing).__name__ for thing in gc.get_objects())
+        return sum(name == "FuncGraph" for name in found)
+
+    before = graphs()
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(SGD(0.1), "mse")
+    model.fit(np.ones((2, 2)), np.ones((2, 1)), verbose=0)
+    assert graphs() > before
+    del model
+    assert graphs() == before

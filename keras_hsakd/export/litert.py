@@ -1,6 +1,7 @@
 """LiteRT, once TensorFlow Lite: for phones and small machines."""
 
 import functools
+import re
 import zipfile
 
 import numpy as np
@@ -22,7 +23,8 @@ def write(served: Served, path: str, weights: str = "float32") -> None:
             `served.images`.
 
     Raises:
-        ValueError: If there are no images for `"int8"`.
+        ValueError: If there are no images for `"int8"`, or the student has an operation
+            that LiteRT lacks.
     """
     module = in_graph(served.model)
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
@@ -41,12 +43,31 @@ def write(served: Served, path: str, weights: str = "float32") -> None:
         # Each alone: the ranges are those of any batch.
         batches = [np.asarray(image)[np.newaxis] for image in served.images]
         converter.representative_dataset = lambda: ({"images": x} for x in batches)
+    content = _converted(converter, served.student.name)
     with open(path, "wb") as file:
-        file.write(converter.convert())
+        file.write(content)
     if served.class_names is not None:
         with zipfile.ZipFile(path, "a") as archive:
             names = "".join(f"{name}\n" for name in served.class_names)
             archive.writestr("labels.txt", names)
+
+
+def _converted(converter, name):
+    """Returns the content of a file, of LiteRT's own operations alone.
+
+    TensorFlow's may be added to a file, but no runtime that is installed with `pip`
+    loads it then, so that it could not be checked.
+    """
+    try:
+        return converter.convert()
+    except Exception as error:  # its class is none of TensorFlow's API
+        foreign = re.findall(r"^(?:TF Select|Custom) ops: (.*)$", str(error), re.M)
+        if not foreign:
+            raise
+        raise ValueError(
+            f"Expected `{name}` to have operations of LiteRT alone; the format "
+            f"'saved_model' takes all. Received: {', '.join(sorted(set(foreign)))}"
+        ) from None
 
 
 def load(path: str) -> Predict:
