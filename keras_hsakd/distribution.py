@@ -228,7 +228,7 @@ def none_refused(images):
     Batch normalization has no statistics of none, and would spoil those of all.
 
     Args:
-        images: Tensor of shape `(rows, ...)`.
+        images: Tensor of shape `(rows, ...)`, or a structure of such tensors.
 
     Example:
     >>> none_refused(np.ones((2, 8, 8, 3))).shape
@@ -239,9 +239,10 @@ def none_refused(images):
     import tensorflow as tf
 
     # All replicas know of it, or some would wait for others.
-    without = global_sum(tf.cast(tf.shape(images)[0] == 0, "float32"))
+    rows = tf.shape(keras.tree.flatten(images)[0])[0]
+    without = global_sum(tf.cast(rows == 0, "float32"))
     with tf.control_dependencies([tf.debugging.assert_equal(without, 0.0, _NONE)]):
-        return tf.identity(images)
+        return keras.tree.map_structure(tf.identity, images)
 
 
 _NONE = (

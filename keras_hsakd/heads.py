@@ -8,6 +8,7 @@ one view.
 """
 
 import dataclasses
+from collections.abc import Collection
 
 import keras
 
@@ -120,6 +121,33 @@ def named_outputs(model: keras.Model, images, training: bool = False) -> dict:
     """
     outputs = model(images, training=training)
     return outputs if isinstance(outputs, dict) else {"logits": outputs}
+
+
+def with_outputs(model: keras.Model, names: Collection[str]) -> keras.Model:
+    """Returns a network that computes some of its outputs alone, sharing all layers.
+
+    Args:
+        model: A functional model whose outputs are a dict, or a plain classifier.
+        names: Names of the outputs that are kept, at least one.
+
+    Returns:
+        A functional `keras.Model` with these outputs; the model itself where they are
+        all.
+
+    Raises:
+        ValueError: If the graph of the model is not all that it computes.
+
+    Example:
+    >>> network = keras_hsakd.models.create("resnet8", num_classes=10)
+    >>> sorted(with_outputs(network, ["logits", "aux_3"]).output)
+    ['aux_3', 'logits']
+    """
+    outputs = {} if is_plain(model) else model.output
+    kept = {name: output for name, output in outputs.items() if name in names}
+    if len(kept) == len(outputs):
+        return model
+    check_functional(model)
+    return keras.Model(model.input, kept, name=model.name)
 
 
 def num_views(model: keras.Model) -> int:

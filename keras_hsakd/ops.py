@@ -8,6 +8,7 @@ where nothing else is said.
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
 NUM_ROTATIONS = 4
@@ -110,6 +111,76 @@ def transformed_views(
     """
     rows = ops.stack([view(images) for view in views], axis=1)
     return ops.reshape(rows, (-1, *ops.shape(images)[1:]))
+
+
+def sampled_views(numbers: keras.KerasTensor, num_sampled: int) -> keras.KerasTensor:
+    """Returns which views of each image are seen: the image itself, and some others.
+
+    Each choice of `m - 1` of the other `M - 1` views is as likely as another.
+
+    Args:
+        numbers: Uniform random numbers of shape `(B, M - 1)`.
+        num_sampled: Number `m` of views of each image, from 2 to `M`.
+
+    Returns:
+        int32 table of shape `(B, m)` of numbers of views, 0 first in each row.
+
+    Example:
+    >>> np.array(sampled_views(np.array([[0.9, 0.2, 0.5]]), 3)).tolist()
+    [[0, 2, 3]]
+    """
+    order = ops.cast(ops.argsort(numbers, axis=1), "int32")
+    others = 1 + order[:, : num_sampled - 1]
+    return ops.concatenate([ops.zeros_like(others[:, :1]), others], axis=1)
+
+
+def sampled_view_weights(num_views: int, num_sampled: int) -> np.ndarray:
+    """Returns what the rows of sampled views weigh, so that none is favoured.
+
+    The `m - 1` views that were drawn stand for all `M - 1` others: each weighs
+    `(M - 1) / (m - 1)` times as much as the image itself. The weights have the mean 1,
+    so that a weighted mean of rows has the expectation of the mean of all `M` views.
+
+    Args:
+        num_views: Number of views `M`.
+        num_sampled: Number `m` of them that are seen, from 2 to `M`.
+
+    Returns:
+        Array of shape `(m,)`, of the image itself first.
+
+    Example:
+    >>> sampled_view_weights(4, 2).tolist()
+    [0.5, 1.5]
+    """
+    others = (num_views - 1) / (num_sampled - 1)
+    weights = np.array([1.0] + [others] * (num_sampled - 1))
+    return weights * num_sampled / num_views
+
+
+def seen_rows(
+    rows: keras.KerasTensor,
+    seen: keras.KerasTensor | None,
+    num_views: int = NUM_ROTATIONS,
+) -> keras.KerasTensor:
+    """Returns those rows of all views that belong to views that are seen.
+
+    Args:
+        rows: Tensor of shape `(M * B, ...)`, ordered as by `transformed_views`.
+        seen: Table of shape `(B, m)`, see `sampled_views`; `None` for all views.
+        num_views: Number of views `M`. Defaults to 4.
+
+    Returns:
+        Tensor of shape `(m * B, ...)`; row `m * b + i` is image `b` under its view
+        `seen[b, i]`.
+
+    Example:
+    >>> np.array(seen_rows(np.arange(8), np.array([[0, 3], [0, 1]]))).tolist()
+    [0, 3, 4, 5]
+    """
+    if seen is None:
+        return rows
+    first = num_views * ops.arange(ops.shape(seen)[0], dtype="int32")
+    return ops.take(rows, ops.reshape(first[:, None] + seen, (-1,)), axis=0)
 
 
 def untransformed(

@@ -1,6 +1,7 @@
 """What the trainers have in common: views of images, metrics, checks, saving."""
 
 import contextlib
+import types
 
 import keras
 from keras import ops
@@ -11,11 +12,14 @@ from keras_hsakd.distribution import (
     num_replicas,
     run_on_rows,
 )
-from keras_hsakd.heads import is_plain, output_names, strip_heads
+from keras_hsakd.heads import is_plain, output_names, strip_heads, with_outputs
 from keras_hsakd.ops import (
     cross_entropy,
     head_accuracies,
     joint_labels,
+    sampled_view_weights,
+    sampled_views,
+    seen_rows,
     standardized_labels,
     transformed_views,
     untransformed,
@@ -37,42 +41,62 @@ class HeadsTrainer(Fitting, keras.Model):
 
     - `network`: the network with heads that is trained, evaluated and exported;
     - `outputs_of(images, training)`: its dict of outputs;
-    - `view_terms(images, labels, outputs)`: the terms of the loss on the views,
+    - `view_terms(batch, labels, outputs)`: the terms of the loss on the views,
       beside the cross-entropy of the classes (`ce_loss`) on the images themselves;
-    - `each` and `by_network`, where several networks are trained.
+    - `each` and `by_network`, where several networks are trained;
+    - `needed_outputs`, where outputs are needed that no term trains.
 
     The loss is the weighted sum of the terms, and each term is a metric of its own.
+    Terms of weight 0 are not among them: what they alone need is not computed.
+
+    Within a step, a batch is a dict: `"images"` are all rows of views, and where views
+    are sampled, `"seen"` is the table of `keras_hsakd.ops.sampled_views`.
 
     Args:
         networks: Dict from the prefix of its metrics to each network that is trained.
-        view_terms: Names of the terms of the loss on the views.
+        view_terms: Dict from the name of each term of the loss on the views to what it
+            trains: prefix of a network, name of its output.
         views: See `keras_hsakd.views.get`. By default those that suit the networks:
             `"rotations"`, or for plain classifiers the image alone.
+        sampled_views: Number of views of each image that a step sees, from 2 to all.
+            Defaults to `None`, all of them.
         frozen: Variables that are not trained, whatever their own flags say.
         **kwargs: `name`, `dtype` and `trainable` of the `keras.Model`. The dtype policy
             defaults to the network's, which decides on loss scaling.
     """
 
-    def __init__(self, networks, view_terms, views, frozen=(), **kwargs):
+    _idle_ids: frozenset[int] = frozenset()  # of what no term of the loss trains
+
+    def __init__(
+        self, networks, view_terms, views, sampled_views=None, frozen=(), **kwargs
+    ):
         if views is None and not any(map(is_plain, networks.values())):
             views = "rotations"
         functions = get_views(views)
         for network in networks.values():
             checks.check_network(network)
             check_suit(functions, network, network.input_shape[1:])
+        _check_sampled(sampled_views, len(functions))
         kwargs.setdefault("dtype", dtype_policy(next(iter(networks.values()))))
         # The networks cast their own inputs, each by its own policy.
         super().__init__(autocast=False, **kwargs)
         self.frozen_ids = frozenset(id(variable) for variable in frozen)
         self.views = views if views is None or isinstance(views, str) else functions
+        self.sampled_views = sampled_views
+        if self._samples:
+            self._seeds = keras.random.SeedGenerator()
         self._evaluating = False
         self._evaluates_heads = False
         self.head_metrics = False
         self.loss_weights = {}
-        image_terms = [f"{prefix}ce_loss" for prefix in networks]
+        image_terms = {f"{prefix}ce_loss": (prefix, "logits") for prefix in networks}
+        self._trained_by = {**image_terms, **view_terms}
         self._term_metrics = {
-            name: keras.metrics.Mean(name) for name in (*image_terms, *view_terms)
+            name: keras.metrics.Mean(name) for name in self._trained_by
         }
+        # In no dict, whose layers Keras would track and save a second time.
+        self._networks = types.MappingProxyType(dict(networks))
+        self._in_step = types.MappingProxyType({})
         self._head_metrics = {
             name: keras.metrics.Mean(name)
             for prefix, network in networks.items()
@@ -100,9 +124,48 @@ class HeadsTrainer(Fitting, keras.Model):
         """The number of views of each image."""
         return len(self.view_functions)
 
-    def view_terms(self, images, labels, outputs):
+    @property
+    def num_seen(self) -> int:
+        """The number of views of each image that a step of training sees."""
+        return self.sampled_views or self.num_views
+
+    @property
+    def _samples(self):
+        return self.num_seen < self.num_views
+
+    def view_terms(self, batch, labels, outputs):
         """Returns the terms of the loss on the views, each with one value a row."""
         raise NotImplementedError
+
+    def joint_labels_of(self, batch, labels):
+        """Returns the joint labels of a batch's rows of views."""
+        joint = joint_labels(labels, self.num_views)
+        return seen_rows(joint, _seen(batch), self.num_views)
+
+    def weighs(self, term) -> bool:
+        """Returns whether a term of the loss has another weight than 0."""
+        return self.loss_weights.get(term, 1.0) > 0
+
+    def in_step(self, network) -> keras.Model:
+        """Returns a network without the outputs that a step of training can spare."""
+        return self._in_step.get(id(network), network)
+
+    def needed_outputs(self, trained):
+        """Returns pairs of a network and names of its outputs that a step needs.
+
+        Args:
+            trained: Dict from each network's prefix to its outputs that terms train.
+        """
+        # Metrics are of the class logits, and those of heads of all of them.
+        return [
+            (
+                network,
+                output_names(network)
+                if self.head_metrics
+                else {"logits", *trained[prefix]},
+            )
+            for prefix, network in self._networks.items()
+        ]
 
     def each(self, function, outputs):
         """Returns what a function makes of the outputs of each network."""
@@ -117,7 +180,7 @@ class HeadsTrainer(Fitting, keras.Model):
 
     @property
     def trainable_variables(self):
-        return [v for v in super().trainable_variables if id(v) not in self.frozen_ids]
+        return self._trained(super().trainable_variables)
 
     @property
     def non_trainable_variables(self):
@@ -126,19 +189,34 @@ class HeadsTrainer(Fitting, keras.Model):
 
     @property
     def trainable_weights(self):
-        return [v for v in super().trainable_weights if id(v) not in self.frozen_ids]
+        return self._trained(super().trainable_weights)
 
     @property
     def non_trainable_weights(self):
         trained = {id(v) for v in self.trainable_weights}
         return [v for v in self.weights if id(v) not in trained]
 
+    def _trained(self, variables):
+        still = self.frozen_ids | self._idle_ids
+        return [v for v in variables if id(v) not in still]
+
+    # Saving the state of the views that are drawn, which Keras does not.
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self._samples:
+            store["sampled_views"] = ops.convert_to_numpy(self._seeds.state)
+
+    def load_own_variables(self, store):
+        if self._samples:
+            self._seeds.state.assign(store["sampled_views"])
+
     # Training.
 
     @property
     def term_names(self) -> list[str]:
         """Names of the terms of the loss among the logs."""
-        return list(self._term_metrics)
+        return [name for name in self._term_metrics if self.weighs(name)]
 
     def compile(
         self,
@@ -164,7 +242,10 @@ class HeadsTrainer(Fitting, keras.Model):
                 takes as many times as long as there are views. Defaults to `False`.
             loss_weights: Weights of terms of the loss by their names, for example
                 `{"kl_main": 0.5, "kl_aux_1": 0}`; a term is reported without its
-                weight. Defaults to 1 for each, which is the method.
+                weight. A term of weight 0 is left out: heads that no other term needs
+                are not computed, and those of the network that is trained keep all
+                their variables; with `head_metrics` they are computed, and not trained.
+                Defaults to 1 for each, which is the method.
             **kwargs: Other arguments of `keras.Model.compile`: `jit_compile`,
                 `run_eagerly`, `steps_per_execution`, `auto_scale_loss`.
 
@@ -172,8 +253,9 @@ class HeadsTrainer(Fitting, keras.Model):
             The model, so that `.fit(...)` can follow.
 
         Raises:
-            ValueError: If a loss is given, a weight for a term that does not exist, or
-                `head_metrics` of a network without heads.
+            ValueError: If a loss is given, a weight for a term that does not exist,
+                weights that leave nothing to train, or `head_metrics` of a network
+                without heads.
         """
         if kwargs.pop("loss", None) is not None:
             raise ValueError(
@@ -197,9 +279,36 @@ class HeadsTrainer(Fitting, keras.Model):
         )
         self.head_metrics = bool(head_metrics)
         self.loss_weights = loss_weights
+        self._choose_outputs()
         # As text: a list of metrics would be tracked a second time.
         self._unweighted_metrics = repr(metrics) if metrics else ""
         return self
+
+    def _choose_outputs(self):
+        """Leaves out of the steps what terms of weight 0 alone would need."""
+        trained = {prefix: set() for prefix in self._networks}
+        for term, (prefix, output) in self._trained_by.items():
+            if self.weighs(term):
+                trained[prefix].add(output)
+        idle = set()
+        for prefix, network in self._networks.items():
+            idle |= {id(variable) for variable in network.variables}
+            if trained[prefix]:
+                learning = with_outputs(network, trained[prefix])
+                idle -= {id(variable) for variable in learning.variables}
+        self._idle_ids = frozenset(idle)
+        if idle and not self.trainable_variables:
+            raise ValueError(
+                "Expected `loss_weights` to leave a term that something is trained on."
+                f" Received: loss_weights={self.loss_weights}"
+            )
+        self._in_step = types.MappingProxyType(
+            {
+                id(network): with_outputs(network, names)
+                for network, names in self.needed_outputs(trained)
+                if names
+            }
+        )
 
     def check_batch(self, images, labels, training=True):
         super().check_batch(images, labels, training)
@@ -220,11 +329,29 @@ class HeadsTrainer(Fitting, keras.Model):
         *state, data = args
         images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         views = transformed_views(images, self.view_functions)
-        return super().train_step(*state, (views, labels, sample_weight))
+        batch = {"images": views}
+        if self._samples:
+            seen, state = self._drawn_views(ops.shape(images)[0], state)
+            batch = {"images": seen_rows(views, seen, self.num_views), "seen": seen}
+        return super().train_step(*state, (batch, labels, sample_weight))
+
+    def _drawn_views(self, count, state):
+        """Returns which views of images a step sees, and its state after the draw."""
+        shape = (count, self.num_views - 1)
+        if not state:
+            numbers = keras.random.uniform(shape, dtype="float32", seed=self._seeds)
+            return sampled_views(numbers, self.num_seen), state
+        # On JAX, the state of a step is an argument of it.
+        ((trained, others, *rest),) = state
+        variables = self.non_trainable_variables
+        with keras.StatelessScope(zip(variables, others, strict=True)) as scope:
+            seen, _ = self._drawn_views(count, [])
+        others = [scope.get_current_value(variable) for variable in variables]
+        return seen, [(trained, others, *rest)]
 
     def call(self, images, training=False):
-        if training:  # `train_step` has made the views
-            return self.outputs_of(images, training=True)
+        if training:  # a batch of which `train_step` has made the views
+            return self.outputs_of(images["images"], training=True)
         return run_on_rows(self._evaluated, images)
 
     def _evaluated(self, images):
@@ -242,16 +369,20 @@ class HeadsTrainer(Fitting, keras.Model):
         # Before another network runs: what its layers add is not to be trained on.
         added = [ops.mean(loss) for loss in self.losses] if training else []
         image_terms = {
-            f"{prefix}ce_loss": cross_entropy(known, self._image_logits(outputs))
+            f"{prefix}ce_loss": cross_entropy(
+                known, self._image_logits(outputs, _seen(x))
+            )
             for prefix, outputs in self.by_network(y_pred).items()
+            if not training or self.weighs(f"{prefix}ce_loss")
         }
         view_terms = self.view_terms(x, labels, y_pred) if training else {}
         total = sum(added)
-        for rows, terms, counted in (
-            (1, image_terms, labeled),
-            (self.num_views, view_terms, None),
+        for rows, terms, counted, seen in (
+            (1, image_terms, labeled, None),
+            (self.num_seen, view_terms, None, _seen(x)),
         ):
             for name, values in terms.items():
+                values = self._weighed(values, seen)
                 for weight in (sample_weight, counted):
                     if weight is not None:
                         values *= ops.cast(ops.repeat(weight, rows), values.dtype)
@@ -265,14 +396,22 @@ class HeadsTrainer(Fitting, keras.Model):
             loss = total / num_replicas()  # which Keras undoes for the log
         return checks.marked(loss, suit)
 
+    def _weighed(self, values, seen):
+        """Returns values of rows of views, each weighed for those it stands for."""
+        if seen is None:
+            return values
+        weights = sampled_view_weights(self.num_views, self.num_seen)
+        values = ops.reshape(values, (-1, self.num_seen))
+        return ops.reshape(values * ops.cast(weights, values.dtype), (-1,))
+
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y, _ = self.suited(y, training=not self._evaluating)
-        labels = standardized_labels(y)
+        labels, seen = standardized_labels(y), _seen(x)
         labeled = None if self._evaluating else self._labeled(labels)
         if self._reports_heads():
             for prefix, outputs in self.by_network(y_pred).items():
                 if isinstance(outputs, dict):
-                    self._update_head_metrics(prefix, labels, outputs, labeled)
+                    self._update_head_metrics(prefix, x, labels, outputs, labeled)
         if labeled is not None:
             y = ops.maximum(y, 0)  # of which those without a label weigh nothing
             if sample_weight is None:
@@ -283,7 +422,7 @@ class HeadsTrainer(Fitting, keras.Model):
         return super().compute_metrics(
             x,
             self.each(lambda outputs: y, y_pred),
-            self.each(self._image_logits, y_pred),
+            self.each(lambda outputs: self._image_logits(outputs, seen), y_pred),
             sample_weight
             if sample_weight is None
             else self.each(lambda outputs: sample_weight, y_pred),
@@ -295,24 +434,31 @@ class HeadsTrainer(Fitting, keras.Model):
             return None
         return ops.cast(labels >= 0, "float32")
 
-    def _update_head_metrics(self, prefix, labels, outputs, labeled):
-        joint = joint_labels(labels, self.num_views)
-        weights = None if labeled is None else ops.repeat(labeled, self.num_views)
+    def _update_head_metrics(self, prefix, batch, labels, outputs, labeled):
+        seen = _seen(batch)
+        joint = self.joint_labels_of(batch, labels)
+        rows = self.num_views if seen is None else self.num_seen
+        weights = None if labeled is None else ops.repeat(labeled, rows)
         for head in outputs.keys() - {"logits"}:
             hits = head_accuracies(joint, outputs[head], self.num_views)
             for kind, name in _head_metric_names(prefix, head).items():
-                self._head_metrics[name].update_state(hits[kind], weights)
+                values = self._weighed(ops.cast(hits[kind], "float32"), seen)
+                self._head_metrics[name].update_state(values, weights)
 
-    def _image_logits(self, outputs):
+    def _image_logits(self, outputs, seen):
         """Returns the class logits of the images themselves."""
         if not isinstance(outputs, dict):
             return outputs
-        return untransformed(outputs["logits"], self.num_views)
+        rows = self.num_views if seen is None else self.num_seen
+        return untransformed(outputs["logits"], rows)
 
     def get_metrics_result(self):
         results = super().get_metrics_result()
         if self._evaluating:
-            results = {k: v for k, v in results.items() if k not in self._term_metrics}
+            left_out = self._term_metrics.keys()
+        else:
+            left_out = self._term_metrics.keys() - set(self.term_names)
+        results = {k: v for k, v in results.items() if k not in left_out}
         if not self._reports_heads():
             results = {k: v for k, v in results.items() if k not in self._head_metrics}
         return results
@@ -378,6 +524,7 @@ class HeadsTrainer(Fitting, keras.Model):
             "views": [keras.saving.serialize_keras_object(v) for v in self.views]
             if isinstance(self.views, tuple)
             else self.views,
+            "sampled_views": self.sampled_views,
         }
 
     @classmethod
@@ -408,6 +555,26 @@ class HeadsTrainer(Fitting, keras.Model):
         plain = strip_heads(self.network)
         plain(plain.inputs[0])  # Keras exports no ONNX of a model that was never called
         return plain.export(filepath, *args, **kwargs)
+
+
+def _seen(batch):
+    """Returns which views a batch of a step has; None where it has all."""
+    return batch.get("seen") if isinstance(batch, dict) else None
+
+
+def _check_sampled(sampled, num_views):
+    if sampled is None:
+        return
+    if num_views == 1:
+        raise ValueError(
+            "Expected no `sampled_views` for networks without auxiliary heads, which "
+            f"see the image alone. Received: sampled_views={sampled}"
+        )
+    if sampled not in range(2, num_views + 1):
+        raise ValueError(
+            f"Expected `sampled_views` to be a number from 2 to {num_views}, that of "
+            f"all views. Received: sampled_views={sampled}"
+        )
 
 
 def _head_metric_names(prefix, head):

@@ -9,7 +9,6 @@ from keras_hsakd import losses
 from keras_hsakd.compat import layers_of
 from keras_hsakd.heads import is_plain, num_views, output_names
 from keras_hsakd.losses import Divergence
-from keras_hsakd.ops import joint_labels
 from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.base import HeadsTrainer
 from keras_hsakd.views import View
@@ -30,7 +29,7 @@ class DistillationTrainer(HeadsTrainer):
     def __init__(
         self,
         networks: dict[str, keras.Model],
-        view_terms: Sequence[str],
+        view_terms: dict[str, tuple[str, str]],
         temperature: float,
         divergence: str | Divergence,
         views: str | Sequence[View] | None,
@@ -41,21 +40,22 @@ class DistillationTrainer(HeadsTrainer):
         self.temperature = temperature
         self.divergence = divergence
 
-    def divergences(self, targets, outputs, labels):
+    def divergences(self, targets, outputs, batch, labels):
         """Returns the divergences of outputs from a teacher's, by their terms.
 
         Args:
-            targets: Dict of the teacher's logits `(M * B, ...)` for the views, with the
-                names of the outputs that learn from them.
-            outputs: Dict of a network's logits for the views.
+            targets: Dict of the teacher's logits for the batch's rows of views, with
+                the names of the outputs that learn from them.
+            outputs: Dict of a network's logits for the same rows.
+            batch: The batch, as `train_step` makes it.
             labels: Class labels `(B,)` or class probabilities `(B, N)`.
 
         Returns:
             Dict of `kl_main` and `kl_aux_1` to `kl_aux_L`, each with one value a row.
         """
         divergence = losses.get(self.divergence, self.temperature)
-        class_labels = ops.repeat(labels, self.num_views, axis=0)
-        labels_of_views = joint_labels(labels, self.num_views)
+        class_labels = ops.repeat(labels, self.num_seen, axis=0)
+        labels_of_views = self.joint_labels_of(batch, labels)
         terms = {}
         for name, logits in outputs.items():
             values = divergence(

@@ -67,13 +67,19 @@ class Distiller(DistillationTrainer):
             does not apply. It is called on the main logits with the class labels, and
             on the logits of each head with the joint labels, -1 both for an image
             without a label. Defaults to `"kl"`.
+        sampled_views: Number of views of each image that a step of training sees, from
+            2 to all: the image itself, and others that are drawn anew in each step. The
+            rows of those drawn weigh as much as those of all others would, so that the
+            loss, its terms and their gradients are those of the method on the average
+            (batch normalization aside, whose statistics are of what a step sees); so
+            are the accuracies of heads. Defaults to `None`, all views.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
         ValueError: If one network has heads and the other none, heads do not pair,
             classes or image shapes differ, layers are shared, the views do not suit
             heads or images, the divergence is unknown, or the temperature is not
-            positive.
+            positive, or there are not as many views as are to be sampled.
 
     Example:
     >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -98,6 +104,7 @@ class Distiller(DistillationTrainer):
         pairs: Sequence[tuple[str, str]] | None = None,
         views: str | Sequence[View] | None = None,
         divergence: str | Divergence = "kl",
+        sampled_views: int | None = None,
         **kwargs,
     ):
         check_pair(teacher, student)
@@ -105,10 +112,11 @@ class Distiller(DistillationTrainer):
         teacher_heads = _teacher_heads(teacher, student, pairs)
         super().__init__(
             {"": student},
-            [term_name(name) for name in output_names(student)],
+            {term_name(name): ("", name) for name in output_names(student)},
             temperature,
             divergence,
             views,
+            sampled_views=sampled_views,
             frozen=teacher.variables,
             **kwargs,
         )
@@ -127,21 +135,34 @@ class Distiller(DistillationTrainer):
         return self.student
 
     def outputs_of(self, images, training=False):
-        return named_outputs(self.student, images, training)
+        student = self.in_step(self.student) if training else self.student
+        return named_outputs(student, images, training)
+
+    def needed_outputs(self, trained):
+        learning = [name for name in trained[""] if self.weighs(term_name(name))]
+        teaching = {self._teacher_heads.get(name, name) for name in learning}
+        return [*super().needed_outputs(trained), (self.teacher, teaching)]
 
     def targets(self, batch):
-        """Returns the teacher's dict of outputs for a batch of views.
+        """Returns the teacher's dict of outputs for a batch's rows of views.
 
         It is the one place where a training asks for them.
         """
-        return named_outputs(self.teacher, batch)
+        return named_outputs(self.in_step(self.teacher), batch["images"])
 
-    def view_terms(self, images, labels, outputs):
-        targets = self.targets(images)
-        paired = {
-            name: targets[self._teacher_heads.get(name, name)] for name in outputs
+    def view_terms(self, batch, labels, outputs):
+        learning = {
+            name: logits
+            for name, logits in outputs.items()
+            if self.weighs(term_name(name))
         }
-        return self.divergences(paired, outputs, labels)
+        if not learning:
+            return {}
+        targets = self.targets(batch)
+        paired = {
+            name: targets[self._teacher_heads.get(name, name)] for name in learning
+        }
+        return self.divergences(paired, learning, batch, labels)
 
     def get_config(self):
         return {

@@ -6,7 +6,7 @@ import keras
 
 from keras_hsakd.heads import named_outputs, output_names
 from keras_hsakd.losses import Divergence
-from keras_hsakd.ops import cross_entropy, joint_labels
+from keras_hsakd.ops import cross_entropy
 from keras_hsakd.trainers.distillation import (
     DistillationTrainer,
     check_pair,
@@ -49,13 +49,14 @@ class MutualDistiller(DistillationTrainer):
             as the heads are made for. Defaults to `"rotations"`, and without heads to
             the image alone.
         divergence: See `keras_hsakd.Distiller`. Defaults to `"kl"`.
+        sampled_views: See `keras_hsakd.Distiller`. Defaults to `None`, all views.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
         ValueError: If there are fewer than two networks, heads differ in number,
             classes or image shapes differ, layers are shared, the views do not suit
-            heads or images, the divergence is unknown, or the temperature is not
-            positive.
+            heads or images, the divergence is unknown, the temperature is not positive,
+            or there are not as many views as are to be sampled.
 
     Example:
     >>> train, _ = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -80,6 +81,7 @@ class MutualDistiller(DistillationTrainer):
         temperature: float = 3.0,
         views: str | Sequence[View] | None = None,
         divergence: str | Divergence = "kl",
+        sampled_views: int | None = None,
         **kwargs,
     ):
         networks = list(networks)
@@ -104,17 +106,18 @@ class MutualDistiller(DistillationTrainer):
                 f"{name}_": network
                 for name, network in zip(names, networks, strict=True)
             },
-            [
-                f"{name}_{term}"
+            {
+                f"{name}_{term}": (f"{name}_", output)
                 for name in names
-                for term in (
-                    *(f"ce_{head}" for head in outputs if head != "logits"),
-                    *map(term_name, outputs),
+                for term, output in (
+                    *((f"ce_{head}", head) for head in outputs if head != "logits"),
+                    *((term_name(output), output) for output in outputs),
                 )
-            ],
+            },
             temperature,
             divergence,
             views,
+            sampled_views=sampled_views,
             **kwargs,
         )
         self.networks = networks
@@ -126,7 +129,9 @@ class MutualDistiller(DistillationTrainer):
 
     def outputs_of(self, images, training=False):
         return {
-            f"net_{number}": named_outputs(network, images, training)
+            f"net_{number}": named_outputs(
+                self.in_step(network) if training else network, images, training
+            )
             for number, network in enumerate(self.networks, start=1)
         }
 
@@ -136,15 +141,36 @@ class MutualDistiller(DistillationTrainer):
     def by_network(self, outputs):
         return {f"{name}_": output for name, output in outputs.items()}
 
-    def view_terms(self, images, labels, outputs):
-        joint = joint_labels(labels, self.num_views)
+    def needed_outputs(self, trained):
+        needed = []
+        for network, names in super().needed_outputs(trained):
+            others = [
+                f"net_{number}_"
+                for number, other in enumerate(self.networks, start=1)
+                if other is not network
+            ]
+            teaching = {
+                output
+                for output in output_names(network)
+                if any(self.weighs(f"{other}{term_name(output)}") for other in others)
+            }
+            needed.append((network, {*names, *teaching}))
+        return needed
+
+    def view_terms(self, batch, labels, outputs):
+        joint = self.joint_labels_of(batch, labels)
         terms = {}
         for name, own in outputs.items():
             for key, logits in own.items():
-                if key != "logits":
+                if key != "logits" and self.weighs(f"{name}_ce_{key}"):
                     terms[f"{name}_ce_{key}"] = cross_entropy(joint, logits)
+            learning = {
+                key: logits
+                for key, logits in own.items()
+                if self.weighs(f"{name}_{term_name(key)}")
+            }
             from_others = [
-                self.divergences(other, own, labels)
+                self.divergences(other, learning, batch, labels)
                 for key, other in outputs.items()
                 if key != name
             ]

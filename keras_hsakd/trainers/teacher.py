@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_hsakd.heads import head_names, split, strip_heads
-from keras_hsakd.ops import cross_entropy, joint_labels
+from keras_hsakd.ops import cross_entropy
 from keras_hsakd.trainers.base import HeadsTrainer
 from keras_hsakd.views import View
 
@@ -34,10 +34,12 @@ class TeacherTrainer(HeadsTrainer):
         views: One of `keras_hsakd.views.names()`, or a list of two or more functions
             on batches of images, the first of which leaves them as they are; as many
             as the heads are made for. Defaults to `"rotations"`.
+        sampled_views: See `keras_hsakd.Distiller`. Defaults to `None`, all views.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
-        ValueError: If the heads are missing, or the views do not suit heads or images.
+        ValueError: If the heads are missing, the views do not suit heads or images, or
+            there are not as many as are to be sampled.
 
     Example:
     >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -55,12 +57,14 @@ class TeacherTrainer(HeadsTrainer):
         teacher: keras.Model,
         freeze_backbone: bool = False,
         views: str | Sequence[View] = "rotations",
+        sampled_views: int | None = None,
         **kwargs,
     ):
         super().__init__(
             {"": teacher},
-            [f"ce_{head}" for head in head_names(teacher)],
+            {f"ce_{head}": ("", head) for head in head_names(teacher)},
             views,
+            sampled_views,
             frozen=strip_heads(teacher).variables if freeze_backbone else (),
             **kwargs,
         )
@@ -74,19 +78,26 @@ class TeacherTrainer(HeadsTrainer):
         return self.teacher
 
     def outputs_of(self, images, training=False):
+        if not training:
+            return self.teacher(images, training=False)
         if not self.freeze_backbone:
-            return self.teacher(images, training=training)
+            return self.in_step(self.teacher)(images, training=True)
         features = self._parts.backbone(images, training=False)
         features = {name: ops.stop_gradient(x) for name, x in features.items()}
         taps = [features[name] for name in self._parts.tap_names]
-        outputs = self._parts.heads(taps, training=training)
+        outputs = self.in_step(self._parts.heads)(taps, training=True)
         return {"logits": features["logits"], **outputs}
 
-    def view_terms(self, images, labels, outputs):
-        joint = joint_labels(labels, self.num_views)
+    def needed_outputs(self, trained):
+        ((teacher, names),) = super().needed_outputs(trained)
+        return [(self._parts.heads if self.freeze_backbone else teacher, names)]
+
+    def view_terms(self, batch, labels, outputs):
+        joint = self.joint_labels_of(batch, labels)
         return {
             f"ce_{head}": cross_entropy(joint, outputs[head])
             for head in head_names(self.teacher)
+            if self.weighs(f"ce_{head}")
         }
 
     def get_config(self):

@@ -1,0 +1,246 @@
+"""Steps that cost less by choice."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_hsakd import (
+    Distiller,
+    MutualDistiller,
+    Resume,
+    TeacherTrainer,
+    optimizers,
+    strip_heads,
+)
+from keras_hsakd.ops import (
+    sampled_view_weights,
+    sampled_views,
+    seen_rows,
+    transformed_views,
+)
+
+core = pytest.mark.core  # those that also run on JAX
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+# Where tracing is not what is tested, TensorFlow need not trace. JAX is slow without.
+EAGER = {"run_eagerly": TENSORFLOW}
+
+TRAINERS = {
+    "distiller": lambda make, **o: Distiller(make("t", width=6), make("s"), **o),
+    "joint": lambda make, **o: TeacherTrainer(make("t"), **o),
+    "frozen": lambda make, **o: TeacherTrainer(make("t"), freeze_backbone=True, **o),
+    "mutual": lambda make, **o: MutualDistiller([make("a"), make("b", width=6)], **o),
+}
+
+
+def sgd():
+    return optimizers.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def values(variables):
+    return [keras.ops.convert_to_numpy(v).copy() for v in variables]
+
+
+def assert_equal(first, second, **tolerance):
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+# Sampled views.
+
+
+@core
+def test_each_choice_of_views_is_as_likely_and_the_image_is_always_there():
+    numbers = np.random.default_rng(0).random((6000, 3))
+    for sampled, choices in ((2, 3), (3, 3), (4, 1)):
+        table = keras.ops.convert_to_numpy(sampled_views(numbers, sampled))
+        assert table.shape == (6000, sampled)
+        assert (table[:, 0] == 0).all()
+        chosen, counts = np.unique(
+            np.sort(table[:, 1:], axis=1), axis=0, return_counts=True
+        )
+        assert len(chosen) == choices
+        assert (np.diff(chosen, axis=1) > 0).all()  # without replacement
+        assert np.abs(counts / 6000 - 1 / choices).max() < 0.03
+
+
+@core
+@pytest.mark.parametrize("num_views, sampled", [(4, 2), (4, 3), (6, 3), (4, 4)])
+def test_the_weighted_mean_over_all_draws_is_the_mean_of_all_views(num_views, sampled):
+    rows = np.random.default_rng(0).normal(size=(5 * num_views, 2))
+    weights = sampled_view_weights(num_views, sampled)
+    assert weights.mean() == pytest.approx(1)
+    assert weights[1] / weights[0] == pytest.approx((num_views - 1) / (sampled - 1))
+    means = []
+    for numbers in itertools.permutations(np.linspace(0, 1, num_views - 1)):
+        seen = sampled_views(np.tile(numbers, (5, 1)), sampled)
+        seen = keras.ops.convert_to_numpy(seen_rows(rows, seen, num_views))
+        means.append(np.mean(seen.reshape(5, sampled, 2) * weights[:, None], (0, 1)))
+    np.testing.assert_allclose(np.mean(means, axis=0), rows.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="gradients by TensorFlow's tape")
+@pytest.mark.parametrize(
+    "method, sampled, classes",
+    [
+        ("distiller", 2, None),
+        ("distiller", 3, "probabilities"),
+        ("joint", 3, None),
+        ("frozen", 2, None),
+        ("mutual", 2, None),
+    ],
+)
+def test_expected_loss_and_gradient_are_the_methods(
+    tiny_network, batch, float64, method, sampled, classes
+):
+    """The mean over all draws, the same for all images, of networks that infer."""
+    import tensorflow as tf
+
+    images, labels = batch[0][:3].astype("float64"), batch[1][:3]
+    labels = np.eye(3)[labels] * 0.7 + 0.1 if classes else labels
+    weights = np.array([0.5, 1.0, 2.0])
+
+    def make(**options):
+        keras.utils.set_random_seed(0)
+        return TRAINERS[method](tiny_network, **options).compile(sgd())
+
+    def of(trainer, batch):
+        with tf.GradientTape() as tape:
+            outputs = trainer.outputs_of(batch["images"])  # in inference mode
+            loss = trainer.compute_loss(batch, labels, outputs, weights)
+        gradients = tape.gradient(loss, trainer.trainable_variables)
+        logs = [metric.result() for metric in trainer._term_metrics.values()]
+        trainer.reset_metrics()
+        return [np.asarray(x) for x in (loss, *logs, *gradients)]
+
+    trainer = make(sampled_views=sampled)
+    views = transformed_views(images, trainer.view_functions)
+    drawn = []
+    for others in itertools.combinations((1, 2, 3), sampled - 1):
+        seen = np.tile(np.array((0, *others)), (3, 1))
+        drawn.append(of(trainer, {"images": seen_rows(views, seen), "seen": seen}))
+    assert np.ptp([loss for loss, *_ in drawn]) > 1e-3
+    means = [np.mean(draws, axis=0) for draws in zip(*drawn, strict=True)]
+    assert_equal(means, of(make(), {"images": views}), rtol=1e-6, atol=1e-9)
+
+
+class Spy:
+    """Sees the batches of a trainer's steps."""
+
+    def __init__(self, trainer):
+        self.batches, outputs_of, terms = [], trainer.outputs_of, trainer.view_terms
+
+        def view_terms(batch, labels, outputs):
+            self.batches.append(keras.tree.map_structure(np.asarray, batch))
+            return terms(batch, labels, outputs)
+
+        def outputs_spied(images, training=False):
+            assert not training or len(images) == 24
+            return outputs_of(images, training)
+
+        trainer.view_terms, trainer.outputs_of = view_terms, outputs_spied
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="steps are looked at as they run")
+def test_each_step_sees_views_of_its_own(tiny_network, batch):
+    images, labels = batch
+    trainer = TRAINERS["distiller"](tiny_network, sampled_views=2)
+    spy = Spy(trainer)
+    trainer.compile(sgd(), weighted_metrics=["accuracy"], head_metrics=True, **EAGER)
+    logs = trainer.fit(images, labels, batch_size=12, epochs=3, verbose=0).history
+    assert all(np.isfinite(values).all() for values in logs.values())
+    accuracies = [v for name, v in logs.items() if "accuracy" in name]
+    assert accuracies and np.max(accuracies) <= 1 + 1e-6
+    tables = [batch["seen"] for batch in spy.batches]
+    assert {table.shape for table in tables} == {(12, 2)}
+    assert len({table.tobytes() for table in tables}) == 3
+    views = np.asarray(transformed_views(images, trainer.view_functions))
+    for batch in spy.batches:
+        # Images are shuffled: each row of a view is known by its values.
+        seen = batch["images"].reshape(12, 2, *images.shape[1:])
+        for pair, (_, view) in zip(seen, batch["seen"], strict=True):
+            (number,) = np.flatnonzero((images == pair[0]).all(axis=(1, 2, 3)))
+            np.testing.assert_array_equal(pair[1], views[4 * number + view])
+
+
+def test_the_logged_accuracies_of_heads_are_those_of_all_views(tiny_network, batch):
+    images, labels = batch[0], np.where(np.arange(12) < 3, -1, batch[1])
+    student = tiny_network("s", batch_norm=False)
+    bias = np.zeros(12)
+    bias[[0, 5]] = 100, 99  # all are told for the first class, unturned
+    student.get_layer("aux_1").bias.assign(bias)
+    distiller = Distiller(tiny_network("t"), student, sampled_views=2)
+    distiller.compile(keras.optimizers.SGD(0.0), head_metrics=True, **EAGER)
+    logs = distiller.train_on_batch(images, labels, return_dict=True)
+    expected = distiller.test_on_batch(images[3:], labels[3:], return_dict=True)
+    for name, accuracy in (("joint", 1 / 12), ("class", 1 / 3)):
+        assert expected[f"aux_1_{name}_accuracy"] == pytest.approx(accuracy)
+        assert logs[f"aux_1_{name}_accuracy"] == pytest.approx(accuracy)
+
+
+def test_all_views_sampled_are_the_exact_method(tiny_network, batch):
+    results = []
+    for sampled in (None, 4):
+        keras.utils.set_random_seed(1)
+        distiller = TRAINERS["distiller"](tiny_network, sampled_views=sampled)
+        distiller.compile(sgd(), **EAGER).train_on_batch(*batch)
+        results.append(values(distiller.variables))
+    assert_equal(*results, rtol=0)
+
+
+@pytest.mark.parametrize("sampled", [1, 0, 5, 2.5, "two"])
+def test_numbers_of_views_that_are_none(tiny_network, sampled):
+    with pytest.raises(ValueError, match="`sampled_views` to be a number from 2 to 4"):
+        TeacherTrainer(tiny_network(), sampled_views=sampled)
+
+
+def test_one_view_is_not_sampled(tiny_network):
+    networks = [strip_heads(tiny_network("t")), strip_heads(tiny_network("s"))]
+    with pytest.raises(ValueError, match="no `sampled_views` for networks without"):
+        Distiller(*networks, sampled_views=2)
+
+
+def stretched(images):
+    return 2 * images
+
+
+def test_views_of_ones_own_are_sampled(tiny_network, batch):
+    functions = [lambda x: x, stretched, lambda x: -x]
+    networks = [tiny_network(name, num_views=3) for name in "ts"]
+    distiller = Distiller(*networks, views=functions, sampled_views=2)
+    logs = distiller.compile(sgd(), **EAGER).train_on_batch(*batch, return_dict=True)
+    assert np.isfinite(list(logs.values())).all()
+
+
+@core
+def test_draws_go_on_in_a_file_and_from_a_snapshot(tiny_network, batch, tmp_path):
+    def make():
+        keras.utils.set_random_seed(2)
+        trainer = TRAINERS["joint"](tiny_network, sampled_views=2)
+        return trainer.compile(sgd(), metrics=["accuracy"], **EAGER)
+
+    def fit(trainer, epochs=2, **options):
+        options = {"batch_size": 6, "shuffle": False, "verbose": 0, **options}
+        trainer.fit(*batch, epochs=epochs, **options)
+        return values(trainer.variables)
+
+    expected = fit(make())
+    if TENSORFLOW:  # nothing of its own on JAX, where compiling takes long
+        first = make()
+        fit(first, epochs=1)
+        first.save(tmp_path / "trainer.keras")
+        again = keras.saving.load_model(tmp_path / "trainer.keras")
+        assert again.sampled_views == 2
+        assert_equal(fit(again, initial_epoch=1), expected, rtol=0)
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 3:
+                raise KeyboardInterrupt
+
+    resume = Resume(tmp_path / "snapshots", every_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(make(), callbacks=[Stop(), resume])
+    assert_equal(fit(make(), callbacks=[resume]), expected, rtol=0)
