@@ -17,11 +17,20 @@ def machine() -> dict:
     """
     return {
         "system": platform.platform(),
-        "processor": platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "backend": keras.backend.backend(),
         "devices": keras.distribution.list_devices(),
     }
+
+
+def _processor():
+    """Returns the processor by its model, where the system tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def versions(*packages: str) -> dict[str, str]:
