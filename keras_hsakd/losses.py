@@ -21,6 +21,10 @@ _DIVERGENCES = {
     "kl": lambda teacher, student, labels, temperature: ops.temperature_kl_divergence(
         teacher, student, temperature
     ),
+    "dkd": ops.decoupled_divergence,
+    "standardized": lambda teacher, student, labels, temperature: (
+        ops.standardized_divergence(teacher, student, temperature)
+    ),
 }
 
 
@@ -28,11 +32,16 @@ def names() -> list[str]:
     """Returns the names of the divergences that come with the package.
 
     - `"kl"`: `tau^2 * KL(softmax(teacher / tau) || softmax(student / tau))`, the
-      paper's, see `keras_hsakd.ops.temperature_kl_divergence`.
+      paper's, see `keras_hsakd.ops.temperature_kl_divergence`;
+    - `"dkd"`: about the right class, and among the others, apart, see
+      `keras_hsakd.ops.decoupled_divergence`; published with temperature 4;
+    - `"standardized"`: `"kl"` of logits that are standardized by row, see
+      `keras_hsakd.ops.standardized_divergence`; published with temperature 2, weight 9,
+      and 0.1 for the cross-entropy.
 
     Example:
     >>> keras_hsakd.losses.names()
-    ['kl']
+    ['kl', 'dkd', 'standardized']
     """
     return list(_DIVERGENCES)
 

@@ -412,3 +412,107 @@ def temperature_kl_divergence(
     teacher = ops.log_softmax(teacher_logits / temperature, axis=-1)
     student = ops.log_softmax(student_logits / temperature, axis=-1)
     return temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+
+
+def decoupled_divergence(
+    teacher_logits: keras.KerasTensor,
+    student_logits: keras.KerasTensor,
+    labels: keras.KerasTensor,
+    temperature: float = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+) -> keras.KerasTensor:
+    """Returns the divergences about the right class and among the others, by row.
+
+    ```
+    tau^2 * (alpha * KL((p_y, 1 - p_y) || (q_y, 1 - q_y)) + beta * KL(p' || q'))
+    ```
+
+    with `p` and `q` the softmax of the teacher's and the student's logits over `tau`,
+    and `p'` and `q'` those over all classes but `y`. The temperature KL divergence is
+    the same with `alpha = 1` and `beta = 1 - p_y`.
+
+    Args:
+        teacher_logits: Tensor of shape `(rows, K)`.
+        student_logits: Tensor of shape `(rows, K)`.
+        labels: Classes `y`, integers of shape `(rows,)`; or probabilities of shape
+            `(rows, K)`, of which the most probable class counts. Where a row has none,
+            -1, the teacher's most probable class takes its place.
+        temperature: The temperature `tau > 0`. Defaults to 4.
+        alpha: Weight of the first divergence. Defaults to 1.
+        beta: Weight of the second one. Defaults to 8.
+
+    Returns:
+        Tensor of shape `(rows,)`.
+
+    Example:
+    >>> teacher, student = np.array([[2.0, 1.0, 0.0]]), np.array([[0.0, 1.0, 0.0]])
+    >>> divergence = decoupled_divergence(teacher, student, np.array([0]))
+    >>> round(float(divergence[0]), 4)  # the others are predicted alike
+    0.4695
+
+    References: [Zhao et al., 2022](https://arxiv.org/abs/2203.08679), equation 7, and
+    the [authors' implementation](https://github.com/megvii-research/mdistiller), whose
+    `alpha` and `beta` the defaults are.
+    """
+    if len(labels.shape) == 2:
+        labels = ops.argmax(labels, axis=-1)
+    labels = ops.cast(labels, "int32")
+    likely = ops.cast(ops.argmax(teacher_logits, axis=-1), "int32")
+    labels = ops.where(labels < 0, likely, labels)
+    is_right = ops.one_hot(labels, teacher_logits.shape[-1], dtype="bool")
+
+    def log_probabilities(logits):
+        """Returns those of the right class, of all others, and of each among them."""
+        scaled = logits / temperature
+        others = ops.where(is_right, -1e9, scaled)
+        total = ops.logsumexp(scaled, axis=-1)
+        right = ops.sum(ops.where(is_right, scaled, 0.0), axis=-1) - total
+        wrong = ops.logsumexp(others, axis=-1) - total
+        return right, wrong, ops.log_softmax(others, axis=-1)
+
+    (right, wrong, among), (own_right, own_wrong, own_among) = map(
+        log_probabilities, (teacher_logits, student_logits)
+    )
+    about_right = ops.exp(right) * (right - own_right)
+    about_right += ops.exp(wrong) * (wrong - own_wrong)
+    about_others = ops.sum(ops.exp(among) * (among - own_among), axis=-1)
+    return temperature**2 * (alpha * about_right + beta * about_others)
+
+
+def standardized_divergence(
+    teacher_logits: keras.KerasTensor,
+    student_logits: keras.KerasTensor,
+    temperature: float = 2.0,
+) -> keras.KerasTensor:
+    """Returns the temperature KL divergence of logits that are standardized by row.
+
+    The student need not match mean and scale of the teacher's logits: of each row of
+    both the mean is subtracted, and the standard deviation (over `K - 1`) divided by.
+
+    Args:
+        teacher_logits: Tensor of shape `(rows, K)`.
+        student_logits: Tensor of shape `(rows, K)`.
+        temperature: The temperature `tau > 0`. Defaults to 2.
+
+    Returns:
+        Tensor of shape `(rows,)`.
+
+    Example:
+    >>> teacher = np.array([[2.0, 1.0, 0.0]])
+    >>> float(standardized_divergence(teacher, 3 * teacher + 1)[0]) < 1e-9
+    True
+
+    References: [Sun et al., 2024](https://arxiv.org/abs/2403.01427), section 4, and the
+    authors' implementation, `logit-standardization-KD`.
+    """
+
+    def standardized(logits):
+        centered = logits - ops.mean(logits, axis=-1, keepdims=True)
+        squares = ops.sum(centered**2, axis=-1, keepdims=True)
+        deviation = ops.sqrt(squares / (logits.shape[-1] - 1))
+        return centered / (1e-7 + deviation)
+
+    return temperature_kl_divergence(
+        standardized(teacher_logits), standardized(student_logits), temperature
+    )

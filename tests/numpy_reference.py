@@ -31,6 +31,29 @@ def kl_divergence(teacher_logits, student_logits, temperature):
     return temperature**2 * np.sum(p * np.log(p / q), axis=-1)
 
 
+def decoupled_divergence(teacher, student, labels, temperature, alpha, beta):
+    """Returns DKD by row: equation 7 of its paper, row by row, times tau^2."""
+    values = []
+    for logits, own_logits, label in zip(teacher, student, labels, strict=True):
+        label = np.argmax(logits) if label < 0 else label
+        p, q = softmax(logits, temperature), softmax(own_logits, temperature)
+        others = np.arange(len(logits)) != label
+        b = np.array([[x[label], 1 - x[label]] for x in (p, q)])
+        about_right = np.sum(b[0] * np.log(b[0] / b[1]))
+        p, q = p[others] / p[others].sum(), q[others] / q[others].sum()
+        values.append(alpha * about_right + beta * np.sum(p * np.log(p / q)))
+    return temperature**2 * np.array(values)
+
+
+def standardized_divergence(teacher, student, temperature):
+    """Returns the divergence of the z-scores of rows of logits."""
+    scores = [
+        (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, ddof=1, keepdims=True)
+        for x in np.asarray([teacher, student], np.float64)
+    ]
+    return kl_divergence(*scores, temperature)
+
+
 def student_losses(teacher, student, labels, temperature, weights=None):
     """Returns the terms of the student's loss, as they are reported.
 

@@ -43,7 +43,11 @@ def test_temperature_must_be_positive(temperature):
 def test_named_divergences():
     """All of them, of logits alone and with labels."""
     labels = np.arange(6) % 5
-    expected = {"kl": reference.kl_divergence(TEACHER, STUDENT, 2.0)}
+    expected = {
+        "kl": reference.kl_divergence(TEACHER, STUDENT, 2.0),
+        "dkd": reference.decoupled_divergence(TEACHER, STUDENT, labels, 2.0, 1, 8),
+        "standardized": reference.standardized_divergence(TEACHER, STUDENT, 2.0),
+    }
     assert losses.names() == list(expected)
     for name, values in expected.items():
         received = losses.get(name, 2.0)(TEACHER, STUDENT, labels)
@@ -62,7 +66,7 @@ def test_a_function_is_a_divergence_as_it_is():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("kll",), r"one of \['kl'\] or a function .*'kll' \(did you mean 'kl'"),
+        (("kll",), r"one of .*'standardized'\] or a function .*'kll' \(did you mean 'kl'"),
         ((3,), "Expected `divergence` .*Received: divergence=3"),
         # It would take the labels for weights.
         ((losses.TemperatureKLDivergence(),), "Expected `divergence` .*Received: "),

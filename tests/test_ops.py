@@ -80,3 +80,47 @@ def test_temperature_kl_divergence_of_extreme_logits_is_finite():
     value = numpy(ops.temperature_kl_divergence(teacher, -teacher, 1.0))
     np.testing.assert_allclose(value, [2e4])
     assert numpy(ops.temperature_kl_divergence(teacher, teacher, 1.0)) == 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 8.0), (0.5, 2.0), (1.0, 0.0)])
+def test_decoupled_divergence(temperature, alpha, beta):
+    teacher, student = rng.normal(scale=5, size=(2, 7, 10)).astype("float32")
+    labels = np.array([0, 9, 3, -1, 3, 5, -1])
+    settings = (temperature, alpha, beta)
+    values = ops.decoupled_divergence(teacher, student, labels, *settings)
+    expected = reference.decoupled_divergence(teacher, student, labels, *settings)
+    np.testing.assert_allclose(numpy(values), expected, rtol=2e-4, atol=1e-5)
+    hard = np.where(labels < 0, teacher.argmax(axis=1), labels)
+    probabilities = 0.6 * np.eye(10, dtype="float32")[hard] + 0.04
+    soft = ops.decoupled_divergence(teacher, student, probabilities, *settings)
+    np.testing.assert_array_equal(numpy(soft), numpy(values))
+
+
+def test_decoupled_divergence_is_the_temperature_kl_divergence_of_its_parts():
+    teacher, student = rng.normal(size=(2, 7, 10))
+    labels = np.arange(7)
+    rest = 1 - reference.softmax(teacher, 3.0)[np.arange(7), labels]
+    both, about_right = (
+        numpy(ops.decoupled_divergence(teacher, student, labels, 3.0, 1.0, beta))
+        for beta in (1.0, 0.0)
+    )
+    expected = reference.kl_divergence(teacher, student, 3.0)
+    total = about_right + rest * (both - about_right)
+    np.testing.assert_allclose(total, expected, rtol=1e-4)
+
+
+def test_decoupled_divergence_of_extreme_logits_is_finite():
+    teacher = np.array([[1e4, -1e4, 0.0]], "float32")
+    values = ops.decoupled_divergence(teacher, -teacher, np.array([0]), 1.0)
+    np.testing.assert_allclose(numpy(values), [2e4 + 8e4])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_standardized_divergence(temperature):
+    teacher, student = rng.normal(scale=5, size=(2, 7, 10)).astype("float32")
+    values = numpy(ops.standardized_divergence(teacher, student, temperature))
+    expected = reference.standardized_divergence(teacher, student, temperature)
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+    other = ops.standardized_divergence(teacher, 0.1 * student + 7, temperature)
+    np.testing.assert_allclose(numpy(other), expected, rtol=1e-3)
