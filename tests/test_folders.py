@@ -232,3 +232,15 @@ def test_files_that_python_decodes_do_not_wait_for_each_other(tmp_path):
     reading.start()
     reading.join(timeout=60)
     assert len(read) == train.cardinality()
+
+
+def test_a_check_that_takes_long_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    files = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for file in files:
+        tf.io.write_file(file, tf.io.encode_png(tf.zeros((2, 2, 3), tf.uint8)))
+    assert folders.undecodable(files, "refuse") == []
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(folders, "_SECONDS_UNSAID", 0.0)
+    assert folders.undecodable(files, "refuse") == []
+    said = capsys.readouterr().out
+    assert "Decoding 3 files" in said and "3/3" in said

@@ -7,10 +7,12 @@ import functools
 import os
 import pathlib
 import threading
+import time
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -340,7 +342,8 @@ def undecodable(files: Sequence[str], corrupt: str) -> list[str]:
         decoding.image_size.get_concrete_function()
         decoding.decode_file.get_concrete_function()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        reasons = dict(zip(files, pool.map(why_corrupt, files), strict=True))
+        checked = _with_progress(pool.map(why_corrupt, files), len(files))
+        reasons = dict(zip(files, checked, strict=True))
     bad = {file: reason for file, reason in reasons.items() if reason}
     if not bad:
         return []
@@ -356,6 +359,21 @@ def undecodable(files: Sequence[str], corrupt: str) -> list[str]:
         stacklevel=3,
     )
     return list(bad)
+
+
+_SECONDS_UNSAID = 3.0  # that a check may take before it says how far it is
+
+
+def _with_progress(results, count):
+    """Yields results, and shows how many there are, where they take long."""
+    began, bar = time.monotonic(), None
+    for number, result in enumerate(results, start=1):
+        if bar is None and time.monotonic() - began >= _SECONDS_UNSAID:
+            print(f"Decoding {count} files to see that each is whole")
+            bar = keras.utils.Progbar(count, unit_name="file")
+        if bar is not None:
+            bar.update(number)
+        yield result
 
 
 def _without(files_by_class, path, skip):
