@@ -66,7 +66,7 @@ def test_a_function_is_a_divergence_as_it_is():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
+        (("kll",), r"one of .*'standardized'\] or .*'kll' \(did you mean 'kl'"),
             ("kll",),
             r"one of .*'standardized'\] or a function .*'kll' \(did you mean 'kl'",
         ),
