@@ -67,9 +67,6 @@ def test_a_function_is_a_divergence_as_it_is():
     ("arguments", "message"),
     [
         (("kll",), r"one of .*'standardized'\] or .*'kll' \(did you mean 'kl'"),
-            ("kll",),
-            r"one of .*'standardized'\] or a function .*'kll' \(did you mean 'kl'",
-        ),
         ((3,), "Expected `divergence` .*Received: divergence=3"),
         # It would take the labels for weights.
         ((losses.TemperatureKLDivergence(),), "Expected `divergence` .*Received: "),
