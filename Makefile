@@ -29,8 +29,7 @@ test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 8 m
 	KERAS_BACKEND=jax $(PYTEST) -m "core and not slow"
 
 test-slow: $(VENV)/.installed-slow ## The tests that take minutes
-	$(PYTEST) -m slow --ignore tests/test_recipes.py
-	$(PYTEST) -m slow tests/test_recipes.py # apart: its networks stay in memory, 10 GB
+	$(PYTEST) -m slow
 
 test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments, exports at all
 	$(BIN)/python tests/kill_and_resume.py --moments 20
