@@ -1,5 +1,6 @@
 """Steps that cost less by choice."""
 
+import functools
 import itertools
 
 import keras
@@ -244,3 +245,144 @@ def test_draws_go_on_in_a_file_and_from_a_snapshot(tiny_network, batch, tmp_path
     with pytest.raises(KeyboardInterrupt):
         fit(make(), callbacks=[Stop(), resume])
     assert_equal(fit(make(), callbacks=[resume]), expected, rtol=0)
+
+
+# Terms of weight 0.
+
+LEFT_OUT = {
+    "distiller": ["kl_aux_1"],
+    "joint": ["ce_aux_1"],
+    "frozen": ["ce_aux_1"],
+    "mutual": [f"net_{i}_{term}_aux_1" for i in (1, 2) for term in ("ce", "kl")],
+}
+OF_THE_HEAD = ("head1", "aux_1")  # in the names of its layers
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Returns the names of the convolutions that have run, a list that grows."""
+    names, call = [], keras.layers.Conv2D.call
+
+    @functools.wraps(call)  # Keras looks at its signature
+    def seen(layer, *args, **kwargs):
+        names.append(layer.name)
+        return call(layer, *args, **kwargs)
+
+    monkeypatch.setattr(keras.layers.Conv2D, "call", seen)
+    return names
+
+
+def some_steps(method, make, batch, weight, **compiling):
+    """Returns what is logged of three steps, and the variables by name, of which."""
+    keras.utils.set_random_seed(3)
+    trainer = TRAINERS[method](make)
+    weights = dict.fromkeys(LEFT_OUT[method], weight)
+    trainer.compile(sgd(), loss_weights=weights, **EAGER, **compiling)
+    before = values(trainer.variables)
+    for _ in range(3):
+        logs = trainer.train_on_batch(*batch, return_dict=True)
+    after = values(trainer.variables)
+    networks = getattr(trainer, "networks", [trainer.network])
+    ids = {id(v): f"{n.name}/{v.path}" for n in networks for v in n.variables}
+    changes = {
+        ids[id(v)]: pair
+        for v, *pair in zip(trainer.variables, before, after, strict=True)
+        if id(v) in ids
+    }
+    return logs, changes
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="layers are looked at as they run")
+@pytest.mark.parametrize("method", TRAINERS)
+def test_heads_of_weight_0_are_not_computed(tiny_network, batch, ran, method):
+    logs, changes = some_steps(method, tiny_network, batch, 0)
+    assert ran and not any("head1" in name for name in ran)
+    ran.clear()
+    # Too little to change a number, and more than nothing.
+    expected, all_changes = some_steps(method, tiny_network, batch, 1e-30)
+    assert any("head1" in name for name in ran)
+    assert expected.keys() - logs.keys() == set(LEFT_OUT[method])
+    for name, value in logs.items():
+        assert value == pytest.approx(expected[name], rel=1e-6), name
+    for name, (before, after) in changes.items():
+        if any(part in name for part in OF_THE_HEAD):
+            np.testing.assert_array_equal(after, before, err_msg=name)
+            assert method == "frozen" or (all_changes[name][1] != before).any()
+        else:
+            np.testing.assert_allclose(
+                after, all_changes[name][1], rtol=1e-6, atol=1e-8, err_msg=name
+            )
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="layers are looked at as they run")
+def test_a_teacher_of_whom_nobody_learns_does_not_run(tiny_network, batch, ran):
+    trainer = TRAINERS["distiller"](tiny_network)
+    weights = dict.fromkeys(("kl_main", "kl_aux_1", "kl_aux_2"), 0)
+    trainer.compile(sgd(), loss_weights=weights, **EAGER)
+    logs = trainer.train_on_batch(*batch, return_dict=True)
+    assert set(logs) == {"loss", "ce_loss"}
+    assert set(ran) == {"s_stage1_conv", "s_stage2_conv"}
+    for left_out in (["ce_loss"], ["ce_loss", "kl_main"]):
+        trainer.compile(sgd(), loss_weights=dict.fromkeys(left_out, 0), **EAGER)
+        logs = trainer.train_on_batch(*batch, return_dict=True)
+        assert not logs.keys() & set(left_out)
+        assert trainer.evaluate(*batch, verbose=0) > 0
+
+
+@pytest.mark.skipif(not TENSORFLOW, reason="layers are looked at as they run")
+def test_the_accuracies_of_a_head_of_weight_0(tiny_network, batch, ran):
+    trainer = TRAINERS["distiller"](tiny_network)
+    trainer.compile(sgd(), loss_weights={"kl_aux_1": 0}, head_metrics=True, **EAGER)
+    logs = trainer.train_on_batch(*batch, return_dict=True)
+    assert {"aux_1_joint_accuracy", "aux_2_joint_accuracy"} < set(logs)
+    assert "s_head1_conv" in ran and "t_head1_conv" not in ran
+    kernel = trainer.student.get_layer("aux_1").kernel
+    assert not any(kernel is v for v in trainer.trainable_variables)
+
+
+def test_heads_learn_again_once_they_weigh_something(tiny_network, batch):
+    trainer = TRAINERS["distiller"](tiny_network)
+    kernel = trainer.student.get_layer("aux_1").kernel
+    before = values([kernel])[0]
+    for weight, learns in ((0, False), (1, True), (0, False)):
+        trainer.compile(sgd(), loss_weights={"kl_aux_1": weight}, **EAGER)
+        trainer.train_on_batch(*batch)
+        (after,) = values([kernel])
+        assert (after != before).any() == learns
+        before = after
+
+
+@core
+def test_a_training_without_a_head_goes_on(tiny_network, batch, tmp_path):
+    images, labels = batch
+
+    def make():
+        keras.utils.set_random_seed(2)
+        trainer = TRAINERS["mutual"](tiny_network)
+        weights = dict.fromkeys(LEFT_OUT["mutual"], 0)
+        return trainer.compile(sgd(), loss_weights=weights, **EAGER)
+
+    def fit(trainer, epochs, **options):
+        options = {"batch_size": 12, "shuffle": False, "verbose": 0, **options}
+        trainer.fit(images, labels, epochs=epochs, **options)
+        return values(trainer.variables + trainer.optimizer.variables)
+
+    expected = fit(make(), 2)
+    first = make()
+    fit(first, 1, callbacks=[Resume(tmp_path / "snapshots")])
+    if TENSORFLOW:
+        first.save(tmp_path / "trainer.keras")
+        again = keras.saving.load_model(tmp_path / "trainer.keras")
+        assert_equal(fit(again, 2, initial_epoch=1), expected, rtol=0)
+    resume = Resume(tmp_path / "snapshots")
+    assert_equal(fit(make(), 2, callbacks=[resume]), expected, rtol=0)
+
+
+def test_weights_that_leave_nothing_to_train(tiny_network):
+    for method, terms in (
+        ("frozen", ("ce_aux_1", "ce_aux_2")),
+        ("distiller", ("ce_loss", "kl_main", "kl_aux_1", "kl_aux_2")),
+    ):
+        with pytest.raises(ValueError, match="`loss_weights` to leave a term"):
+            trainer = TRAINERS[method](tiny_network)
+            trainer.compile(sgd(), loss_weights=dict.fromkeys(terms, 0))
