@@ -107,18 +107,23 @@ def test_mutual_and_loss_weights(stand_ins_once, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     few = "--model wrn_10_1 --epochs 1 --batch-size 25 --verbose 0"
     small = SMALL.partition("--batch-size")[0]
-    line = f"mutual {small} {few} --peers resnet8 --output online"
+    line = f"mutual {small} {few} --peers resnet8 --sampled-views 2 --output online"
     assert cli.main(line.split()) == 0, capfd.readouterr().err
     record = Run.open("online").record
     assert record["options"]["peers"] == ["resnet8"]
+    assert record["options"]["sampled_views"] == 2
     assert record["best"]["val_net_1_accuracy"] >= 0
     assert "val_net_1_accuracy, on test images" in capfd.readouterr().out
     line = f"distill --teacher online {few} --loss-weights kl_aux_1=0 --output student"
     assert cli.main(line.split()) == 0, capfd.readouterr().err
     assert Run.open("student").record["options"]["loss_weights"] == {"kl_aux_1": 0.0}
-    line = f"distill --teacher online {few} --loss-weights kl=0 --output other"
-    assert cli.main(line.split()) == 1
-    assert "`loss_weights` to give terms" in capfd.readouterr().err
+    for wrong, message in (
+        ("--loss-weights kl=0", "`loss_weights` to give terms"),
+        ("--sampled-views 5", "`sampled_views` to be a number from 2 to 4"),
+    ):
+        line = f"distill --teacher online {few} {wrong} --output other"
+        assert cli.main(line.split()) == 1
+        assert message in capfd.readouterr().err
     assert not os.path.exists("other")
 
 
@@ -163,7 +168,7 @@ def test_flags_reach_the_settings(received):
     line = (
         "teacher --data photos --model resnet8 --output x --mean 0.5 0.4 0.3 --no-flip "
         "--milestones 0.5 0.9 --corrupt skip --no-nesterov --head-metrics "
-        "--views half_turns --strategy mirrored"
+        "--views half_turns --sampled-views 2 --strategy mirrored"
     )
     assert cli.main(line.split()) == 0
     assert received["data"]["mean"] == [0.5, 0.4, 0.3]
@@ -174,6 +179,7 @@ def test_flags_reach_the_settings(received):
     assert received["training"].epochs == 240
     assert received["kind"].head_metrics is True
     assert received["kind"].views == "half_turns"
+    assert received["kind"].sampled_views == 2
     assert received["execution"].strategy == "mirrored"
 
 

@@ -33,6 +33,7 @@ from keras_hsakd.runs import (
     train,
     training,
 )
+from keras_hsakd.runs.folder import differences
 from keras_hsakd.runs.images import load
 
 OLD_RUNS = pathlib.Path(__file__).parent / "runs_of_format_1"
@@ -629,6 +630,15 @@ def test_what_has_finished_is_left_as_it_is(runs, tmp_path, monkeypatch):
     moved.save(tmp_path / "moved" / "last.keras")
     with pytest.raises(ValueError, match="origin {'weights': '.*Received: {'weights'"):
         train(student, runs / "student", TRAINING, execution=RESUME, verbose=0)
+
+
+def test_what_is_not_given_is_as_what_there_was_not_yet():
+    wanted = training.settings_record(Teacher(), TRAINING, DIGITS, None)
+    found = json.loads(json.dumps(wanted))
+    del found["options"]["sampled_views"], found["data"]["unlabeled"]
+    assert not differences(wanted, found)
+    found["options"]["sampled_views"] = 2
+    assert list(differences(wanted, found)) == ["options"]
 
 
 def test_a_kill_between_two_files_leaves_them_in_agreement(tmp_path, monkeypatch):

@@ -349,8 +349,9 @@ def differences(wanted: Mapping, found: Mapping) -> dict[str, tuple]:
 def _settings_of(record):
     settings = {name: record[name] for name in _IDENTITY}
     # A setting that is not given is as one that there was not yet.
-    given = {k: v for k, v in settings["data"].items() if v is not None}
-    settings["data"] = given
+    for name in ("options", "data"):
+        given = {k: v for k, v in settings[name].items() if v is not None}
+        settings[name] = given
     if settings["origin"]:
         settings["origin"] = {"weights": settings["origin"].get("weights")}
     return json.loads(json.dumps(settings))  # which has no tuples

@@ -93,6 +93,14 @@ def _views():
     )
 
 
+def _sampled_views():
+    return setting(
+        None,
+        "views of each image that a step sees, the others drawn anew each time, to "
+        "pay less (default: all)",
+    )
+
+
 def _head_metrics():
     return setting(
         False, "log the accuracies of the heads too; validation takes longer"
@@ -180,6 +188,7 @@ class Teacher(Kind):
         "(default: all is trained jointly)",
     )
     views: str = _views()
+    sampled_views: int | None = _sampled_views()
     head_metrics: bool = _head_metrics()
 
     def check_images(self, images, origin):
@@ -190,7 +199,10 @@ class Teacher(Kind):
     def job(self, training, images, origin):
         (network,) = networks.create(training, images, self.views)
         trainer = TeacherTrainer(
-            network, freeze_backbone=origin is not None, views=self.views
+            network,
+            freeze_backbone=origin is not None,
+            views=self.views,
+            sampled_views=self.sampled_views,
         )
         if origin is not None:
             networks.take_over(origin.run, origin.checkpoint, network)
@@ -227,9 +239,11 @@ class Distill(Kind):
     temperature: float = _temperature()
     loss_weights: dict[str, float] = setting(
         {},
-        "weights of terms of the loss, for example kl_aux_1=0 (default: 1 each)",
+        "weights of terms of the loss, for example kl_aux_1=0, for which that head is "
+        "not computed (default: 1 each)",
         metavar="TERM=WEIGHT",
     )
+    sampled_views: int | None = _sampled_views()
     head_metrics: bool = _head_metrics()
 
     def data_settings(self, data, origin):
@@ -253,7 +267,11 @@ class Distill(Kind):
             ) from None
         (student,) = networks.create(training, images, origin.run.views)
         distiller = Distiller(
-            teacher, student, self.temperature, views=origin.run.views
+            teacher,
+            student,
+            self.temperature,
+            views=origin.run.views,
+            sampled_views=self.sampled_views,
         )
         compiling = {
             "head_metrics": self.head_metrics,
@@ -277,12 +295,18 @@ class Mutual(Kind):
     )
     temperature: float = _temperature()
     views: str = _views()
+    sampled_views: int | None = _sampled_views()
     head_metrics: bool = _head_metrics()
 
     def job(self, training, images, origin):
         peers = (training.model,) if self.peers is None else tuple(self.peers)
         all_networks = networks.create(training, images, self.views, peers)
-        distiller = MutualDistiller(all_networks, self.temperature, views=self.views)
+        distiller = MutualDistiller(
+            all_networks,
+            self.temperature,
+            views=self.views,
+            sampled_views=self.sampled_views,
+        )
         return Job(
             distiller,
             all_networks[0],
