@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 
 import keras
@@ -305,6 +306,24 @@ def synchronize_batch_norm(network: keras.Model) -> keras.Model:
     return network
 
 
+def next_batches(iterator: Iterator, count: int) -> Iterator:
+    """Returns the next batches of an iterator, as many as there are.
+
+    Args:
+        iterator: What Keras gives to a function of an execution.
+        count: Most batches.
+
+    Raises:
+        StopIteration: If there are none, which ends an epoch.
+
+    Example:
+    >>> list(next_batches(iter("abc"), 2))
+    ['a', 'b']
+    """
+    batches = itertools.islice(iterator, count)
+    return itertools.chain([next(batches)], batches)
+
+
 class ReplicatedFit:
     """Mixin of a `keras.Model` that trains on several replicas, or by several workers.
 
@@ -312,7 +331,9 @@ class ReplicatedFit:
 
     - it builds the model with the mean of the replicas' parts of the first batch, whose
       rows may differ, and of which it makes a tensor where there are several workers;
-    - it averages the metrics of workers along an axis, which scalars do not have.
+    - it averages the metrics of workers along an axis, which scalars do not have;
+    - it makes a loop of `steps_per_execution` steps that cannot be run. From Python,
+      nothing is read between the steps either.
 
     `tests/test_strategies.py` tells when Keras does without.
     """
@@ -338,8 +359,12 @@ class ReplicatedFit:
         def step(data):
             return keras.tree.map_structure(lambda x: x[None], step_function(data))
 
-        chosen = step if _is_multi_worker(_strategy(self)) else step_function
-        return super()._make_function(chosen, **options)
+        strategy, size = _strategy(self), self.steps_per_execution
+        chosen = step if _is_multi_worker(strategy) else step_function
+        function = super()._make_function(chosen, **options)
+        if size == 1 or strategy is None or strategy.num_replicas_in_sync == 1:
+            return function
+        return lambda iterator: function(next_batches(iterator, size))
 
 
 def any_worker(model: keras.Model, *flags: bool) -> list[bool]:

@@ -15,6 +15,7 @@ from keras_hsakd.distribution import (
     any_worker,
     assign_replicas,
     gathered,
+    next_batches,
     num_workers,
     scope_of,
     worker_index,
@@ -132,7 +133,7 @@ class Resume(FitCallback):
     @contextlib.contextmanager
     def around_fit(self, model, fit):
         _check_data(fit.data, fit.shuffle)
-        fit.feed.check_exact()
+        fit.feed.check_exact(model.steps_per_execution)
         self._feed = fit.feed
         self.callbacks = []
         self.set_model(model)
@@ -228,7 +229,7 @@ class Resume(FitCallback):
 
     def on_train_begin(self, logs=None):
         self._since, self._steps_since = time.monotonic(), 0
-        self._skipped = 0  # steps of the first epoch that the snapshot has
+        self._done = 0  # steps of the first epoch that the snapshot has
         self._step = 0
         if self._snapshot is None:
             self._each("on_train_begin", logs)
@@ -237,7 +238,7 @@ class Resume(FitCallback):
         self._states = self._saved_states()
         if self._snapshot.step:
             self._make_metrics()
-            self._skipped = self._snapshot.step
+            self._done = self._snapshot.step
         for callback, state in self._states:
             states.keep_file(callback, state)
         self._each("on_train_begin", logs)
@@ -246,28 +247,28 @@ class Resume(FitCallback):
             print(f"Going on after {self._snapshot}, from '{self._path}'")
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._step = epoch, 0
+        self._epoch, self._step = epoch, self._done
         if self._snapshot is None:
             self._each("on_epoch_begin", epoch, logs)
             return
         self._restore_history()
         self._each("on_epoch_begin", epoch, logs)
-        if self._skipped:
+        if self._done:
             self._restore()  # what callbacks have just changed was changed before
-        if self._skipped or self._to_drop:
-            self._skip(self._skipped, self._to_drop)
+        if self._done or self._to_drop:
+            self._pass_over(self._done, self._to_drop)
         self._snapshot = None
 
     def on_train_batch_begin(self, batch, logs=None):
-        if batch >= self._skipped:
+        if self._steps_after(batch + self.model.steps_per_execution) > self._done:
             self._each("on_train_batch_begin", batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
-        steps = batch + 1 - self._step
-        self._step = batch + 1
-        if batch < self._skipped:
+        step = self._steps_after(batch + 1)
+        if step <= self._done:
             return
-        self._steps_since += steps
+        self._steps_since += step - self._step
+        self._step = step
         self._each("on_train_batch_end", batch, logs)
         take, end = self._agreed()
         if take:
@@ -295,7 +296,7 @@ class Resume(FitCallback):
         self._each("on_test_end", logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._skipped = 0
+        self._done = 0
         self._each("on_epoch_end", epoch, logs)
         take, end = self._agreed()
         last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
@@ -423,38 +424,44 @@ class Resume(FitCallback):
         """Gives Keras' history back, which it empties when a training begins."""
         states.set_history(self.model, self._snapshot.state["history"])
 
-    def _skip(self, steps, batches):
+    def _steps_after(self, steps):
+        """Returns steps of an epoch, where an execution would go past its end."""
+        return min(steps, self.params["steps"] or steps)
+
+    def _pass_over(self, done, batches):
         """Makes Keras' loop pass over steps without training.
 
+        It counts in executions of `steps_per_execution` steps. Of one that the snapshot
+        ended in, with another number of them, the rest is trained on; and the last one
+        ends where the epoch does, for what follows then in our data are no batches.
+
         Args:
-            steps: Steps of the epoch to pass over.
-            batches: Batches to drop before that.
+            done: Steps of the epoch to pass over.
+            batches: Batches to drop before the others.
         """
         model = self.model
-        executions, rest = divmod(steps, model.steps_per_execution)
-        if rest:
-            raise ValueError(
-                "Expected `steps_per_execution` to divide the steps of the snapshot "
-                f"'{self._path}', {steps}. Received: "
-                f"steps_per_execution={model.steps_per_execution}"
-            )
+        size, begin = model.steps_per_execution, 0
         logs = model.get_metrics_result()
         train = self._train_function = model.train_function
 
-        def skip(*arguments):
-            nonlocal executions, batches
+        def train_on_the_rest(*arguments):
+            nonlocal begin, batches
             *state, iterator = arguments
             for _ in range(batches):
                 next(iterator, None)
             batches = 0
-            executions -= 1
-            if executions <= 0:
+            left = self._steps_after(begin + size) - max(begin, done)
+            begin += size
+            to_come = max((self.params["steps"] or 0) - begin, 0)
+            if begin >= done and to_come % size == 0:
                 model.train_function, self._train_function = train, None
-            if executions < 0:  # there was no step to pass over
-                return train(*arguments)
-            return (logs, *state) if state else logs
+            if left <= 0:
+                return (logs, *state) if state else logs
+            if left < size:
+                iterator = next_batches(iterator, left)
+            return train(*state, iterator)
 
-        model.train_function = skip
+        model.train_function = train_on_the_rest
 
 
 def _check_data(data, shuffle):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -92,7 +93,9 @@ def train(
         **_facts(job.network, job.monitor, getattr(job.trainer, "views", None), images),
         "execution": dataclasses.asdict(execution),
     }
-    _compile(job, training, len(images.train))
+    at_once = _steps_per_execution(execution, training, images)
+    record["execution"]["steps_per_execution"] = at_once
+    _compile(job, training, len(images.train), at_once)
     goes_on = found is not None and bool(list_snapshots(found.snapshots))
     run = _updated(found, record) if goes_on else Run(os.path.abspath(output), record)
     return _fit(job, run, goes_on, images, training, execution, verbose)
@@ -218,7 +221,28 @@ def _facts(network, monitor, views, images):
     }
 
 
-def _compile(job: Job, training: TrainingSettings, steps_per_epoch: int):
+# Reading the logs after every 50 steps costs as good as nothing. Of larger batches than
+# 64 of CIFAR's images there are fewer: their steps take longer, and between executions
+# signals are heard, snapshots taken and losses looked at.
+_MOST_STEPS = 50
+_MOST_PIXELS = 2**22
+
+
+def _steps_per_execution(execution, training, images):
+    """Returns the steps that run in a row: as even parts of an epoch as there are."""
+    if execution.steps_per_execution is not None:
+        return execution.steps_per_execution
+    if all(device.startswith("cpu") for device in keras.distribution.list_devices()):
+        return 1
+    most = _MOST_PIXELS // (training.batch_size * images.image_size**2)
+    most = max(1, min(most, _MOST_STEPS, execution.snapshot_steps or _MOST_STEPS))
+    steps = len(images.train)
+    return math.ceil(steps / math.ceil(steps / most))
+
+
+def _compile(
+    job: Job, training: TrainingSettings, steps_per_epoch: int, steps_per_execution: int
+):
     schedule = step_decay(
         training.learning_rate, training.epochs, steps_per_epoch, training.milestones
     )
@@ -230,7 +254,10 @@ def _compile(job: Job, training: TrainingSettings, steps_per_epoch: int):
             weight_decay=training.weight_decay,
         )
         job.trainer.compile(
-            optimizer=optimizer, weighted_metrics=["accuracy"], **job.compiling
+            optimizer=optimizer,
+            weighted_metrics=["accuracy"],
+            steps_per_execution=steps_per_execution,
+            **job.compiling,
         )
 
 

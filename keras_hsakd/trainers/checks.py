@@ -261,7 +261,8 @@ def check_marked(loss, expected: str, where: str) -> None:
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
     """Ends training with an error that names the terms that are not finite.
 
-    Where the labels do not suit, it says that.
+    Where the labels do not suit, it says that. It looks after each execution, of
+    `steps_per_execution` steps.
 
     Args:
         term_names: Names of the terms of the loss among the logs.
@@ -278,8 +279,15 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self._begin = batch
+
     def on_train_batch_end(self, batch, logs=None):
-        where = f"at step {batch + 1} of epoch {self._epoch + 1}"
+        last = min(batch, (self.params["steps"] or batch + 1) - 1)
+        steps = f"at step {last + 1}"
+        if last > self._begin:
+            steps = f"in steps {self._begin + 1} to {last + 1}"
+        where = f"{steps} of epoch {self._epoch + 1}"
         check_marked(logs["loss"], self.expected, where)
         terms = {name: float(logs[name]) for name in self.term_names}
         bad = [f"{k}={value}" for k, value in terms.items() if not math.isfinite(value)]

@@ -50,8 +50,15 @@ class Feed:
         """Whether the data are, or are derived from, some that say so."""
         return any(getattr(d, "num_unlabeled", 0) for d in self._behind)
 
-    def check_exact(self) -> None:
+    def check_exact(self, steps_per_execution: int) -> None:
         """Raises a ValueError unless a new process can read the same batches again."""
+        steps = self._steps_per_epoch
+        if steps is not None and steps % steps_per_execution:
+            raise ValueError(
+                "Expected `steps_per_execution` to divide `steps_per_epoch` to resume, "
+                "since Keras goes on to the end of an execution. Received: "
+                f"steps_per_execution={steps_per_execution}, steps_per_epoch={steps}"
+            )
         if self._steps_per_epoch is not None and not self._is_endless:
             length = f"{self._length} batches" if self._length else "unknown length"
             raise ValueError(

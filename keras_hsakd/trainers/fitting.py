@@ -157,7 +157,8 @@ class Fitting(ReplicatedFit):
         callbacks = list(keras.tree.flatten(callbacks))
         # Before anything looks at the data.
         feed = Feed(x, kwargs.get("steps_per_epoch"), initial_epoch)
-        callbacks = [_BeginPasses(feed), *callbacks]
+        progress = [_Progress()] if verbose else []
+        callbacks = [_BeginPasses(feed), *callbacks, *progress]
         if checks.is_tf_dataset(x):
             # Keras shuffles no tf.data.Dataset, and warns where it is told to.
             kwargs.setdefault("shuffle", False)
@@ -305,6 +306,16 @@ class _BeginPasses(FitCallback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._feed.begin_epoch(epoch)
+
+
+class _Progress(keras.callbacks.ProgbarLogger):
+    """Keras' progress bar, but for an execution that goes past the end of an epoch."""
+
+    async_safe = True  # as Keras takes its own to be
+
+    def on_train_batch_end(self, batch, logs=None):
+        last = batch if self.target is None else self.target - 1
+        super().on_train_batch_end(min(batch, last), logs)
 
 
 def dtype_policy(network):

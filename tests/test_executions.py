@@ -1,0 +1,162 @@
+"""Several steps in one execution change when things happen, and nothing else."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_hsakd import Resume, data
+from keras_hsakd.resume import list_snapshots
+from keras_hsakd.trainers import BaselineTrainer
+
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+tensorflow_alone = pytest.mark.skipif(
+    not TENSORFLOW, reason="nothing of its own on JAX, where compiling takes long"
+)
+STEPS = 7
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Executions(keras.callbacks.Callback):
+    """Sees each execution, and ends the training after one of them."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.stop_after = stop_after
+        self.begun, self.ended = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.begun.append(batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ended.append(batch)
+        if len(self.ended) == self.stop_after:
+            raise StoppedError
+
+
+def make(steps_per_execution, eager=TENSORFLOW):
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2)(images)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(0.2)(keras.layers.GlobalAveragePooling2D()(x))
+    network = keras.Model(images, keras.layers.Dense(10)(x))
+    trainer = BaselineTrainer(network)
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    return trainer.compile(
+        optimizer, run_eagerly=eager, steps_per_execution=steps_per_execution
+    )
+
+
+def digits(limit=8 * STEPS - 3, validation=True):
+    """Returns arguments of `fit`: 7 batches, the last one smaller."""
+    train, test = data.load("digits", image_size=8, batch_size=8, limit=limit)
+    return {"x": train, "validation_data": test if validation else None}
+
+
+def fit(trainer, callbacks=(), epochs=2, verbose=0, **given):
+    trainer.fit(**given, epochs=epochs, callbacks=list(callbacks), verbose=verbose)
+    history = {k: v for k, v in trainer.history.history.items()}
+    return [keras.ops.convert_to_numpy(v) for v in trainer.variables], history
+
+
+def assert_same(received, expected):
+    assert len(received[0]) == len(expected[0]) > 0
+    for a, b in zip(received[0], expected[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert received[1] == expected[1]
+
+
+@tensorflow_alone
+def test_weights_are_the_same_bit_by_bit():
+    given = digits(validation=False)
+    start = given["x"].epoch_counter.value
+    expected = fit(make(1, eager=False), **given)
+    for size, ends in ((2, [1, 3, 5, 7]), (3, [2, 5, 8]), (7, [6])):
+        given["x"].epoch_counter.value = start
+        seen = Executions()
+        assert_same(fit(make(size, eager=False), [seen], **given), expected)
+        assert seen.ended == 2 * ends
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    "stops, last",
+    [
+        # Steps in an execution, executions until it is stopped: that one is in no
+        # snapshot. After 3 steps in the middle of one; then after 4, and after all 7.
+        ([(3, 2)], 4),
+        pytest.param([(1, 5), (4, 2)], 3, marks=tensorflow_alone),
+    ],
+)
+def test_a_training_goes_on_with_other_executions(tmp_path, stops, last):
+    expected = fit(make(1), **digits())
+    resume = Resume(tmp_path, every_steps=1)
+    for size, stop_after in stops:
+        with pytest.raises(StoppedError):
+            fit(make(size), [Executions(stop_after), resume], **digits())
+    seen = Executions()
+    received = fit(make(last), [seen, resume], **digits())
+    assert_same(received, expected)
+    assert len(seen.begun) == len(seen.ended)
+
+
+@tensorflow_alone
+def test_a_snapshot_is_of_steps_that_were_made(tmp_path):
+    with pytest.raises(StoppedError):
+        callbacks = [Executions(4), Resume(tmp_path, every_steps=1, keep=9)]
+        fit(make(3), callbacks, **digits())
+    steps = [re.search(r"step-0+(\d)", path)[1] for path in list_snapshots(tmp_path)]
+    assert steps == ["7", "6", "3"]
+
+
+@tensorflow_alone
+def test_arrays_go_on_with_other_executions(tmp_path):
+    rng = np.random.default_rng(0)
+    given = {
+        "x": rng.normal(size=(52, 8, 8, 3)).astype("float32"),
+        "y": np.arange(52) % 10,
+        "batch_size": 8,
+        "shuffle": False,
+    }
+    expected = fit(make(1), **given)
+    resume = Resume(tmp_path, every_steps=1)
+    with pytest.raises(StoppedError):
+        fit(make(2), [Executions(2), resume], **given)
+    assert_same(fit(make(3), [resume], **given), expected)
+
+
+@tensorflow_alone
+def test_steps_of_an_epoch_that_executions_do_not_divide(tmp_path):
+    given = digits(validation=False)
+    given = {"x": given["x"].repeat(), "steps_per_epoch": 5}
+    with pytest.raises(ValueError, match="`steps_per_execution` to divide"):
+        fit(make(2), [Resume(tmp_path)], **given)
+
+
+@tensorflow_alone
+def test_the_guard_names_the_steps_of_an_execution():
+    rng = np.random.default_rng(0)
+    images, labels = (
+        rng.normal(size=(56, 8, 8, 3)).astype("float32"),
+        np.arange(56) % 10,
+    )
+    images[44] = np.inf
+    for size, where in ((1, "at step 6"), (4, "in steps 5 to 7")):
+        given = {"x": images, "y": labels, "batch_size": 8, "shuffle": False}
+        trainer = make(size)
+        # What is looked at before training are the first images.
+        trainer.check_batch = lambda *arguments: None
+        with pytest.raises(FloatingPointError, match=f"loss=nan {where} of epoch 1"):
+            fit(trainer, **given)
+
+
+@tensorflow_alone
+def test_the_progress_bar_ends_where_the_epoch_does(capfd):
+    fit(make(4), epochs=1, verbose=1, **digits())
+    counts = re.findall(r"(\d+)/7", capfd.readouterr().out)
+    assert counts[-1] == "7" and set(counts) <= {"4", "7"}
