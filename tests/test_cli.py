@@ -168,7 +168,8 @@ def test_flags_reach_the_settings(received):
     line = (
         "teacher --data photos --model resnet8 --output x --mean 0.5 0.4 0.3 --no-flip "
         "--milestones 0.5 0.9 --corrupt skip --no-nesterov --head-metrics "
-        "--views half_turns --sampled-views 2 --strategy mirrored"
+        "--views half_turns --sampled-views 2 --strategy mirrored "
+        "--steps-per-execution 4"
     )
     assert cli.main(line.split()) == 0
     assert received["data"]["mean"] == [0.5, 0.4, 0.3]
@@ -181,6 +182,7 @@ def test_flags_reach_the_settings(received):
     assert received["kind"].views == "half_turns"
     assert received["kind"].sampled_views == 2
     assert received["execution"].strategy == "mirrored"
+    assert received["execution"].steps_per_execution == 4
 
 
 def test_distill_changes_only_what_is_given(received):

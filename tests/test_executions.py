@@ -1,6 +1,7 @@
 """Several steps in one execution change when things happen, and nothing else."""
 
 import re
+import types
 
 import keras
 import numpy as np
@@ -160,3 +161,54 @@ def test_the_progress_bar_ends_where_the_epoch_does(capfd):
     fit(make(4), epochs=1, verbose=1, **digits())
     counts = re.findall(r"(\d+)/7", capfd.readouterr().out)
     assert counts[-1] == "7" and set(counts) <= {"4", "7"}
+
+
+# What is chosen where nothing is said.
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Has Keras see a GPU, on which nothing runs."""
+    import tensorflow as tf
+
+    devices = [types.SimpleNamespace(device_type=kind) for kind in ("CPU", "GPU")]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *kind: devices)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
+
+
+def chosen(batch_size=64, image_size=32, steps=782, **execution):
+    from keras_hsakd.runs import ExecutionSettings, TrainingSettings, training
+
+    settings = TrainingSettings(model="resnet8", batch_size=batch_size)
+    images = types.SimpleNamespace(image_size=image_size, train=range(steps))
+    execution = ExecutionSettings(**execution)
+    return training._steps_per_execution(execution, settings, images)
+
+
+@tensorflow_alone
+def test_as_many_steps_as_make_reading_the_logs_cheap(accelerator):
+    assert chosen() == 49  # 15 times, and 47 in the last execution
+    assert chosen(steps=50) == 50
+    assert chosen(batch_size=256, steps=196) == 16
+    assert chosen(batch_size=256, image_size=224, steps=5005) == 1
+    assert chosen(snapshot_steps=10) == 10
+    assert chosen(steps_per_execution=7) == 7
+
+
+@tensorflow_alone
+def test_one_step_on_a_cpu_and_a_number_that_is_none():
+    assert chosen() == 1
+    with pytest.raises(ValueError, match="`steps_per_execution` to be at least 1"):
+        chosen(steps_per_execution=0)
+
+
+@tensorflow_alone
+@pytest.mark.parametrize("name", ["resnet8", "shufflenet_v1"])
+def test_steps_are_compiled_by_xla_on_an_accelerator(name, accelerator):
+    from keras_hsakd import TeacherTrainer, distribution, models
+    from keras_hsakd.runs import networks
+
+    strategy = distribution.make_strategy(None)
+    with networks.construction("mixed_bfloat16", strategy):
+        trainer = TeacherTrainer(models.create(name, 10), sampled_views=2)
+    assert trainer.compile("sgd").jit_compile

@@ -582,10 +582,10 @@ def same_results(first, second):
 def test_a_stopped_run_goes_on(runs, tmp_path, monkeypatch, capsys):
     output = tmp_path / "run"
 
-    def resume(head_metrics=True, **changes):
+    def resume(head_metrics=True, execution=RESUME, **changes):
         settings = dataclasses.replace(TRAINING, **changes)
         kind = Teacher(head_metrics=head_metrics)
-        return train(kind, output, settings, DIGITS, RESUME, verbose=0)
+        return train(kind, output, settings, DIGITS, execution, verbose=0)
 
     stop_after(3, monkeypatch)
     with pytest.raises(StoppedError):
@@ -599,12 +599,15 @@ def test_a_stopped_run_goes_on(runs, tmp_path, monkeypatch, capsys):
     message = "options {'head_metrics': True}. Received: {'head_metrics': False}"
     with pytest.raises(ValueError, match=message):
         resume(head_metrics=False)
-    record = resume().record
+    execution = dataclasses.replace(RESUME, steps_per_execution=2)
+    record = resume(execution=execution).record
     assert "Going on after step 1 of epoch 2, from" in capsys.readouterr().out
     assert sorted(os.listdir(output)) == FILES
     expected = Run.open(runs / "teacher")
     assert record["status"] == "finished" and "error" not in record
     assert record["execution"]["snapshot_steps"] == 1
+    assert record["execution"]["steps_per_execution"] == 2
+    assert expected.record["execution"]["steps_per_execution"] == 1  # on a CPU
     for name in ("last", "best"):
         assert same_results(record[name], expected.record[name])
     assert Run.open(output).weights_digest() == expected.weights_digest()
