@@ -150,16 +150,18 @@ def train_with_statistics_of_ones_own():
     assert all(np.isfinite(values).all() for values in trainer.network.get_weights())
 
 
-def train_as_keras_does(strategy, path):
+def train_as_keras_does(strategy, path, rows=7, steps_per_execution=1):
     """Trains a model of Keras on replicas, and writes what comes of it.
 
     Once it works, `distribution.ReplicatedFit` has done its duty.
     """
     with strategy().scope():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        model.compile("sgd", "mse")
+        model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
         try:
-            model.fit(np.ones((7, 2)), np.ones((7, 1)), batch_size=7, verbose=0)
+            model.fit(
+                np.ones((rows, 2)), np.ones((rows, 1)), batch_size=rows, verbose=0
+            )
         except Exception as error:
             path.write_text(f"{type(error).__name__}: {error}")
         else:
@@ -236,15 +238,17 @@ def test_workers_wait_for_each_other(tmp_path):
         end_of(process)
 
 
-def test_keras_trains_neither_several_workers_nor_uneven_replicas(tmp_path):
-    paths = [tmp_path / "0", tmp_path / "1", tmp_path / "uneven"]
-    environments = [*worker_environments(2), {}]
-    strategies = [worker, worker, two_devices]
+def test_what_keras_does_not_train(tmp_path):
+    """Several workers, uneven replicas, steps in a row."""
+    paths = [tmp_path / name for name in ("0", "1", "uneven", "steps", "works")]
+    environments = [*worker_environments(2), {}, {}, {}]
+    trainings = [(worker,), (worker,), (two_devices,), (two_devices, 8, 2)]
     processes = [
-        start(train_as_keras_does, strategy, path, **own)
-        for strategy, path, own in zip(strategies, paths, environments, strict=True)
+        start(train_as_keras_does, strategy, path, *options, **own)
+        for (strategy, *options), path, own in zip(
+            [*trainings, (two_devices, 8)], paths, environments, strict=True
+        )
     ]
     for process in processes:
         end_of(process)
-    for path in paths:
-        assert path.read_text() != "works"
+    assert [path.read_text() == "works" for path in paths] == [False] * 4 + [True]
