@@ -84,11 +84,7 @@ FAULTS = {
     "outputs_that_are_needed": Fault(
         "id(network): with_outputs(network, names)", "id(network): network", "cheaper"
     ),
-    "rest_of_an_execution": Fault(
-        "if left < size:\n                iterator",
-        "if False:\n                iterator",
-        "executions",
-    ),
+    "rest_of_an_execution": Fault("if left < size:", "if False:", "executions"),
     "end_of_an_epoch": Fault(
         'return min(steps, self.params["steps"] or steps)',
         "return steps",

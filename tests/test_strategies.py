@@ -159,9 +159,8 @@ def train_as_keras_does(strategy, path, rows=7, steps_per_execution=1):
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
         try:
-            model.fit(
-                np.ones((rows, 2)), np.ones((rows, 1)), batch_size=rows, verbose=0
-            )
+            data = np.ones((rows, 2)), np.ones((rows, 1))
+            model.fit(*data, batch_size=rows, verbose=0)
         except Exception as error:
             path.write_text(f"{type(error).__name__}: {error}")
         else:
