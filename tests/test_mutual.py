@@ -155,5 +155,5 @@ def test_networks_that_do_not_fit(tiny_network):
 
 
 def test_an_unknown_divergence(make):
-    with pytest.raises(ValueError, match="`divergence` to be one of .*Received: .*dkd"):
-        make(divergence="dkd")
+    with pytest.raises(ValueError, match="`divergence` to be one of .*Received: .*crd"):
+        make(divergence="crd")
