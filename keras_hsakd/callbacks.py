@@ -1,9 +1,11 @@
 """What `keras.callbacks` lacks."""
 
 import json
+import math
 import os
 import shutil
 import signal
+import statistics
 import time
 import zipfile
 
@@ -65,6 +67,75 @@ class Throughput(keras.callbacks.Callback):
     def _stop(self):
         if self._seconds is None:
             self._seconds = time.perf_counter() - self._began
+
+
+class StepSeconds(keras.callbacks.Callback):
+    """Measures how long a step of training takes, all that belongs to it included.
+
+    A step lasts from the end of the one before to its own end: the data it waits for
+    and the other callbacks are part of it. With `steps_per_execution` it takes its
+    share of the execution. The first execution of a process, which compiles, does not
+    count; validation and what happens between epochs is no part of a step.
+
+    Of a long training a sample is kept, spread over all of it.
+
+    Attributes:
+        count: Number of executions that were measured.
+
+    Example:
+    >>> train, _ = keras_hsakd.data.load("digits", image_size=8, limit=32, batch_size=8)
+    >>> network = keras_hsakd.models.create("resnet8", 10, input_shape=(8, 8, 3))
+    >>> trainer = keras_hsakd.TeacherTrainer(network).compile("sgd")
+    >>> step_seconds = StepSeconds()
+    >>> history = trainer.fit(train, callbacks=[step_seconds], verbose=0)
+    >>> step_seconds.count, step_seconds.median > 0
+    (3, True)
+    """
+
+    async_safe = True  # keeps Keras from waiting for each step
+    _most = 2048  # executions that are kept
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+        self._compiled = False
+        self._seconds = []
+        self._every = 1  # of how many executions one is kept
+
+    @property
+    def median(self) -> float | None:
+        """Median of the seconds a step took; None before the second execution."""
+        return statistics.median(self._seconds) if self._seconds else None
+
+    def get_state(self) -> dict:
+        """Returns what a snapshot keeps."""
+        return {"seconds": self._seconds, "every": self._every, "count": self.count}
+
+    def set_state(self, state: dict) -> None:
+        """Goes on with what a snapshot kept."""
+        self._seconds = list(state["seconds"])
+        self._every, self.count = state["every"], state["count"]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._end = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._end is None:
+            self._end, self._steps = time.perf_counter(), batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.perf_counter()
+        # Keras counts the last execution of an epoch as a whole one.
+        steps = min(batch + 1, self.params.get("steps") or math.inf)
+        if self._compiled:
+            if self.count % self._every == 0:
+                self._seconds.append((now - self._end) / (steps - self._steps))
+            self.count += 1
+            if len(self._seconds) == self._most:
+                self._seconds = self._seconds[::2]
+                self._every *= 2
+        self._compiled = True
+        self._end, self._steps = now, steps
 
 
 class KeepInterrupt(keras.callbacks.Callback):

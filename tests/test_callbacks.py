@@ -12,30 +12,70 @@ from keras_hsakd import callbacks
 pytestmark = pytest.mark.core
 
 
-def train(callbacks):
+def train(callbacks, steps_per_execution=1, batch_size=4):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.5, 0.25])
-    model.compile(keras.optimizers.SGD(schedule), loss="mse")
+    optimizer = keras.optimizers.SGD(schedule)
+    model.compile(optimizer, "mse", steps_per_execution=steps_per_execution)
     x, y = np.ones((8, 2)), np.ones((8, 1))
-    data = {"validation_data": (x, y), "batch_size": 4, "verbose": 0}
+    data = {"validation_data": (x, y), "batch_size": batch_size, "verbose": 0}
     return model.fit(x, y, epochs=3, callbacks=callbacks, **data).history
 
 
+class Clock(keras.callbacks.Callback):
+    """Time passes here alone: a second a call, an hour to compile and a validation."""
+
+    def __init__(self, monkeypatch, compiling=0):
+        super().__init__()
+        self.now, self.compiling = 0, compiling
+        monkeypatch.setattr(callbacks.time, "perf_counter", lambda: self.now)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.now += 1 + self.compiling
+        self.compiling = 0
+
+    def on_test_end(self, logs=None):
+        self.now += 3600
+
+
 def test_throughput_is_that_of_training_alone(monkeypatch):
-    class Clock(keras.callbacks.Callback):
-        """Time passes here alone: a second a batch, an hour a validation."""
-
-        now = 0
-
-        def on_train_batch_end(self, batch, logs=None):
-            Clock.now += 1
-
-        def on_test_end(self, logs=None):
-            Clock.now += 3600
-
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: Clock.now)
-    history = train([Clock(), callbacks.Throughput(8)])
+    history = train([Clock(monkeypatch), callbacks.Throughput(8)])
     assert history["images_per_second"] == [4, 4, 4]
+
+
+# Of three steps, the last execution of an epoch has one.
+@pytest.mark.parametrize(("steps", "median"), [(1, 1), (2, 1), (3, 1 / 3)])
+def test_a_step_takes_its_share_of_an_execution(steps, median, monkeypatch):
+    measured = callbacks.StepSeconds()
+    assert measured.median is None
+    train([Clock(monkeypatch, 3600), measured], steps, batch_size=3)
+    executions = 3 * -(-3 // steps)
+    assert measured.count == executions - 1  # but for the one that compiles
+    assert sorted(measured._seconds)[0] == pytest.approx(1 / steps)
+    assert measured.median == pytest.approx(median)
+
+
+def test_steps_that_were_measured_before_a_kill_count(monkeypatch):
+    before, after = callbacks.StepSeconds(), callbacks.StepSeconds()
+    train([Clock(monkeypatch), before])
+    after.set_state(before.get_state())
+    train([Clock(monkeypatch), after])
+    assert after.count == 2 * before.count == 10
+    assert after.median == 1
+
+
+def test_of_many_steps_a_sample_is_kept(monkeypatch):
+    measured, now = callbacks.StepSeconds(), 0
+    measured.set_params({"steps": None})
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now)
+    measured.on_epoch_begin(0)
+    measured.on_train_batch_begin(0)
+    for batch in range(10_000):
+        now += 0 if batch == 0 else batch  # each takes longer than the one before
+        measured.on_train_batch_end(batch)
+    assert measured.count == 9_999
+    assert 1024 <= len(measured._seconds) < 2048
+    assert measured.median == pytest.approx(5_000, rel=2e-3)
 
 
 def test_the_learning_rate_is_that_of_the_epoch():

@@ -132,6 +132,8 @@ def test_a_run_folder_has_all_that_was_measured(runs, name):
     assert record["best"]["val_accuracy"] == pytest.approx(max(accuracies))
     assert record["images"]["train"] == 50
     assert record["versions"]["keras"] == keras.__version__
+    assert record["took"]["seconds_a_step"] > 0
+    assert record["took"]["hours"] == pytest.approx(record["seconds"] / 3600, abs=1e-4)
 
     written = scalars(run / "tensorboard" / "train")
     for tag in measured:

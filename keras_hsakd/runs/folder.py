@@ -20,9 +20,10 @@ from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 
 _RECORD = "run.json"
 _SNAPSHOTS = "snapshots"
+_LOG = "log.csv"
 _FILES = (
     *(f"{checkpoint}.keras" for checkpoint in CHECKPOINTS),
-    "log.csv",
+    _LOG,
     "curves.png",
     "tensorboard",
     _SNAPSHOTS,
@@ -144,6 +145,11 @@ class Run:
     def snapshots(self) -> str:
         """Folder of what the run goes on from, while it trains."""
         return os.path.join(self.path, _SNAPSHOTS)
+
+    @property
+    def log(self) -> str:
+        """File of all that was measured, a row an epoch."""
+        return os.path.join(self.path, _LOG)
 
     @property
     def class_names(self) -> list[str]:

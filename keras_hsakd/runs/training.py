@@ -16,6 +16,7 @@ from keras_hsakd.callbacks import (
     CHECKPOINTS,
     KeepInterrupt,
     SaveNetwork,
+    StepSeconds,
     Throughput,
     checkpoint_path,
     save_with_results,
@@ -28,7 +29,7 @@ from keras_hsakd.resume import Preempted, Resume, list_snapshots
 from keras_hsakd.runs import networks, plots
 from keras_hsakd.runs.evaluation import measure
 from keras_hsakd.runs.folder import FORMAT, Run, check_output, differences
-from keras_hsakd.runs.images import absolute, load, load_to_measure
+from keras_hsakd.runs.images import Images, absolute, load, load_to_measure
 from keras_hsakd.runs.kinds import Job, Kind, Origin
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 
@@ -93,9 +94,8 @@ def train(
         **_facts(job.network, job.monitor, getattr(job.trainer, "views", None), images),
         "execution": dataclasses.asdict(execution),
     }
-    at_once = _steps_per_execution(execution, training, images)
-    record["execution"]["steps_per_execution"] = at_once
-    _compile(job, training, len(images.train), at_once)
+    compile_job(job, training, images, execution)
+    record["execution"]["steps_per_execution"] = job.trainer.steps_per_execution
     goes_on = found is not None and bool(list_snapshots(found.snapshots))
     run = _updated(found, record) if goes_on else Run(os.path.abspath(output), record)
     return _fit(job, run, goes_on, images, training, execution, verbose)
@@ -218,6 +218,7 @@ def _facts(network, monitor, views, images):
         "machine": machine(),
         "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": 0.0,
+        "took": None,
     }
 
 
@@ -240,11 +241,18 @@ def _steps_per_execution(execution, training, images):
     return math.ceil(steps / math.ceil(steps / most))
 
 
-def _compile(
-    job: Job, training: TrainingSettings, steps_per_epoch: int, steps_per_execution: int
-):
+def compile_job(
+    job: Job,
+    training: TrainingSettings,
+    images: Images,
+    execution: ExecutionSettings = ExecutionSettings(),
+) -> None:
+    """Compiles a job's trainer with the optimizer and the schedule of the settings."""
     schedule = step_decay(
-        training.learning_rate, training.epochs, steps_per_epoch, training.milestones
+        training.learning_rate,
+        training.epochs,
+        len(images.train),
+        training.milestones,
     )
     with distribution.scope_of(job.trainer):
         optimizer = SGD(
@@ -256,7 +264,7 @@ def _compile(
         job.trainer.compile(
             optimizer=optimizer,
             weighted_metrics=["accuracy"],
-            steps_per_execution=steps_per_execution,
+            steps_per_execution=_steps_per_execution(execution, training, images),
             **job.compiling,
         )
 
@@ -265,23 +273,8 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
     """Trains, with the run folder up to date, and returns the finished run."""
     trainer = job.trainer
     is_chief = distribution.worker_index(trainer) == 0
-    log = os.path.join(run.path, "log.csv")
     saving = SaveNetwork(job.network, run.path, job.monitor)
     recorder = Recorder(run, saving)
-    files = [
-        keras.callbacks.CSVLogger(log),
-        keras.callbacks.TensorBoard(
-            os.path.join(run.path, "tensorboard"), write_graph=False
-        ),
-        saving,
-        recorder,
-    ]
-    resume = Resume(
-        run.snapshots,
-        execution.snapshot_steps,
-        execution.snapshot_seconds,
-        execution.snapshots,
-    )
     if is_chief:
         try:
             plots.pyplot()
@@ -302,9 +295,7 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
                 epochs=training.epochs,
                 callbacks=[
                     keep_interrupt,
-                    Throughput(images.train.num_examples),
-                    *(files if is_chief else ()),
-                    resume,
+                    *callbacks(recorder, images, execution, is_chief),
                 ],
                 verbose=verbose if is_chief else 0,
                 shuffle=False,
@@ -313,9 +304,45 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
         if is_chief and saving.last:
             with best_effort("curves.png"), contextlib.suppress(ImportError):
                 picture = os.path.join(run.path, "curves.png")
-                plots.training_curves(log, picture, run.describe())
+                plots.training_curves(run.log, picture, run.describe())
     distribution.wait_for_workers(trainer)  # they may read what was written
     return run
+
+
+def callbacks(
+    recorder: "Recorder",
+    images: Images,
+    execution: ExecutionSettings,
+    is_chief: bool = True,
+) -> list[keras.callbacks.Callback]:
+    """Returns what is called in a training beside Keras' own.
+
+    Args:
+        recorder: Of the run that is trained.
+        images: What it is trained on.
+        execution: Of which the snapshots matter.
+        is_chief: Whether this process writes the files. Defaults to `True`.
+    """
+    run = recorder.run
+    files = [
+        keras.callbacks.CSVLogger(run.log),
+        keras.callbacks.TensorBoard(
+            os.path.join(run.path, "tensorboard"), write_graph=False
+        ),
+        recorder.saving,
+        recorder.step_seconds,
+        recorder,
+    ]
+    return [
+        Throughput(images.train.num_examples),
+        *(files if is_chief else ()),
+        Resume(
+            run.snapshots,
+            execution.snapshot_steps,
+            execution.snapshot_seconds,
+            execution.snapshots,
+        ),
+    ]
 
 
 class Recorder(keras.callbacks.Callback):
@@ -324,12 +351,16 @@ class Recorder(keras.callbacks.Callback):
     Args:
         run: The run that is trained.
         saving: The callback that saves its network.
+
+    Attributes:
+        step_seconds: The callback that measures its steps.
     """
 
     def __init__(self, run: Run, saving: SaveNetwork):
         super().__init__()
         self.run = run
         self.saving = saving
+        self.step_seconds = StepSeconds()
         self.began = time.perf_counter()
 
     def get_state(self):
@@ -346,11 +377,13 @@ class Recorder(keras.callbacks.Callback):
     def write(self):
         """Writes how far the run is."""
         last = self.saving.last
+        seconds = time.perf_counter() - self.began
         self.run.record.update(
             epochs_done=last["epoch"] if last else 0,
             last=last,
             best=self.saving.best,
-            seconds=round(time.perf_counter() - self.began, 1),
+            seconds=round(seconds, 1),
+            took={"seconds_a_step": self.step_seconds.median, "hours": seconds / 3600},
         )
         self.run.write()
 
