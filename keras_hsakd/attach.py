@@ -14,12 +14,11 @@ from keras_hsakd.graph import (
     bottlenecks,
     flatten,
     has_kernel,
-    multiply_adds,
     node_of,
     operation_of,
     replay,
 )
-from keras_hsakd.heads import head_names
+from keras_hsakd.heads import head_names, multiply_adds_by_part
 from keras_hsakd.layers import BatchNormalization, Logits, finalize_states
 from keras_hsakd.logits import CLASSIFIERS, check_logits, without_softmax
 from keras_hsakd.ops import NUM_ROTATIONS
@@ -163,6 +162,7 @@ def find_taps(
     """
     network = attach_heads(model, num_classes=num_classes, head=head)
     backbone = frozenset(map(id, ancestors([network.output["logits"]])))
+    costs = multiply_adds_by_part(network)
     found = []
     for name in head_names(network):
         parts = ancestors([network.output[name]], backbone)
@@ -177,7 +177,7 @@ def find_taps(
                     for layer in layers.values()
                     if isinstance(layer, keras.layers.Layer)
                 ),
-                multiply_adds([network.output[name]], backbone),
+                costs[name],
             )
         )
     return found

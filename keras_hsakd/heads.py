@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 import keras
 
-from keras_hsakd.graph import ancestors, check_functional, replay
+from keras_hsakd.graph import ancestors, check_functional, multiply_adds, replay
 from keras_hsakd.logits import check_logits, without_softmax
 from keras_hsakd.ops import NUM_ROTATIONS
 
@@ -172,6 +172,36 @@ def num_views(model: keras.Model) -> int:
     if len(names) == 1:
         return 1
     return model.output[names[-1]].shape[-1] // model.output["logits"].shape[-1]
+
+
+def multiply_adds_by_part(model: keras.Model) -> dict[str, int]:
+    """Returns the multiply-adds of one view through the parts of a network.
+
+    Counts as `keras_hsakd.models.multiply_adds`.
+
+    Args:
+        model: A functional model with auxiliary heads, or a plain classifier, of known
+            sizes.
+
+    Returns:
+        Dict of `"backbone"`, all that the class logits depend on, and of each head by
+        its name, what it adds to that.
+
+    Raises:
+        ValueError: If the model is neither.
+
+    Example:
+    >>> network = keras_hsakd.models.create("wrn_16_2", num_classes=100)
+    >>> multiply_adds_by_part(network)["backbone"]
+    101118464
+    """
+    names = output_names(model)
+    logits = model.outputs if len(names) == 1 else [model.output["logits"]]
+    backbone = frozenset(map(id, ancestors(logits)))
+    return {
+        "backbone": multiply_adds(logits),
+        **{name: multiply_adds([model.output[name]], backbone) for name in names[1:]},
+    }
 
 
 def _check_dtypes(model, outputs):

@@ -1,0 +1,82 @@
+"""The arithmetic of what a training costs, against numbers made by hand."""
+
+import dataclasses
+
+import pytest
+
+from keras_hsakd import models, strip_heads
+from keras_hsakd.compat import shapes_only
+from keras_hsakd.heads import head_names, multiply_adds_by_part
+from keras_hsakd.runs import costs
+from keras_hsakd.runs.costs import Way
+
+TEACHER = {"backbone": 1000, "aux_1": 200, "aux_2": 300, "aux_3": 50}
+STUDENT = {"backbone": 100, "aux_1": 20, "aux_2": 3}
+# The teacher's last two heads teach.
+PAIRS = [("aux_2", "aux_1"), ("aux_3", "aux_2")]
+
+
+def test_parts_of_a_network(tiny_network):
+    network = tiny_network(num_classes=3, size=8, width=4, heads=2)
+    stages = 64 * 27 * 4 + 16 * 36 * 4  # at 8 x 8 and 4 x 4 positions
+    assert multiply_adds_by_part(network) == {
+        "backbone": stages + 4 * 3,
+        "aux_1": 64 * 36 * 4 + 4 * 12,
+        "aux_2": 16 * 36 * 4 + 4 * 12,
+    }
+    plain = strip_heads(network)
+    assert multiply_adds_by_part(plain) == {"backbone": stages + 4 * 3}
+
+
+def test_multiply_adds_of_each_way():
+    ways = costs.ways(["aux_1", "aux_2", "aux_3"], PAIRS, 4, 2, "float32", "mixed")
+    counted = {
+        name: costs.image_multiply_adds(way, TEACHER, STUDENT)
+        for name, way in ways.items()
+    }
+    student, teacher = 123, 1350  # with the heads that learn and teach
+    assert counted == {
+        "teacher": 4 * 3 * 1550,
+        "plain student": 3 * 100,
+        "the method": 4 * (3 * student + teacher),
+        "cached teacher": 4 * 3 * student,
+        "2 of 4 views": 2 * (3 * student + teacher),
+        "2 of 4 views, cached teacher": 2 * 3 * student,
+        "last head alone": 4 * (3 * 103 + 1050),
+        "mixed": 4 * (3 * student + teacher),
+    }
+    assert {way.precision for way in ways.values()} == {"float32", "mixed"}
+
+
+def test_ways_that_are_none_are_left_out():
+    ways = costs.ways(["aux_1"], [("aux_1", "aux_1")], 2, 2, "mixed", "mixed")
+    assert list(ways) == ["teacher", "plain student", "the method", "cached teacher"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "ratio"),
+    [
+        ("wrn_40_2", "wrn_16_2", 2.07),
+        ("resnet56", "resnet20", 2.03),
+        ("resnet32x4", "resnet8x4", 2.98),
+    ],
+)
+def test_what_a_cache_saves(teacher, student, ratio):
+    with shapes_only():
+        networks = [models.create(name, 100) for name in (teacher, student)]
+    parts = [multiply_adds_by_part(network) for network in networks]
+    heads = tuple(head_names(networks[1]))
+    method = Way(kind="distill", views=4, heads=heads, teaching=heads)
+    cached = dataclasses.replace(method, cached=True)
+    exact, saved = (costs.image_multiply_adds(way, *parts) for way in (method, cached))
+    assert exact / saved == pytest.approx(ratio, abs=0.01)
+
+
+def test_hours():
+    # 10 epochs of 30 minutes in steps and 6 minutes in validation.
+    assert costs.hours(10, 900, 2.0, 36, 10.0) == 6.0
+
+
+def test_bytes_of_a_cache():
+    widths = {"logits": 100, "aux_1": 400, "aux_2": 400, "aux_3": 400}
+    assert costs.cache_bytes(50_000, 8, 4, widths) == 50_000 * 8 * 4 * 1300 * 2
