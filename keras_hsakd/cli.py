@@ -11,9 +11,9 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from keras_hsakd import demo, export, models, tryout
+from keras_hsakd import demo, export, models, tryout, views
 from keras_hsakd.callbacks import CHECKPOINTS
-from keras_hsakd.files import read_json
+from keras_hsakd.files import read_json, write_json
 from keras_hsakd.runs import (
     KINDS,
     DataSettings,
@@ -23,6 +23,8 @@ from keras_hsakd.runs import (
     export_run,
     export_torch,
     import_torch,
+    plan,
+    planning,
     recipes,
     run_recipe,
     train,
@@ -97,6 +99,47 @@ def _parser():
         )
         _add_verbose(group)
         _add_settings(command, ExecutionSettings)
+
+    command = add(
+        "plan",
+        _plan,
+        "tell what a teacher and its student will cost, before they are trained",
+        "Tells what a teacher and its student will cost on this machine, before they "
+        "are trained: multiply-adds, hours, memory, for the method and for each way to "
+        "pay less. Each is measured for some seconds, on the images that it will have.",
+    )
+    command.add_argument(
+        "--teacher",
+        required=True,
+        help="run folder of the teacher, or the network that is to be trained as one",
+    )
+    for flag, type_, default, help in (
+        ("teacher-epochs", int, None, "epochs of that training (default: --epochs)"),
+        ("variants", int, 8, "augmentations of each image in a cache"),
+        ("sampled-views", int, 2, "views in a step where they are sampled"),
+        ("seconds", float, 10.0, "seconds for which each way is measured"),
+        ("timeout", float, 600.0, "seconds after which one is given up"),
+    ):
+        shown = "" if default is None else f" (default: {default:g})"
+        command.add_argument(
+            f"--{flag}", type=type_, default=default, help=help + shown
+        )
+    command.add_argument(
+        "--views",
+        choices=views.names(),
+        default="rotations",
+        help="views of a teacher that is to be trained (default: rotations)",
+    )
+    command.add_argument(
+        "--output", help="JSON file to write, for --plan (default: none)"
+    )
+    _add_settings(
+        command,
+        DataSettings,
+        inherited="the teacher's, of a run folder",
+        omit=("unlabeled",),
+    )
+    _add_settings(command, TrainingSettings)
 
     command = add(
         "run",
@@ -398,6 +441,24 @@ def _train(options, kind_class):
         **options,
     )
     _report(run)
+
+
+def _plan(options):
+    output = options.pop("output")
+    if output and not os.path.isdir(os.path.dirname(os.path.abspath(output))):
+        raise FileNotFoundError(
+            f"Expected `output` to be a file in a folder that exists. "
+            f"Received: '{output}'"
+        )
+    found = plan(
+        training=TrainingSettings(**_taken(options, TrainingSettings)),
+        data=_taken(options, DataSettings),
+        **options,
+    )
+    print(planning.table(found))
+    if output:
+        write_json(output, found)
+        print(f"Wrote {output}")
 
 
 def _run_recipe(options):

@@ -11,6 +11,7 @@ from keras_hsakd.runs.kinds import (
     Mutual,
     Teacher,
 )
+from keras_hsakd.runs.planning import plan
 from keras_hsakd.runs.recipes import run_recipe
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.training import import_torch, train
@@ -31,6 +32,7 @@ __all__ = [
     "export_run",
     "export_torch",
     "import_torch",
+    "plan",
     "run_recipe",
     "train",
 ]

@@ -203,6 +203,8 @@ class ExecutionSettings:
         snapshots: Number of snapshots kept while training.
         steps_per_execution: Steps in a row, between which nothing is read from the
             device, see `keras.Model.compile`. They change nothing in the results.
+        plan: JSON file of `keras_hsakd.runs.plan`; what it foretold stands in
+            `run.json` beside what the training took.
     """
 
     strategy: str | None = setting(
@@ -223,6 +225,11 @@ class ExecutionSettings:
         None,
         "steps in a row, during which signals and snapshots wait (default: 1 on a "
         "CPU, up to 50 on an accelerator)",
+    )
+    plan: str | None = setting(
+        None,
+        "file of `keras-hsakd plan --output`; run.json has what it foretold beside "
+        "what the training took (default: none)",
     )
 
     def __post_init__(self):

@@ -31,6 +31,7 @@ from keras_hsakd.runs.evaluation import measure
 from keras_hsakd.runs.folder import FORMAT, Run, check_output, differences
 from keras_hsakd.runs.images import Images, absolute, load, load_to_measure
 from keras_hsakd.runs.kinds import Job, Kind, Origin
+from keras_hsakd.runs.planning import planned
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 
 
@@ -96,6 +97,15 @@ def train(
     }
     compile_job(job, training, images, execution)
     record["execution"]["steps_per_execution"] = job.trainer.steps_per_execution
+    if execution.plan is not None:
+        record["planned"] = planned(
+            execution.plan,
+            kind.name,
+            job.trainer,
+            training,
+            record["images"],
+            origin and origin.run.record["training"]["model"],
+        )
     goes_on = found is not None and bool(list_snapshots(found.snapshots))
     run = _updated(found, record) if goes_on else Run(os.path.abspath(output), record)
     return _fit(job, run, goes_on, images, training, execution, verbose)
@@ -195,8 +205,8 @@ def _updated(found, record):
                 f"Expected the images of the run in '{found.path}' to go on with it. "
                 f"Received: other {name}"
             )
-    changing = ("execution", "status", "versions", "machine")
-    found.record.update({name: record[name] for name in changing})
+    changing = ("execution", "status", "versions", "machine", "planned")
+    found.record.update({name: record[name] for name in changing if name in record})
     found.record.pop("error", None)
     return found
 

@@ -1,0 +1,322 @@
+"""A short measurement of a training, in a process of its own.
+
+    python -m keras_hsakd.runs.measuring TASK RESULT
+
+reads a JSON file of what to do, and writes one of what came out. A process of its own
+has its own peak of memory, and gives back what it took; `planning.py` starts them.
+"""
+
+import contextlib
+import dataclasses
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_hsakd import views
+from keras_hsakd.callbacks import SaveNetwork, StepSeconds
+from keras_hsakd.files import read_json, write_json
+from keras_hsakd.heads import head_names, multiply_adds_by_part
+from keras_hsakd.machine import machine, versions
+from keras_hsakd.ops import transformed_views
+from keras_hsakd.runs import networks
+from keras_hsakd.runs.costs import Way
+from keras_hsakd.runs.folder import Run
+from keras_hsakd.runs.images import Images, check_same, load
+from keras_hsakd.runs.kinds import Baseline, Job, Origin, Teacher
+from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd.runs.training import Recorder, callbacks, compile_job
+from keras_hsakd.trainers import Distiller
+from keras_hsakd.trainers.distillation import term_name
+
+# More than a measurement makes.
+_STEPS = 10**9
+# Executions that are measured in any case.
+_FEWEST = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Teacher, student and images of a plan.
+
+    Attributes:
+        teacher: Run folder of the teacher, or its name in the zoo.
+        is_run: Whether it is a run folder.
+        views: Name of the views that the heads tell apart.
+        training: How the student is trained.
+        data: Which images.
+    """
+
+    teacher: str
+    is_run: bool
+    views: str
+    training: TrainingSettings
+    data: DataSettings
+
+    @classmethod
+    def from_json(cls, content: dict) -> "Pair":
+        """Returns the pair of what `dataclasses.asdict` made of one."""
+        training = TrainingSettings(**content["training"])
+        data = DataSettings(**content["data"])
+        return cls(**{**content, "training": training, "data": data})
+
+    def images(self) -> Images:
+        """Returns the images, whose files are not all decoded to see whether they can.
+
+        That is done once before a training, and is no part of its steps.
+        """
+        return load(self.data, self.training.batch_size, self.training.seed, {})
+
+    def teacher_network(self, images: Images) -> keras.Model:
+        """Returns the teacher, trained or not."""
+        if self.is_run:
+            origin = Origin(Run.open(self.teacher), "last", "teacher")
+            check_same(origin.run, images, "teacher")
+            return origin.network()
+        training = dataclasses.replace(self.training, model=self.teacher)
+        with networks.construction(training.precision, tf.distribute.get_strategy()):
+            (teacher,) = networks.create(training, images, self.views)
+        return teacher
+
+    def job(self, way: Way, training: TrainingSettings, images: Images) -> Job:
+        """Makes the network and its trainer.
+
+        Args:
+            way: The way to train.
+            training: How its network is trained.
+            images: The images.
+        """
+        teacher = self.teacher_network(images) if way.kind == "distill" else None
+        with networks.construction(training.precision, tf.distribute.get_strategy()):
+            if way.kind == "teacher":
+                return Teacher(views=self.views).job(training, images, None)
+            if way.kind == "baseline":
+                return Baseline().job(training, images, None)
+            (student,) = networks.create(training, images, self.views)
+            kind = ConstantTeacher if way.cached else Distiller
+            few = way.views < len(views.get(self.views))
+            arguments = {"sampled_views": way.views} if few else {}
+            distiller = kind(teacher, student, views=self.views, **arguments)
+        left_out = set(head_names(student)) - set(way.heads)
+        weights = {term_name(name): 0.0 for name in left_out}
+        return Job(distiller, student, compiling={"loss_weights": weights})
+
+
+class ConstantTeacher(Distiller):
+    """A distiller whose teacher costs nothing, nearly as one that a cache replaces."""
+
+    def targets(self, batch):
+        rows = ops.shape(batch["images"])[0]
+        return {
+            name: ops.zeros((rows, output.shape[-1]), output.dtype)
+            for name, output in self.teacher.output.items()
+        }
+
+
+def look(pair: Pair) -> dict:
+    """Returns what a plan has to know of networks, images and device.
+
+    Raises:
+        FileNotFoundError: If the data are not there.
+        ImportError: If a package is missing.
+        ValueError: If something does not suit; says what.
+    """
+    images = pair.images()
+    teacher = pair.teacher_network(images)
+    (student,) = networks.create(pair.training, images, pair.views)
+    distiller = Distiller(teacher, student, views=pair.views)
+    return {
+        "parts": {
+            "teacher": multiply_adds_by_part(teacher),
+            "student": multiply_adds_by_part(student),
+        },
+        "widths": {name: x.shape[-1] for name, x in teacher.output.items()},
+        "pairs": distiller.pairs,
+        "num_views": distiller.num_views,
+        "images": {
+            "train": images.train.num_examples,
+            "test": images.test.num_examples,
+            "image_size": images.image_size,
+            "classes": len(images.class_names),
+        },
+        "steps": len(images.train),
+        "test_batches": len(images.test),
+        "half_precision": _half_precision(),
+        "machine": machine(),
+        "versions": versions("keras_hsakd", "keras", "tensorflow", "jax"),
+    }
+
+
+def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
+    """Trains for some seconds, and returns what a step took.
+
+    It is the training that a run is, with all its callbacks, on the images of a run.
+
+    Args:
+        pair: Teacher, student and images.
+        way: The way to train.
+        model: Name of the network that is trained.
+        seconds: How long; three steps are made in any case, after the first one.
+
+    Returns:
+        Dict of the median `seconds_a_step`, the number of `executions` behind it,
+        `memory_bytes`, `seconds_a_test_batch` and, of a cached teacher,
+        `seconds_a_cached_batch`.
+    """
+    images = pair.images()
+    training = dataclasses.replace(
+        pair.training,
+        model=model,
+        precision=way.precision,
+        # No teacher is trained yet, and what it says may ruin a student: stand still.
+        learning_rate=1e-9,
+    )
+    job = pair.job(way, training, images)
+    compile_job(job, training, images)
+    memory = _memory()
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = Recorder(Run(folder, {}), SaveNetwork(job.network, folder, ""))
+        step_seconds = recorder.step_seconds
+        with contextlib.suppress(_Measured):
+            job.trainer.fit(
+                images.train.repeat(),
+                steps_per_epoch=_STEPS,
+                callbacks=[
+                    *callbacks(recorder, images, ExecutionSettings()),
+                    _Until(step_seconds, seconds, "on_train_batch_end"),
+                ],
+                shuffle=False,
+            )
+    measured = {
+        "seconds_a_step": step_seconds.median,
+        "executions": step_seconds.count,
+        "memory_bytes": memory(),
+    }
+    test_seconds = _TestSeconds()
+    with contextlib.suppress(_Measured):
+        job.trainer.evaluate(
+            images.test.repeat(),
+            steps=_STEPS,
+            callbacks=[
+                test_seconds,
+                _Until(test_seconds, seconds / 4, "on_test_batch_end"),
+            ],
+        )
+    measured["seconds_a_test_batch"] = test_seconds.median
+    if way.cached:
+        measured["seconds_a_cached_batch"] = _forward_seconds(
+            job.trainer, images, seconds / 4
+        )
+    return measured
+
+
+class _Measured(Exception):  # noqa: N818
+    """Ends a `fit` or `evaluate` of which enough was seen."""
+
+
+class _Until(keras.callbacks.Callback):
+    """Ends what is measured after some seconds and executions."""
+
+    def __init__(self, measuring: StepSeconds, seconds: float, event: str):
+        super().__init__()
+        self._measuring, self._seconds, self._since = measuring, seconds, None
+        setattr(self, event, self._after)
+
+    def _after(self, batch, logs=None):
+        if self._since is None:  # compiled
+            self._since = time.perf_counter()
+        enough = self._measuring.count >= _FEWEST
+        if enough and time.perf_counter() - self._since >= self._seconds:
+            raise _Measured
+
+
+class _TestSeconds(StepSeconds):
+    """The same of the steps of an evaluation."""
+
+    def on_test_begin(self, logs=None):
+        self.on_epoch_begin(0)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self.on_train_batch_begin(batch)
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.on_train_batch_end(batch)
+
+
+def _forward_seconds(distiller, images, seconds):
+    """Returns the seconds that the teacher's outputs for all views of a batch take."""
+    times, since = [], None
+    for batch, *_ in images.train.repeat():
+        begun = time.perf_counter()
+        batch = transformed_views(batch, distiller.view_functions)
+        distiller.teacher.predict_on_batch(batch)
+        now = time.perf_counter()
+        if since is None:  # compiled
+            since = now
+        else:
+            times.append(now - begun)
+        if len(times) >= _FEWEST and now - since >= seconds:
+            return statistics.median(times)
+
+
+def _half_precision():
+    """Returns the dtype policy that the device is faster with, or None."""
+    for device in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(device)
+        capability = details.get("compute_capability", (0, 0))
+        if capability >= (8, 0):
+            return "mixed_bfloat16"
+        if capability >= (7, 0):
+            return "mixed_float16"
+    return None
+
+
+def _memory() -> Callable[[], int | None]:
+    """Returns a function that tells the most bytes since, above those in use now.
+
+    Of the first GPU, else of the process; None where the system does not tell.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        info = tf.config.experimental.get_memory_info
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        before = info("GPU:0")["current"]
+        return lambda: info("GPU:0")["peak"] - before
+    if not os.path.exists(_STATUS):
+        return lambda: None
+    # The peak of the imports is none of the training's.
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    before = _kilobytes("VmRSS")
+    return lambda: 1024 * (_kilobytes("VmHWM") - before)
+
+
+_STATUS = "/proc/self/status"
+
+
+def _kilobytes(name):
+    with open(_STATUS) as file:
+        (line,) = (line for line in file if line.startswith(f"{name}:"))
+    return int(line.split()[1])
+
+
+def answer(task: dict) -> dict:
+    """Returns what came out of a task, an error too."""
+    pair = Pair.from_json(task["pair"])
+    try:
+        if task["way"] is None:
+            return look(pair)
+        way = Way(**task["way"])
+        return measure(pair, way, task["model"], task["seconds"])
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        return {"error": lines[0], "kind": type(error).__name__}
+
+
+if __name__ == "__main__":
+    write_json(sys.argv[2], answer(read_json(sys.argv[1])))

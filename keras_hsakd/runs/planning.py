@@ -1,0 +1,475 @@
+"""What a training will cost, before it is paid: a plan, and what became of it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+
+import keras
+
+import keras_hsakd
+from keras_hsakd import models
+from keras_hsakd.files import read_json, write_json
+from keras_hsakd.heads import output_names
+from keras_hsakd.machine import machine
+from keras_hsakd.runs.costs import (
+    Way,
+    cache_bytes,
+    hours,
+    image_multiply_adds,
+    ways,
+)
+from keras_hsakd.runs.folder import Run
+from keras_hsakd.runs.kinds import Distill, Teacher
+from keras_hsakd.runs.settings import DataSettings, TrainingSettings
+from keras_hsakd.suggestions import did_you_mean
+from keras_hsakd.trainers.distillation import term_name
+
+_FORMAT = 1
+
+
+def plan(
+    teacher: str | os.PathLike,
+    training: TrainingSettings,
+    data: DataSettings | Mapping | None = None,
+    teacher_epochs: int | None = None,
+    views: str = "rotations",
+    variants: int = 8,
+    sampled_views: int = 2,
+    seconds: float = 10.0,
+    timeout: float = 600.0,
+    verbose: int = 1,
+) -> dict:
+    """Returns what a training of a teacher and its student will cost on this machine.
+
+    Multiply-adds, hours, memory and the size of a cache, for the method and for each
+    way to pay less. Seconds a step are measured: the trainings begin, on the images
+    that they will have, and are ended after some seconds. Each does so in a process of
+    its own; one that fails is a row that says why.
+
+    Args:
+        teacher: Run folder of the teacher, whose cost was paid, or one of
+            `keras_hsakd.models.names()`, which is to be trained.
+        training: Which student, and how both are trained.
+        data: Which images. With a run folder, a dict of the settings that differ from
+            its own. Defaults to `None`, none differs.
+        teacher_epochs: Epochs of a teacher that is to be trained. Defaults to `None`,
+            those of the student.
+        views: Name of the views of a teacher that is to be trained. Defaults to
+            `"rotations"`.
+        variants: Number of augmentations of each image that a cache holds. Defaults to
+            8.
+        sampled_views: Number of views that a step sees where they are sampled.
+            Defaults to 2.
+        seconds: How long each way is measured, after its first step. Defaults to 10.
+        timeout: Seconds after which one is given up. Defaults to 600.
+        verbose: Whether to print how far it is. Defaults to 1, it does.
+
+    Returns:
+        A dict of JSON values, for `table` and `planned_row`.
+
+    Raises:
+        FileNotFoundError: If the data are not there, or no epoch of the teacher.
+        ValueError: If a setting does not suit; says which.
+
+    Example:
+    >>> images = DataSettings(data="cifar100")
+    >>> training = TrainingSettings(model="wrn_16_2")
+    >>> plan("wrn_40_2", training, images)["rows"][0]["hours"]  # doctest: +SKIP
+    35.2
+    """
+    for name, value, least in (
+        ("teacher_epochs", teacher_epochs, 1),
+        ("variants", variants, 1),
+        ("sampled_views", sampled_views, 2),
+        ("seconds", seconds, 0),
+        ("timeout", timeout, 1),
+    ):
+        if value is not None and not value >= least:
+            raise ValueError(
+                f"Expected `{name}` to be at least {least}. Received: {name}={value}"
+            )
+    run = _run_of(teacher)
+    pair = {
+        "teacher": os.fspath(teacher) if run is None else run.path,
+        "is_run": run is not None,
+        "views": views if run is None else run.views,
+        "training": dataclasses.asdict(training),
+        "data": dataclasses.asdict(_data_settings(data, run)),
+    }
+    facts = _in_a_process({"pair": pair, "way": None}, timeout)
+    if "error" in facts:
+        kinds = (FileNotFoundError, ImportError, ValueError)
+        raise {kind.__name__: kind for kind in kinds}.get(facts["kind"], RuntimeError)(
+            facts["error"]
+        )
+    found = {
+        "format": _FORMAT,
+        "teacher": {
+            "model": run.record["training"]["model"] if run else pair["teacher"],
+            "run": run.path if run else None,
+            # A checkpoint that was converted tells no time.
+            "hours": (run.record["seconds"] / 3600 or None) if run else None,
+            "epochs": training.epochs if teacher_epochs is None else teacher_epochs,
+        },
+        **{key: pair[key] for key in ("views", "training", "data")},
+        "variants": variants,
+        **facts,
+        "rows": [],
+    }
+    possible = ways(
+        [name for name in facts["parts"]["teacher"] if name != "backbone"],
+        facts["pairs"],
+        facts["num_views"],
+        sampled_views,
+        training.precision,
+        facts["half_precision"],
+    )
+    if run is not None:
+        del possible["teacher"]
+    for name, way in possible.items():
+        if verbose:
+            print(f"Measuring: {name}", flush=True)
+        row = _row(found, name, way)
+        task = {"pair": pair, "way": dataclasses.asdict(way), "seconds": seconds}
+        measured = _in_a_process({**task, "model": row["of"]["model"]}, timeout)
+        found["rows"].append(row | _priced(found, way, measured))
+    _add_teacher(found)
+    return found
+
+
+def _run_of(teacher):
+    """Returns the run that a teacher is, or None of a network of the zoo."""
+    if os.path.isdir(teacher):
+        return Run.open(teacher)
+    if os.fspath(teacher) in models.names():
+        return None
+    raise ValueError(
+        "Expected `teacher` to be a run folder or a network, see `keras-hsakd models`. "
+        f"Received: '{teacher}'{did_you_mean(teacher, models.names())}"
+    )
+
+
+def _data_settings(data, run):
+    """Returns which images the networks of a plan take."""
+    given = data if isinstance(data, Mapping) else vars(data) if data else {}
+    if run is None:
+        if given.get("data") is None:
+            raise ValueError(
+                "Expected `data` for a teacher that is to be trained. Received: none"
+            )
+        return Teacher().data_settings(data, None)
+    for name, reason in (
+        ("image_size", "it is that of the teacher"),
+        ("unlabeled", "the plain student has none"),
+    ):
+        if given.get(name) is not None:
+            raise ValueError(
+                f"Expected no `{name}`: {reason}. Received: {name}={given[name]!r}"
+            )
+    kind = Distill(teacher=run.path)
+    settings = kind.data_settings(data, kind.origin())
+    return dataclasses.replace(settings, unlabeled=None)
+
+
+# In a process of its own.
+
+
+def _in_a_process(task, timeout):
+    """Returns what `measuring` makes of a task; `"error"` says why it made nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [os.path.join(folder, f"{name}.json") for name in ("task", "result")]
+        write_json(files[0], task)
+        package = os.path.dirname(os.path.dirname(keras_hsakd.__file__))
+        paths = [package, os.environ.get("PYTHONPATH", "")]
+        try:
+            process = subprocess.run(
+                [sys.executable, "-m", "keras_hsakd.runs.measuring", *files],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+                    "KERAS_BACKEND": keras.backend.backend(),
+                },
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired:
+            return {"error": f"took more than {timeout:g} seconds", "kind": "timeout"}
+        if os.path.exists(files[1]):
+            return read_json(files[1])
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        reason = f"was killed ({name}), as where memory runs out"
+    else:
+        lines = process.stderr.strip().splitlines() or ["no message"]
+        reason = f"ended with exit code {process.returncode}: {lines[-1]}"
+    return {"error": reason, "kind": "process"}
+
+
+# Rows.
+
+
+def _row(plan, name, way):
+    """Returns what is known of a way before it is measured."""
+    parts = plan["parts"]["teacher"], plan["parts"]["student"]
+    of_teacher = way.kind == "teacher"
+    training, teacher = plan["training"], plan["teacher"]
+    batch_size = training["batch_size"]
+    return {
+        "name": name,
+        "of": _identity(
+            way,
+            model=teacher["model"] if of_teacher else training["model"],
+            origin=teacher["model"] if way.kind == "distill" else None,
+            epochs=teacher["epochs"] if of_teacher else training["epochs"],
+            batch_size=batch_size,
+            images=plan["images"],
+        ),
+        "multiply_adds_a_step": batch_size * image_multiply_adds(way, *parts),
+        "cache_bytes": cache_bytes(
+            plan["images"]["train"], plan["variants"], plan["num_views"], plan["widths"]
+        )
+        if way.cached
+        else None,
+    }
+
+
+def _identity(way, **others):
+    """Returns what a training is known by among the rows of a plan."""
+    known = {**dataclasses.asdict(way), **others}
+    del known["teaching"]  # which follows from the rest
+    return json.loads(json.dumps(known))  # which has no tuples
+
+
+def _priced(plan, way, measured):
+    """Returns what was measured of a way, and the hours that come of it."""
+    if "error" in measured:
+        return {"error": measured["error"]}
+    epochs = plan["teacher"]["epochs"]
+    if way.kind != "teacher":
+        epochs = plan["training"]["epochs"]
+    training_hours = hours(
+        epochs,
+        plan["steps"],
+        measured["seconds_a_step"],
+        plan["test_batches"],
+        measured["seconds_a_test_batch"],
+    )
+    if way.cached:  # and the cache is written, a pass of the teacher for each variant
+        seconds = measured["seconds_a_cached_batch"]
+        training_hours += hours(plan["variants"], plan["steps"], seconds, 0, 0)
+    return {**measured, "hours": training_hours}
+
+
+def _add_teacher(plan):
+    """Adds the hours of the teacher to the rows of students that learn from one."""
+    teacher = plan["teacher"]
+    rows = {row["of"]["kind"]: row for row in plan["rows"]}
+    if "teacher" in rows:
+        teacher["hours"] = rows["teacher"].get("hours")
+    for row in plan["rows"]:
+        if row["of"]["kind"] == "distill":
+            known = [row.get("hours"), teacher["hours"]]
+            row["hours_with_teacher"] = None if None in known else sum(known)
+
+
+# A plan as text.
+
+
+def table(plan: Mapping) -> str:
+    """Returns a plan as text, in Markdown.
+
+    Args:
+        plan: What `plan` returned.
+
+    Returns:
+        A string: what the networks cost by their parts, and a line for each way.
+    """
+    teacher, training, images = (plan[key] for key in ("teacher", "training", "images"))
+    machine, size = plan["machine"], images["image_size"]
+    device = ", ".join(machine["devices"])
+    lines = [
+        f"{teacher['model']} teaches {training['model']}: {images['train']:,} images "
+        f"of {size} x {size} pixels and {images['classes']} classes in batches of "
+        f"{training['batch_size']}, {training['epochs']} epochs. "
+        f"{machine['processor']}, {machine['cores']} cores, {device}.",
+        "",
+        "Multiply-adds of a view:",
+        "",
+        f"| part | teacher, {teacher['model']} | student, {training['model']} |",
+        "| --- | --- | --- |",
+    ]
+    of_teacher, of_student = plan["parts"]["teacher"], plan["parts"]["student"]
+    lines += [
+        f"| {part} | {count:,} | {of_student[part]:,} |"
+        if part in of_student
+        else f"| {part} | {count:,} | |"
+        for part, count in of_teacher.items()
+    ]
+    lines += [
+        "",
+        "| way | multiply-adds a step | seconds a step | in all | with teacher "
+        "| memory | cache |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *(_line(row) for row in plan["rows"]),
+        "",
+    ]
+    lines += [
+        f"{row['name']}: not measured, {row['error']}"
+        for row in plan["rows"]
+        if "error" in row
+    ]
+    if teacher["run"]:
+        known = teacher["hours"]
+        took = "unknown" if known is None else f"{_duration(known)}, paid already"
+        lines.append(f"The training of the teacher in '{teacher['run']}': {took}.")
+    lines.append(
+        "In all: with the validation after each epoch and, with a cached teacher, the "
+        f"writing of the cache, {plan['variants']} variants in float16. Memory: the most "
+        "that a training takes beyond its networks."
+    )
+    return "\n".join(lines)
+
+
+def _line(row):
+    cells = [
+        row["name"],
+        _amount(row["multiply_adds_a_step"]),
+        _figures(row.get("seconds_a_step")),
+        _duration(row.get("hours")),
+        _duration(row.get("hours_with_teacher")),
+        _amount(row.get("memory_bytes"), "B"),
+        _amount(row["cache_bytes"], "B"),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _figures(value):
+    """Returns a number with three figures."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _duration(hours):
+    """Returns a number of hours in a unit of its size."""
+    if hours is None or hours >= 1:
+        return "" if hours is None else f"{_figures(hours)} h"
+    minutes = 60 * hours
+    return f"{_figures(minutes)} min" if minutes >= 1 else f"{_figures(60 * minutes)} s"
+
+
+def _amount(value, unit=""):
+    """Returns a large number with three figures and a prefix."""
+    if value is None:
+        return ""
+    prefix = ""
+    for prefix in ("", "k", "M", "G", "T"):  # noqa: B007
+        if value < 999.5:
+            break
+        value /= 1000
+    return f"{_figures(value)} {prefix}{unit}".strip()
+
+
+# What became of it.
+
+
+def planned(
+    path: str | os.PathLike,
+    kind: str,
+    trainer: keras.Model,
+    training: TrainingSettings,
+    images: Mapping,
+    origin: str | None,
+) -> dict:
+    """Returns what a plan foretold of a training.
+
+    A plan that was made on another machine is warned of: a training may go on on
+    another one.
+
+    Args:
+        path: JSON file of a plan.
+        kind: Name of the kind of training.
+        trainer: Its trainer, compiled.
+        training: Its settings.
+        images: Their record, as of `Images.record`.
+        origin: Name of the network that it starts from or learns from, if any.
+
+    Returns:
+        The row of the training, with the path and the machine of the plan.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no plan, or one of another training; says what differs.
+    """
+    plan = read_json(path)
+    if plan.get("format") != _FORMAT or not plan.get("rows"):
+        raise ValueError(
+            "Expected `plan` to be a file that `keras-hsakd plan --output` wrote. "
+            f"Received: '{path}'"
+        )
+    of = _identity(
+        _way_of(kind, trainer, training.precision),
+        model=training.model,
+        origin=origin,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        images={
+            "train": images["train"],
+            "test": images["test"],
+            "image_size": images["image_size"],
+            "classes": len(images["class_names"]),
+        },
+    )
+
+    def differing(row):
+        return [name for name in of if row["of"][name] != of[name]]
+
+    row = min(plan["rows"], key=lambda row: len(differing(row)))
+    names = differing(row)
+    if names:
+        expected, received = (
+            ", ".join(f"{name}={known[name]!r}" for name in names)
+            for known in (of, row["of"])
+        )
+        raise ValueError(
+            f"Expected `plan` to be of this training, with {expected}. Received: "
+            f"'{path}', whose nearest row, {row['name']!r}, has {received}"
+        )
+    here = machine()
+    for name in ("processor", "cores", "backend", "devices"):
+        if plan["machine"][name] != here[name]:
+            warnings.warn(
+                f"The plan '{path}' was made on another machine, with {name} "
+                f"{plan['machine'][name]}; this one has {here[name]}",
+                stacklevel=2,
+            )
+    known = {key: value for key, value in row.items() if key != "of"}
+    return {"plan": os.path.abspath(path), "machine": plan["machine"], **known}
+
+
+def _way_of(kind, trainer, precision):
+    """Returns the way in which a trainer trains."""
+    dropped = {
+        term
+        for term, weight in getattr(trainer, "loss_weights", {}).items()
+        if weight == 0
+    }
+    return Way(
+        kind=kind,
+        views=getattr(trainer, "num_seen", 1),
+        heads=tuple(
+            name
+            for name in output_names(trainer.network)[1:]
+            if term_name(name) not in dropped
+        ),
+        precision=precision,
+    )

@@ -1,0 +1,243 @@
+"""What a training is foretold to cost; the arithmetic of it is in `test_costs.py`."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+
+import pytest
+
+from keras_hsakd import cli
+from keras_hsakd.files import read_json, write_json
+from keras_hsakd.runs import (
+    Baseline,
+    DataSettings,
+    ExecutionSettings,
+    Run,
+    Teacher,
+    TrainingSettings,
+    measuring,
+    plan,
+    planning,
+    train,
+)
+
+DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=60)
+TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
+PAIR = measuring.Pair(
+    teacher="resnet8", is_run=False, views="rotations", training=TRAINING, data=DIGITS
+)
+WAYS = [
+    *("teacher", "plain student", "the method", "cached teacher", "2 of 4 views"),
+    *("2 of 4 views, cached teacher", "last head alone"),
+]
+MEASURED = {
+    "seconds_a_step": 3600.0,
+    "executions": 3,
+    "memory_bytes": 10**9,
+    "seconds_a_test_batch": 360.0,
+}
+
+pytestmark = pytest.mark.usefixtures("stand_ins")
+
+
+def answer(task):
+    """Returns what a process makes of a task, by this one."""
+    return json.loads(json.dumps(measuring.answer(json.loads(json.dumps(task)))))
+
+
+@pytest.fixture(scope="module")
+def facts(stand_ins):
+    return answer({"pair": dataclasses.asdict(PAIR), "way": None})
+
+
+@pytest.fixture
+def measured(facts, monkeypatch):
+    """Takes what a process would measure from a dict by the names of kinds."""
+    by_kind = {
+        "teacher": MEASURED,
+        "baseline": MEASURED,
+        "distill": {**MEASURED, "seconds_a_cached_batch": 1800.0},
+    }
+
+    def in_a_process(task, timeout):
+        way = task["way"]
+        return {**facts} if way is None else by_kind[way["kind"]]
+
+    monkeypatch.setattr(planning, "_in_a_process", in_a_process)
+    return by_kind
+
+
+def test_what_a_plan_knows_of_the_pair(facts):
+    assert facts["images"] == {"train": 50, "test": 60, "image_size": 8, "classes": 10}
+    assert (facts["steps"], facts["test_batches"], facts["num_views"]) == (2, 3, 4)
+    assert facts["widths"] == {"logits": 10, "aux_1": 40, "aux_2": 40, "aux_3": 40}
+    assert facts["pairs"] == [[f"aux_{i}"] * 2 for i in (1, 2, 3)]
+
+
+def test_hours_and_bytes_of_each_way(measured):
+    found = plan("resnet8", TRAINING, DIGITS, teacher_epochs=3, variants=4, verbose=0)
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == WAYS
+    # Epochs of 2 steps of an hour, and 3 batches of 6 minutes to measure on.
+    assert rows["teacher"]["hours"] == pytest.approx(3 * 2.3)
+    assert rows["plain student"]["hours"] == pytest.approx(2 * 2.3)
+    assert "hours_with_teacher" not in rows["plain student"]
+    assert rows["the method"]["hours_with_teacher"] == pytest.approx(5 * 2.3)
+    # And 4 passes of 2 batches of half an hour.
+    cached = rows["2 of 4 views, cached teacher"]
+    assert cached["hours"] == pytest.approx(2 * 2.3 + 4)
+    assert cached["cache_bytes"] == 50 * 4 * 4 * 130 * 2
+    assert rows["the method"]["cache_bytes"] is None
+    assert (
+        rows["the method"]["multiply_adds_a_step"]
+        == 2 * rows["2 of 4 views"]["multiply_adds_a_step"]
+    )
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_way_that_fails_says_so(measured):
+    measured["teacher"] = {"error": "out of memory", "kind": "MemoryError"}
+    found = plan("resnet8", TRAINING, DIGITS, verbose=0)
+    by_name = {row["name"]: row for row in found["rows"]}
+    assert by_name["teacher"]["error"] == "out of memory"
+    assert by_name["the method"]["hours"] > 0
+    assert by_name["the method"]["hours_with_teacher"] is None
+    text = planning.table(found)
+    assert "teacher: not measured, out of memory" in text
+    assert "| the method | 1.05 G | 3,600 | 4.6 h |  | 1 GB |  |" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (1234, "1,234 h"),
+        (2.504, "2.5 h"),
+        (0.5, "30 min"),
+        (0.001, "3.6 s"),
+    ],
+)
+def test_hours_are_read_easily(value, text):
+    assert planning._duration(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.7, "1 kB"),
+        (2.5e9, "2.5 GB"),
+        (2e18, "2,000,000 TB"),
+    ],
+)
+def test_bytes_are_read_easily(value, text):
+    assert planning._amount(value, "B") == text
+
+
+@pytest.mark.parametrize("name", ["plain student", "2 of 4 views, cached teacher"])
+def test_a_way_is_measured_by_training(name, facts):
+    heads = list(facts["parts"]["teacher"])[1:]
+    ways = planning.ways(heads, facts["pairs"], 4, 2, "float32")
+    way = dataclasses.asdict(ways[name])
+    task = {"pair": dataclasses.asdict(PAIR), "way": way, "seconds": 0}
+    found = answer({**task, "model": "wrn_10_1"})
+    assert found["executions"] == 3
+    numbers = ["memory_bytes", "seconds_a_step", "seconds_a_test_batch"]
+    numbers += ["seconds_a_cached_batch"] if way["cached"] else []
+    for number in numbers:
+        assert found[number] > 0 and math.isfinite(found[number])
+
+
+def test_a_distiller_of_each_way():
+    images = PAIR.images()
+    heads = [(f"aux_{i}", f"aux_{i}") for i in (1, 2, 3)]
+    ways = planning.ways(["aux_1"], heads, 4, 2, "float32")
+    job = PAIR.job(ways["last head alone"], TRAINING, images)
+    weights = {"kl_aux_1": 0.0, "kl_aux_2": 0.0}
+    assert job.compiling == {"loss_weights": weights}
+    job = PAIR.job(ways["2 of 4 views, cached teacher"], TRAINING, images)
+    assert isinstance(job.trainer, measuring.ConstantTeacher)
+    assert job.trainer.num_seen == 2
+
+
+def test_settings_that_do_not_suit(facts, measured, tmp_path):
+    for options, message in (
+        ({"variants": 0}, "Expected `variants` to be at least 1"),
+        ({"sampled_views": 1}, "Expected `sampled_views` to be at least 2"),
+        ({"teacher": "resnet9"}, "a run folder or a network.*mean 'resnet8'"),
+        ({"data": None}, "Expected `data` for a teacher that is to be trained"),
+    ):
+        arguments = {"teacher": "resnet8", "training": TRAINING, "data": DIGITS}
+        with pytest.raises(ValueError, match=message):
+            plan(**{**arguments, **options})
+    facts_of = {"error": "Expected `data` to be", "kind": "FileNotFoundError"}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(FileNotFoundError, match="Expected `data` to be"),
+    ):
+        patch.setattr(planning, "_in_a_process", lambda task, timeout: facts_of)
+        plan("resnet8", TRAINING, DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("exec sleep 9", "took more than 0.2 seconds"),
+        ("kill -9 $$", r"was killed \(SIGKILL\), as where memory runs out"),
+        ("echo no space >&2; exit 3", "ended with exit code 3: no space"),
+    ],
+)
+def test_a_process_that_ends_without_an_answer(script, error, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(planning.sys, "executable", str(python))
+    found = planning._in_a_process({}, 0.2 if "took" in error else 20)
+    assert re.fullmatch(error, found["error"])
+
+
+def test_from_a_plan_to_what_a_training_took(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = "--data digits --image-size 8 --examples-per-class 5 --limit 60"
+    network = "--model wrn_10_1 --epochs 2 --batch-size 25"
+    line = f"plan --teacher resnet8 {flags} {network} --output plan.json"
+    assert cli.main(line.split()) == 0, capsys.readouterr().err
+    assert "| the method | 1.05 G |" in capsys.readouterr().out
+    row = {r["name"]: r for r in read_json("plan.json")["rows"]}["plain student"]
+
+    line = f"baseline {flags} {network} --verbose 0 --plan plan.json --output run"
+    assert cli.main(line.split()) == 0, capsys.readouterr().err
+    record = Run.open("run").record
+    assert record["planned"]["hours"] == row["hours"]
+    assert record["planned"]["name"] == "plain student"
+    assert record["planned"]["plan"] == str(tmp_path / "plan.json")
+    assert record["took"]["seconds_a_step"] > 0
+
+    assert cli.main([*line.split(), "--batch-size", "20", "--output", "other"]) == 1
+    error = capsys.readouterr().err
+    assert "with batch_size=20" in error
+    assert "nearest row, 'plain student', has batch_size=25" in error
+    assert not os.path.exists("other")
+
+
+@pytest.mark.parametrize("kind", [Teacher(), Baseline()])
+def test_a_plan_of_another_machine_is_warned_of(kind, measured, tmp_path):
+    training = dataclasses.replace(TRAINING, model="resnet8", epochs=1)
+    found = plan("resnet8", training, DIGITS, verbose=0)
+    found["machine"]["cores"] = 1000
+    write_json(tmp_path / "plan.json", found)
+    execution = ExecutionSettings(plan=str(tmp_path / "plan.json"))
+    with pytest.warns(UserWarning, match="another machine, with cores 1000"):
+        run = train(kind, tmp_path / "run", training, DIGITS, execution, verbose=0)
+    assert run.record["planned"]["machine"]["cores"] == 1000
+
+
+def test_what_is_no_plan_is_refused(tmp_path):
+    write_json(tmp_path / "other.json", {"format": 3})
+    execution = ExecutionSettings(plan=str(tmp_path / "other.json"))
+    with pytest.raises(ValueError, match="Expected `plan` to be a file that"):
+        train(Baseline(), tmp_path / "run", TRAINING, DIGITS, execution, verbose=0)
+    assert not os.path.exists(tmp_path / "run")
