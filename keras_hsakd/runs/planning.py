@@ -333,8 +333,8 @@ def table(plan: Mapping) -> str:
         lines.append(f"The training of the teacher in '{teacher['run']}': {took}.")
     lines.append(
         "In all: with the validation after each epoch and, with a cached teacher, the "
-        f"writing of the cache, {plan['variants']} variants in float16. Memory: the most "
-        "that a training takes beyond its networks."
+        f"writing of the cache, {plan['variants']} variants in float16. Memory: the "
+        "most that a training takes beyond its networks."
     )
     return "\n".join(lines)
 
@@ -371,11 +371,10 @@ def _amount(value, unit=""):
     """Returns a large number with three figures and a prefix."""
     if value is None:
         return ""
-    prefix = ""
-    for prefix in ("", "k", "M", "G", "T"):  # noqa: B007
-        if value < 999.5:
-            break
-        value /= 1000
+    prefixes = iter(("", "k", "M", "G", "T"))
+    prefix = next(prefixes)
+    while value >= 999.5 and prefix != "T":
+        value, prefix = value / 1000, next(prefixes)
     return f"{_figures(value)} {prefix}{unit}".strip()
 
 
