@@ -102,6 +102,7 @@ def plan(
         "training": dataclasses.asdict(training),
         "data": dataclasses.asdict(_data_settings(data, run)),
     }
+    pair = _as_json(pair)
     facts = _in_a_process({"pair": pair, "way": None}, timeout)
     if "error" in facts:
         kinds = (FileNotFoundError, ImportError, ValueError)
@@ -246,7 +247,12 @@ def _identity(way, **others):
     """Returns what a training is known by among the rows of a plan."""
     known = {**dataclasses.asdict(way), **others}
     del known["teaching"]  # which follows from the rest
-    return json.loads(json.dumps(known))  # which has no tuples
+    return _as_json(known)
+
+
+def _as_json(content):
+    """Returns content as it is read from a file, which has no tuples."""
+    return json.loads(json.dumps(content))
 
 
 def _priced(plan, way, measured):
