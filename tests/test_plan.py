@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-import math
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -135,18 +136,17 @@ def test_bytes_are_read_easily(value, text):
     assert planning._amount(value, "B") == text
 
 
-@pytest.mark.parametrize("name", ["plain student", "2 of 4 views, cached teacher"])
-def test_a_way_is_measured_by_training(name, facts):
+def test_a_way_is_measured_by_training(facts):
     heads = list(facts["parts"]["teacher"])[1:]
     ways = planning.ways(heads, facts["pairs"], 4, 2, "float32")
-    way = dataclasses.asdict(ways[name])
+    way = dataclasses.asdict(ways["2 of 4 views, cached teacher"])
     task = {"pair": dataclasses.asdict(PAIR), "way": way, "seconds": 0}
     found = answer({**task, "model": "wrn_10_1"})
-    assert found["executions"] == 3
-    numbers = ["memory_bytes", "seconds_a_step", "seconds_a_test_batch"]
-    numbers += ["seconds_a_cached_batch"] if way["cached"] else []
-    for number in numbers:
-        assert found[number] > 0 and math.isfinite(found[number])
+    assert found.pop("executions") == 3
+    assert found.pop("memory_bytes") >= 0
+    for name in ("step", "test_batch", "cached_batch"):
+        assert 0 < found.pop(f"seconds_a_{name}") < 10
+    assert not found
 
 
 @pytest.fixture
@@ -254,3 +254,18 @@ def test_what_is_no_plan_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Expected `plan` to be a file that"):
         train(Baseline(), tmp_path / "run", TRAINING, DIGITS, execution, verbose=0)
     assert not os.path.exists(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_command_with_the_processes_that_it_starts(tmp_path):
+    # Here `models` has no stand-ins.
+    words = "plan --teacher wrn_10_1 --model wrn_10_1 --data digits --image-size 8"
+    words += " --examples-per-class 5 --limit 60 --seconds 0.5 --output plan.json"
+    code = "import sys; from keras_hsakd import cli; sys.exit(cli.main())"
+    command = [sys.executable, "-c", code, *words.split()]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    rows = read_json(tmp_path / "plan.json")["rows"]
+    assert [row["name"] for row in rows] == WAYS
+    for row in rows:
+        assert row["hours"] > 0, row
+        assert row["memory_bytes"] > 2**20
