@@ -23,7 +23,7 @@ from keras_hsakd.runs import (
 SMALL = "--data digits --image-size 8 --examples-per-class 5 --limit 50 --batch-size 25"
 COMMANDS = (
     *("teacher", "baseline", "distill", "mutual", "linear", "run", "evaluate"),
-    *("export", "try", "convert", "models", "demo"),
+    *("plan", "export", "try", "convert", "models", "demo"),
 )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from keras_hsakd.runs import (
     planning,
     train,
 )
+from keras_hsakd.runs.kinds import Origin
 from keras_hsakd.runs.training import compile_job
 
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=60)
@@ -39,6 +41,8 @@ MEASURED = {
     "memory_bytes": 10**9,
     "seconds_a_test_batch": 360.0,
 }
+
+OLD_TEACHER = pathlib.Path(__file__).parent / "runs_of_format_1" / "teacher"
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
 
@@ -156,6 +160,11 @@ def found(measured, tmp_path):
     return tmp_path / "plan.json"
 
 
+def learning_from(model):
+    """Returns the origin of a student whose teacher is a run of a network."""
+    return Origin(Run("teacher", {"training": {"model": model}}), "last", "teacher")
+
+
 def test_a_training_finds_its_row(found, facts):
     images, heads = PAIR.images(), list(facts["parts"]["teacher"])[1:]
     ways = planning.ways(heads, facts["pairs"], 4, 2, "float32")
@@ -166,13 +175,14 @@ def test_a_training_finds_its_row(found, facts):
             training = dataclasses.replace(TRAINING, model="resnet8")
         job = PAIR.job(ways[name], training, images)
         compile_job(job, training, 2)
-        origin = "resnet8" if kind == "distill" else None
+        origin = learning_from("resnet8") if kind == "distill" else None
         record = images.record()
         row = planning.planned(found, kind, job.trainer, training, record, origin)
         assert row["name"] == name
     with pytest.raises(ValueError, match="with origin='resnet14', epochs=3. Received"):
         longer = dataclasses.replace(TRAINING, epochs=3)
-        planning.planned(found, kind, job.trainer, longer, record, "resnet14")
+        other = learning_from("resnet14")
+        planning.planned(found, kind, job.trainer, longer, record, other)
 
 
 def test_a_plan_of_another_machine_is_warned_of(found, facts):

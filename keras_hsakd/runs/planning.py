@@ -25,7 +25,7 @@ from keras_hsakd.runs.costs import (
     ways,
 )
 from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.kinds import Distill, Teacher
+from keras_hsakd.runs.kinds import Distill, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.suggestions import did_you_mean
 from keras_hsakd.trainers.distillation import term_name
@@ -393,7 +393,7 @@ def planned(
     trainer: keras.Model,
     training: TrainingSettings,
     images: Mapping,
-    origin: str | None,
+    origin: Origin | None,
 ) -> dict:
     """Returns what a plan foretold of a training.
 
@@ -406,7 +406,7 @@ def planned(
         trainer: Its trainer, compiled.
         training: Its settings.
         images: Their record, as of `Images.record`.
-        origin: Name of the network that it starts from or learns from, if any.
+        origin: The network of another run that it starts from or learns from, if any.
 
     Returns:
         The row of the training, with the path and the machine of the plan.
@@ -424,7 +424,7 @@ def planned(
     of = _identity(
         _way_of(kind, trainer, training.precision),
         model=training.model,
-        origin=origin,
+        origin=origin and origin.run.record["training"]["model"],
         epochs=training.epochs,
         batch_size=training.batch_size,
         images={

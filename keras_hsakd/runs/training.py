@@ -104,7 +104,7 @@ def train(
             job.trainer,
             training,
             record["images"],
-            origin and origin.run.record["training"]["model"],
+            origin,
         )
     goes_on = found is not None and bool(list_snapshots(found.snapshots))
     run = _updated(found, record) if goes_on else Run(os.path.abspath(output), record)
