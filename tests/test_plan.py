@@ -88,11 +88,12 @@ def test_hours_and_bytes_of_each_way(measured):
     # Epochs of 2 steps of an hour, and 3 batches of 6 minutes to measure on.
     assert rows["teacher"]["hours"] == pytest.approx(3 * 2.3)
     assert rows["plain student"]["hours"] == pytest.approx(2 * 2.3)
-    assert "hours_with_teacher" not in rows["plain student"]
-    assert rows["the method"]["hours_with_teacher"] == pytest.approx(5 * 2.3)
+    assert rows["plain student"]["hours_in_all"] == pytest.approx(2 * 2.3)
+    assert rows["the method"]["hours_in_all"] == pytest.approx(5 * 2.3)
     # And 4 passes of 2 batches of half an hour.
     cached = rows["2 of 4 views, cached teacher"]
-    assert cached["hours"] == pytest.approx(2 * 2.3 + 4)
+    assert cached["cache_hours"] == pytest.approx(4)
+    assert cached["hours_in_all"] == pytest.approx(5 * 2.3 + 4)
     assert cached["cache_bytes"] == 50 * 4 * 4 * 130 * 2
     assert rows["the method"]["cache_bytes"] is None
     # 25 images under 4 views, through 9,832 of a backbone and 12,576 of heads.
@@ -106,7 +107,7 @@ def test_a_way_that_fails_says_so(measured):
     by_name = {row["name"]: row for row in found["rows"]}
     assert by_name["teacher"]["error"] == "out of memory"
     assert by_name["the method"]["hours"] > 0
-    assert by_name["the method"]["hours_with_teacher"] is None
+    assert by_name["the method"]["hours_in_all"] is None
     text = planning.table(found)
     assert "teacher: not measured, out of memory" in text
     assert "| the method | 8.96 M | 3,600 | 4.6 h |  | 1 GB |  |" in text

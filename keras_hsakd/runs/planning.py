@@ -140,7 +140,7 @@ def plan(
         task = {"pair": pair, "way": dataclasses.asdict(way), "seconds": seconds}
         measured = _in_a_process({**task, "model": row["of"]["model"]}, timeout)
         found["rows"].append(row | _priced(found, way, measured))
-    _add_teacher(found)
+    _add_up(found)
     return found
 
 
@@ -262,29 +262,33 @@ def _priced(plan, way, measured):
     epochs = plan["teacher"]["epochs"]
     if way.kind != "teacher":
         epochs = plan["training"]["epochs"]
-    training_hours = hours(
-        epochs,
-        plan["steps"],
-        measured["seconds_a_step"],
-        plan["test_batches"],
-        measured["seconds_a_test_batch"],
-    )
-    if way.cached:  # and the cache is written, a pass of the teacher for each variant
+    priced = {
+        **measured,
+        "hours": hours(
+            epochs,
+            plan["steps"],
+            measured["seconds_a_step"],
+            plan["test_batches"],
+            measured["seconds_a_test_batch"],
+        ),
+    }
+    if way.cached:  # a pass of the teacher for each variant
         seconds = measured["seconds_a_cached_batch"]
-        training_hours += hours(plan["variants"], plan["steps"], seconds, 0, 0)
-    return {**measured, "hours": training_hours}
+        priced["cache_hours"] = hours(plan["variants"], plan["steps"], seconds, 0, 0)
+    return priced
 
 
-def _add_teacher(plan):
-    """Adds the hours of the teacher to the rows of students that learn from one."""
+def _add_up(plan):
+    """Adds to each row what it costs in all, teacher and cache included."""
     teacher = plan["teacher"]
-    rows = {row["of"]["kind"]: row for row in plan["rows"]}
-    if "teacher" in rows:
-        teacher["hours"] = rows["teacher"].get("hours")
     for row in plan["rows"]:
+        if row["of"]["kind"] == "teacher":
+            teacher["hours"] = row.get("hours")
+    for row in plan["rows"]:
+        parts = [row.get("hours"), row.get("cache_hours", 0)]
         if row["of"]["kind"] == "distill":
-            known = [row.get("hours"), teacher["hours"]]
-            row["hours_with_teacher"] = None if None in known else sum(known)
+            parts.append(teacher["hours"])
+        row["hours_in_all"] = None if None in parts else sum(parts)
 
 
 # A plan as text.
@@ -322,8 +326,8 @@ def table(plan: Mapping) -> str:
     ]
     lines += [
         "",
-        "| way | multiply-adds a step | seconds a step | in all | with teacher "
-        "| memory | cache |",
+        "| way | multiply-adds a step | seconds a step | training | in all | memory "
+        "| cache |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *(_line(row) for row in plan["rows"]),
         "",
@@ -338,22 +342,23 @@ def table(plan: Mapping) -> str:
         took = "unknown" if known is None else f"{_duration(known)}, paid already"
         lines.append(f"The training of the teacher in '{teacher['run']}': {took}.")
     lines.append(
-        "In all: with the validation after each epoch and, with a cached teacher, the "
-        f"writing of the cache, {plan['variants']} variants in float16. Memory: the "
-        "most that a training takes beyond its networks."
+        "Training: with a validation after each epoch. In all: with the teacher and "
+        f"the cache, {plan['variants']} variants in float16. Memory: the most that a "
+        "training takes beyond its networks."
     )
     return "\n".join(lines)
 
 
 def _line(row):
+    cache = _amount(row["cache_bytes"], "B"), _duration(row.get("cache_hours"))
     cells = [
         row["name"],
         _amount(row["multiply_adds_a_step"]),
         _figures(row.get("seconds_a_step")),
         _duration(row.get("hours")),
-        _duration(row.get("hours_with_teacher")),
+        _duration(row["hours_in_all"]),
         _amount(row.get("memory_bytes"), "B"),
-        _amount(row["cache_bytes"], "B"),
+        ", ".join(filter(None, cache)),
     ]
     return f"| {' | '.join(cells)} |"
 
