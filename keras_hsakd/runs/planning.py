@@ -139,7 +139,7 @@ def plan(
         row = _row(found, name, way)
         task = {"pair": pair, "way": dataclasses.asdict(way), "seconds": seconds}
         measured = _in_a_process({**task, "model": row["of"]["model"]}, timeout)
-        found["rows"].append(row | _priced(found, way, measured))
+        found["rows"].append(row | _priced(found, row, measured))
     _add_up(found)
     return found
 
@@ -255,24 +255,21 @@ def _as_json(content):
     return json.loads(json.dumps(content))
 
 
-def _priced(plan, way, measured):
-    """Returns what was measured of a way, and the hours that come of it."""
+def _priced(plan, row, measured):
+    """Returns what was measured of a row, and the hours that come of it."""
     if "error" in measured:
         return {"error": measured["error"]}
-    epochs = plan["teacher"]["epochs"]
-    if way.kind != "teacher":
-        epochs = plan["training"]["epochs"]
     priced = {
         **measured,
         "hours": hours(
-            epochs,
+            row["of"]["epochs"],
             plan["steps"],
             measured["seconds_a_step"],
             plan["test_batches"],
             measured["seconds_a_test_batch"],
         ),
     }
-    if way.cached:  # a pass of the teacher for each variant
+    if row["of"]["cached"]:  # a pass of the teacher for each variant
         seconds = measured["seconds_a_cached_batch"]
         priced["cache_hours"] = hours(plan["variants"], plan["steps"], seconds, 0, 0)
     return priced
