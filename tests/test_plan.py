@@ -22,9 +22,9 @@ from keras_hsakd.runs import (
     plan,
     planning,
     train,
+    training,
 )
 from keras_hsakd.runs.kinds import Origin
-from keras_hsakd.runs.training import compile_job
 
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=60)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
@@ -113,6 +113,23 @@ def test_a_way_that_fails_says_so(measured):
     assert "| the method | 8.96 M | 3,600 | 4.6 h |  | 1 GB |  |" in text
 
 
+def test_the_cost_of_a_teacher_that_is_a_run_was_paid(measured):
+    run = Run.open(OLD_TEACHER)
+    found = plan(OLD_TEACHER, TRAINING, verbose=0)
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == WAYS[1:]
+    assert found["data"]["data"] == run.record["data"]["data"]
+    assert found["data"]["image_size"] == run.record["images"]["image_size"]
+    hours = run.record["seconds"] / 3600
+    assert rows["the method"]["hours"] == pytest.approx(2 * 2.3)
+    assert rows["the method"]["hours_in_all"] == pytest.approx(2 * 2.3 + hours)
+    text = planning.table(found)
+    assert f"'{run.path}': {planning._duration(hours)}, paid already" in text
+    for data in ({"image_size": 16}, {"unlabeled": "photos"}):
+        with pytest.raises(ValueError, match=f"Expected no `{next(iter(data))}`: "):
+            plan(OLD_TEACHER, TRAINING, data)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -169,16 +186,18 @@ def learning_from(model):
 def test_a_training_finds_its_row(found, facts):
     images, heads = PAIR.images(), list(facts["parts"]["teacher"])[1:]
     ways = planning.ways(heads, facts["pairs"], 4, 2, "float32")
+    job = PAIR.job(ways["cached teacher"], TRAINING, images)
+    assert isinstance(job.trainer, measuring.ConstantTeacher)
     for name in ("teacher", "plain student", "2 of 4 views", "last head alone"):
         kind = ways[name].kind
-        training = TRAINING
+        settings = TRAINING
         if kind == "teacher":
-            training = dataclasses.replace(TRAINING, model="resnet8")
-        job = PAIR.job(ways[name], training, images)
-        compile_job(job, training, 2)
+            settings = dataclasses.replace(TRAINING, model="resnet8")
+        job = PAIR.job(ways[name], settings, images)
+        training.compile_job(job, settings, 2)
         origin = learning_from("resnet8") if kind == "distill" else None
         record = images.record()
-        row = planning.planned(found, kind, job.trainer, training, record, origin)
+        row = planning.planned(found, kind, job.trainer, settings, record, origin)
         assert row["name"] == name
     with pytest.raises(ValueError, match="with origin='resnet14', epochs=3. Received"):
         longer = dataclasses.replace(TRAINING, epochs=3)
@@ -257,6 +276,26 @@ def test_from_a_plan_to_what_a_training_took(measured, tmp_path, monkeypatch, ca
     assert "with batch_size=20" in error
     assert "nearest row, 'plain student', has batch_size=25" in error
     assert not os.path.exists("other")
+
+
+def test_a_run_that_goes_on_may_be_given_a_plan(found, tmp_path, monkeypatch):
+    def stop(self, batch, logs=None):
+        raise KeyboardInterrupt
+
+    execution = ExecutionSettings(resume=True, snapshot_steps=1)
+    arguments = (Baseline(), tmp_path / "run", TRAINING, DIGITS)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # The steps before have snapshots.
+        patch.setattr(training.StepSeconds, "on_epoch_end", stop)
+        train(*arguments, execution, verbose=0)
+    assert "planned" not in Run.open(tmp_path / "run").record
+    execution = dataclasses.replace(execution, plan=str(found))
+    run = train(*arguments, execution, verbose=0)
+    assert run.record["planned"]["name"] == "plain student"
+    assert run.record["took"]["seconds_a_step"] > 0
 
 
 def test_what_is_no_plan_is_refused(tmp_path):
