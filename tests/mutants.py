@@ -69,19 +69,19 @@ FAULTS = {
     "loss_weights": Fault(
         "values *= self.loss_weights.get(name, 1.0)", "values *= 1.0", "trainers"
     ),
-    "weights_of_sampled_views": Fault(
+    "sampled_weights": Fault(
         "others = (num_views - 1) / (num_sampled - 1)", "others = 1.0", "cheaper"
     ),
-    "joint_labels_of_sampled_views": Fault(
+    "sampled_rows": Fault(
         "first[:, None] + seen, (-1,)", "first[:, None] + seen * 0, (-1,)", "cheaper"
     ),
     "state_of_the_draws": Fault(
         'self._seeds.state.assign(store["sampled_views"])', "pass", "cheaper"
     ),
-    "heads_that_nothing_trains": Fault(
+    "idle_heads": Fault(
         "self._idle_ids = frozenset(idle)", "self._idle_ids = frozenset()", "cheaper"
     ),
-    "outputs_that_are_needed": Fault(
+    "needed_outputs": Fault(
         "id(network): with_outputs(network, names)", "id(network): network", "cheaper"
     ),
     "rest_of_an_execution": Fault("if left < size:", "if False:", "executions"),
@@ -90,7 +90,7 @@ FAULTS = {
         "return steps",
         "executions",
     ),
-    "executions_of_replicas": Fault(
+    "replicas_in_a_row": Fault(
         "return lambda iterator: function(next_batches(iterator, size))",
         "return function",
         "strategies",

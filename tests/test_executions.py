@@ -161,6 +161,10 @@ def test_the_progress_bar_ends_where_the_epoch_does(capfd):
     fit(make(4), epochs=1, verbose=1, **digits())
     counts = re.findall(r"(\d+)/7", capfd.readouterr().out)
     assert counts[-1] == "7" and set(counts) <= {"4", "7"}
+    quiet = keras.callbacks.ProgbarLogger()  # a bar of one's own is the only one
+    quiet.set_params = lambda params: setattr(quiet, "verbose", 0)
+    fit(make(4), [quiet], epochs=1, verbose=1, **digits())
+    assert "/7" not in capfd.readouterr().out
 
 
 # What is chosen where nothing is said.

@@ -157,8 +157,10 @@ class Fitting(ReplicatedFit):
         callbacks = list(keras.tree.flatten(callbacks))
         # Before anything looks at the data.
         feed = Feed(x, kwargs.get("steps_per_epoch"), initial_epoch)
-        progress = [_Progress()] if verbose else []
-        callbacks = [_BeginPasses(feed), *callbacks, *progress]
+        callbacks = [_BeginPasses(feed), *callbacks]
+        bars = keras.callbacks.ProgbarLogger
+        if verbose and not any(isinstance(c, bars) for c in callbacks):
+            callbacks.append(_Progress())
         if checks.is_tf_dataset(x):
             # Keras shuffles no tf.data.Dataset, and warns where it is told to.
             kwargs.setdefault("shuffle", False)
