@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -188,17 +189,21 @@ def test_a_training_finds_its_row(found, facts):
     ways = planning.ways(heads, facts["pairs"], 4, 2, "float32")
     job = PAIR.job(ways["cached teacher"], TRAINING, images)
     assert isinstance(job.trainer, measuring.ConstantTeacher)
-    for name in ("teacher", "plain student", "2 of 4 views", "last head alone"):
+    names = ("teacher", "plain student", "2 of 4 views", "last head alone")
+    for name in (*names, "the method"):
         kind = ways[name].kind
         settings = TRAINING
         if kind == "teacher":
             settings = dataclasses.replace(TRAINING, model="resnet8")
         job = PAIR.job(ways[name], settings, images)
-        training.compile_job(job, settings, 2)
+        training.compile_job(job, settings, images, ExecutionSettings())
         origin = learning_from("resnet8") if kind == "distill" else None
         record = images.record()
         row = planning.planned(found, kind, job.trainer, settings, record, origin)
         assert row["name"] == name
+    cached = types.SimpleNamespace(network=job.network, num_seen=4, teacher="a cache")
+    row = planning.planned(found, kind, cached, TRAINING, record, origin)
+    assert row["name"] == "cached teacher"
     with pytest.raises(ValueError, match="with origin='resnet14', epochs=3. Received"):
         longer = dataclasses.replace(TRAINING, epochs=3)
         other = learning_from("resnet14")

@@ -178,7 +178,8 @@ def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
         learning_rate=1e-9,
     )
     job = pair.job(way, training, images)
-    compile_job(job, training, images)
+    execution = ExecutionSettings()
+    compile_job(job, training, images, execution)
     memory = _memory()
     with tempfile.TemporaryDirectory() as folder:
         recorder = Recorder(Run(folder, {}), SaveNetwork(job.network, folder, ""))
@@ -188,7 +189,7 @@ def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
                 images.train.repeat(),
                 steps_per_epoch=_STEPS,
                 callbacks=[
-                    *callbacks(recorder, images, ExecutionSettings()),
+                    *callbacks(recorder, images, execution),
                     _Until(step_seconds, seconds, "on_train_batch_end"),
                 ],
                 shuffle=False,

@@ -478,5 +478,7 @@ def _way_of(kind, trainer, precision):
             for name in output_names(trainer.network)[1:]
             if term_name(name) not in dropped
         ),
+        # In the place of a network that teaches.
+        cached=not isinstance(getattr(trainer, "teacher", trainer), keras.Model),
         precision=precision,
     )

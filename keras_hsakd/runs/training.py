@@ -96,7 +96,8 @@ def train(
         "execution": dataclasses.asdict(execution),
     }
     compile_job(job, training, images, execution)
-    record["execution"]["steps_per_execution"] = job.trainer.steps_per_execution
+    at_once = job.trainer.steps_per_execution
+    record["execution"]["steps_per_execution"] = at_once
     if execution.plan is not None:
         record["planned"] = planned(
             execution.plan,
@@ -255,7 +256,7 @@ def compile_job(
     job: Job,
     training: TrainingSettings,
     images: Images,
-    execution: ExecutionSettings = ExecutionSettings(),
+    execution: ExecutionSettings,
 ) -> None:
     """Compiles a job's trainer with the optimizer and the schedule of the settings."""
     schedule = step_decay(
