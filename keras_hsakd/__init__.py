@@ -19,6 +19,7 @@ from keras_hsakd.attach import attach_heads, find_taps
 from keras_hsakd.distribution import synchronize_batch_norm
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.resume import Preempted, Resume
+from keras_hsakd.teacher_cache import TeacherCache
 from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
 from keras_hsakd.views import check_views
 
@@ -29,6 +30,7 @@ __all__ = [
     "MutualDistiller",
     "Preempted",
     "Resume",
+    "TeacherCache",
     "TeacherTrainer",
     "attach_heads",
     "check_views",

@@ -36,14 +36,26 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the name is on disk, too
-        finally:
-            os.close(directory)
+        sync_folder(folder)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Returns when the names of the files in a folder are on disk, too.
+
+    Args:
+        folder: The folder.
+
+    Example:
+    >>> sync_folder(".")
+    """
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def remove_partial(folder: str | os.PathLike) -> None:
@@ -80,6 +92,28 @@ def best_effort(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         print(f"keras-hsakd: no {what}: {error}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def errors_explained(
+    folder: str | os.PathLike, expected: str, hint: str = ""
+) -> Iterator[None]:
+    """Adds to an OSError in the block what was expected of a folder.
+
+    Args:
+        folder: The folder.
+        expected: What was expected.
+        hint: What to add at the end.
+
+    Example:
+    >>> with errors_explained("runs", "a folder that can be written"):
+    ...     pass
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"Expected {expected}. Received: {error.strerror}{hint}"
+        raise type(error)(error.errno, message, folder) from error
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

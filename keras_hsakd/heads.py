@@ -97,6 +97,56 @@ def output_names(model: keras.Model) -> list[str]:
     return ["logits"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """What a network takes and gives, by which teacher and student are compared.
+
+    Attributes:
+        name: The network's.
+        image_shape: Shape `(height, width, channels)`; edges may be `None`.
+        outputs: The widths of its outputs by their names, the logits first.
+    """
+
+    name: str
+    image_shape: tuple[int | None, ...]
+    outputs: dict[str, int]
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of the auxiliary heads, shallowest first."""
+        return list(self.outputs)[1:]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes `N`."""
+        return self.outputs["logits"]
+
+    @property
+    def num_views(self) -> int:
+        """Number of views `M` that the heads tell apart; 1 without heads."""
+        return list(self.outputs.values())[-1] // self.num_classes
+
+
+def signature(model: keras.Model) -> Signature:
+    """Returns what a network takes and gives.
+
+    Args:
+        model: A functional model with auxiliary heads, or a plain classifier.
+
+    Raises:
+        ValueError: If the model is neither.
+
+    Example:
+    >>> signature(keras_hsakd.models.create("resnet8", num_classes=10)).outputs
+    {'logits': 10, 'aux_1': 40, 'aux_2': 40, 'aux_3': 40}
+    """
+    names = output_names(model)
+    tensors = model.outputs if len(names) == 1 else [model.output[n] for n in names]
+    widths = [tensor.shape[-1] for tensor in tensors]
+    shape = tuple(model.input_shape[1:])
+    return Signature(model.name, shape, dict(zip(names, widths, strict=True)))
+
+
 def is_plain(model: keras.Model) -> bool:
     """Returns whether a model has a single output, and so no auxiliary heads."""
     outputs = getattr(model, "outputs", None) or []
@@ -168,10 +218,7 @@ def num_views(model: keras.Model) -> int:
     >>> num_views(network), num_views(strip_heads(network))
     (4, 1)
     """
-    names = output_names(model)
-    if len(names) == 1:
-        return 1
-    return model.output[names[-1]].shape[-1] // model.output["logits"].shape[-1]
+    return signature(model).num_views
 
 
 def multiply_adds_by_part(model: keras.Model) -> dict[str, int]:

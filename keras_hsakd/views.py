@@ -101,6 +101,50 @@ def _unchanged(images):
     return images
 
 
+def described(
+    views: str | Sequence[View] | None, shape: Sequence[int]
+) -> str | list[float] | None:
+    """Returns what tells views from others, as a value of JSON.
+
+    Args:
+        views: See `get`.
+        shape: Shape `(height, width, channels)` of an image.
+
+    Returns:
+        The name; of functions, a number of each that says what it makes of one random
+        image; `None` for the image alone.
+
+    Example:
+    >>> described("half_turns", (8, 8, 3))
+    'half_turns'
+    >>> [round(number) for number in described(get("half_turns"), (8, 8, 3))]
+    [-16, -18]
+    """
+    if views is None or isinstance(views, str):
+        return views
+    rng = np.random.default_rng(0)
+    images = rng.random((1, *shape), "float32")
+    weights = rng.standard_normal((1, *shape))
+    seen = (keras.ops.convert_to_numpy(view(images)) for view in get(views))
+    return [round(float(np.vdot(weights, image)), 6) for image in seen]
+
+
+def are_same(described: str | list[float] | None, other) -> bool:
+    """Returns whether what `described` returned is of the same views.
+
+    Args:
+        described: What it returned.
+        other: The same, perhaps from another device.
+
+    Example:
+    >>> are_same("half_turns", "rotations"), are_same([1.0, 2.0], [1.0, 2.0001])
+    (False, True)
+    """
+    if isinstance(described, list) and isinstance(other, list):
+        return len(described) == len(other) and np.allclose(described, other, atol=1e-2)
+    return described == other
+
+
 def check_suit(
     views: Sequence[View], network: keras.Model, shape: Sequence[int | None]
 ) -> None:

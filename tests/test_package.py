@@ -23,13 +23,15 @@ GROUPS = [
     {"export"},
     {"checkpoints", "data", "callbacks", "resume"},
     {"trainers", "models", "optimizers"},
+    {"teacher_cache"},
     {"attach", "views"},
     {"heads"},
     {"logits", "grad_cam"},
     {"losses", "graph"},
     {"layers"},
     {"distribution"},
-    {"ops", "compat", "files", "machine", "optional", "signals", "suggestions"},
+    {"ops", "compat", "digests", "files", "machine", "optional"}
+    | {"signals", "suggestions"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

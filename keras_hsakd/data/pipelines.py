@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_hsakd.data.augment import Augmentation, Draws, center_crop, draw
 from keras_hsakd.data.sources import Source, as_it_is
+from keras_hsakd.teacher_cache import TeacherCache
 
 
 @dataclasses.dataclass
@@ -119,20 +120,44 @@ def epoch_batches(
     [2, 1]
     """
     indices = _epoch_indices(len(source), batch_size, seed, epoch, first_step, share)
-    return _training_batches(source, indices, augmentation, lambda *batch: tuple(batch))
-
-
-def _epoch_indices(num_examples, batch_size, seed, epoch, first_step=0, share=WHOLE):
-    """Returns the indices of an epoch by the batch, and what is drawn for each."""
-    epoch_seed = tf.random.fold_in(
-        tf.constant([seed, 0], tf.int64), tf.cast(epoch, tf.int64)
+    return _training_batches(
+        source,
+        indices,
+        augmentation,
+        lambda images, labels, indices, *drawn: (images, labels, indices),
     )
-    order_seed, draws_seed = tf.unstack(tf.random.split(epoch_seed, 2))
+
+
+def _epoch_indices(
+    num_examples, batch_size, seed, epoch, first_step=0, share=WHOLE, cache=None
+):
+    """Returns the indices of an epoch by the batch, and what is drawn for each.
+
+    With a teacher cache they are drawn as for the variant of the epoch, whose number
+    comes last.
+    """
+    epoch = tf.cast(epoch, tf.int64)
+    order_seed, draws_seed = _seeds(seed, epoch)
     order = tf.random.experimental.stateless_shuffle(
         tf.range(num_examples, dtype=tf.int64), order_seed
     )
-    draws = draw(num_examples, draws_seed)
     indices = _batched(order[first_step * batch_size :], batch_size, share)
+    if cache is None:
+        return _with_draws(indices, draw(num_examples, draws_seed))
+    variant = epoch % cache.variants
+    _, draws_seed = _seeds(cache.seed, variant)
+    return _with_draws(indices, draw(num_examples, draws_seed)).map(
+        as_it_is(lambda batch, *drawn: (batch, *drawn, tf.fill(batch.shape, variant)))
+    )
+
+
+def _seeds(seed, epoch):
+    """Returns the seeds of an epoch's order, and of what is drawn in it."""
+    epoch_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
+    return tf.unstack(tf.random.split(epoch_seed, 2))
+
+
+def _with_draws(indices, draws):
     return indices.map(as_it_is(lambda batch: (batch, *draws.at(tf.maximum(batch, 0)))))
 
 
@@ -162,11 +187,11 @@ def _training_batches(source, indices, augmentation, finish):
     if augmentation is None:
         return source.batches(indices, finish)
 
-    def of_image(image, *drawn):
-        return augmentation.of_image(image, Draws(*drawn), source.image_size)
+    def of_image(image, uniform, seeds, *others):
+        return augmentation.of_image(image, Draws(uniform, seeds), source.image_size)
 
-    def of_images(images, *drawn):
-        return augmentation.of_images(images, Draws(*drawn))
+    def of_images(images, uniform, seeds, *others):
+        return augmentation.of_images(images, Draws(uniform, seeds))
 
     return source.batches(
         indices, finish, of_image, of_images if augmentation.is_of_batches else None
@@ -195,13 +220,144 @@ def rescaling(mean: Sequence[float], std: Sequence[float]) -> keras.layers.Resca
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingPipeline:
+    """What the training images of a data set go through, pass after pass.
+
+    Attributes:
+        source: `Source` to shuffle and augment.
+        batch_size: Int.
+        seed: Int, not negative.
+        augmentation: How images are varied.
+        preprocessing: The layer of `rescaling` that images go through, or `None`.
+        class_names: Names of the classes.
+        with_indices: Whether batches carry the indices of their images, see `load`.
+        counter: The `EpochCounter`.
+    """
+
+    source: Source
+    batch_size: int
+    seed: int
+    augmentation: Augmentation
+    preprocessing: keras.layers.Rescaling | None
+    class_names: list[str]
+    with_indices: bool
+    counter: EpochCounter
+
+    def fingerprint(self) -> dict:
+        """Returns what tells its images from those of others, as values of JSON.
+
+        Order and size of the batches are not in it, nor the seed of what is drawn.
+        """
+        layer = self.preprocessing
+        return {
+            "examples": self.source.fingerprint(),
+            "num_images": len(self.source),
+            "image_size": self.source.image_size,
+            "augmentation": self.augmentation._asdict(),
+            "normalisation": layer
+            and {"scale": list(layer.scale), "offset": list(layer.offset)},
+        }
+
+    def variant(
+        self, number: int, indices: Sequence[int], batch_size: int, seed: int
+    ) -> tf.data.Dataset:
+        """Returns images as they are augmented in an epoch, in an order of your own.
+
+        Args:
+            number: Int, the epoch.
+            indices: Integers, which of the images.
+            batch_size: Int.
+            seed: Int, of what is drawn.
+
+        Returns:
+            A `tf.data.Dataset` of images alone, as they are fed.
+        """
+        _, draws_seed = _seeds(seed, tf.constant(number, tf.int64))
+        batches = _batched(tf.constant(indices, tf.int64), batch_size)
+        batches = _with_draws(batches, draw(len(self.source), draws_seed))
+
+        def finish(images, labels, indices, *drawn):
+            return self._fed(images)
+
+        images = _training_batches(self.source, batches, self.augmentation, finish)
+        return images.prefetch(tf.data.AUTOTUNE)
+
+    def dataset(self, cache: TeacherCache | None = None) -> tf.data.Dataset:
+        """Returns what is trained on, see `train_and_test`.
+
+        Args:
+            cache: Where a teacher's outputs are; what is drawn in an epoch is then that
+                of its variant, and the first part of a batch a dict of `images` and
+                `targets`. Defaults to `None`.
+        """
+        epoch = functools.partial(
+            _epoch_indices, len(self.source), self.batch_size, self.seed, cache=cache
+        )
+
+        def with_targets(images, labels, indices, *drawn):
+            targets = _targets(cache, drawn[-1], indices)
+            return {"images": self._fed(images), "targets": targets}, labels
+
+        finish = self.finish if cache is None else with_targets
+
+        def pipeline(indices, steps):
+            def batches(share):
+                read = indices(share)
+                return _training_batches(self.source, read, self.augmentation, finish)
+
+            last = len(self.source) % self.batch_size or self.batch_size
+            return _dataset(batches, steps, last)
+
+        dataset = pipeline(
+            functools.partial(_next_epoch, epoch, self.counter), self.counter.num_steps
+        )
+        dataset.pipeline, dataset.epoch_counter = self, self.counter
+        dataset.stream = lambda first_epoch, first_step: pipeline(
+            functools.partial(_epochs, epoch, first_epoch, first_step),
+            tf.data.INFINITE_CARDINALITY,
+        )
+        return _described(dataset, self.source, self.class_names)
+
+    def finish(self, images, labels, indices, *drawn):
+        """Returns what is fed of images, as `Source.batches` wants it."""
+        images = self._fed(images)
+        if self.with_indices:
+            images = {"images": images, "indices": indices}
+        return images, labels
+
+    def _fed(self, images):
+        return images if self.preprocessing is None else self.preprocessing(images)
+
+
+def _targets(cache, variants, indices):
+    """Returns a teacher's outputs for images, read from a cache."""
+    names = list(cache.outputs)
+
+    def read(variants, indices):
+        if not len(indices):
+            variants = [0]
+        targets = cache.read(int(variants[0]), indices)
+        return [targets[name] for name in names]
+
+    # As stateful, it would keep a pipeline from reading in parallel where operations
+    # are deterministic.
+    read = tf.numpy_function(
+        read, [variants, indices], [cache.read_dtype] * len(names), stateful=False
+    )
+    return {
+        name: tf.ensure_shape(part, (None, cache.num_views, cache.outputs[name]))
+        for name, part in zip(names, read, strict=True)
+    }
+
+
 def train_and_test(
     train: Source,
     test: Source,
     batch_size: int,
     seed: int,
     augmentation: Augmentation,
-    preprocessing: Callable[[tf.Tensor], tf.Tensor] | None,
+    preprocessing: keras.layers.Rescaling | None,
     class_names: list[str],
     test_crop: float | None = None,
     with_indices: bool = False,
@@ -214,8 +370,8 @@ def train_and_test(
         batch_size: Int.
         seed: Int, not negative.
         augmentation: How training images are varied.
-        preprocessing: Callable from images with values from 0 to 255 to those to feed,
-            or `None` to feed them as they are.
+        preprocessing: The layer of `rescaling` from images with values from 0 to 255 to
+            those to feed, or `None` to feed them as they are.
         class_names: Names of the classes.
         test_crop: Fraction for `center_crop` of the test images. Defaults to `None`,
             which resizes whole images.
@@ -228,8 +384,9 @@ def train_and_test(
         them, and int32 of shape `(batch,)`. Both have the attributes `class_names`,
         `num_examples`, `num_unlabeled` and `labels`, those of the source, and `share`,
         a function from what a `Share` has to the data of one worker. The first has its
-        `EpochCounter` as `epoch_counter`, and `stream`, a function from the epoch and
-        the step to begin at to its batches without an end.
+        `EpochCounter` as `epoch_counter`, `stream`, a function from the epoch and the
+        step to begin at to its batches without an end, and its `TrainingPipeline` as
+        `pipeline`.
 
     Example:
     >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
@@ -240,21 +397,16 @@ def train_and_test(
     >>> int(train.cardinality())
     3
     """
-    counter = EpochCounter(math.ceil(len(train) / batch_size))
-    epoch = functools.partial(_epoch_indices, len(train), batch_size, seed)
-
-    def finish(images, labels, indices):
-        if preprocessing is not None:
-            images = preprocessing(images)
-        if with_indices:
-            return {"images": images, "indices": indices}, labels
-        return images, labels
-
-    def for_training(indices, steps):
-        def batches(share):
-            return _training_batches(train, indices(share), augmentation, finish)
-
-        return _dataset(batches, steps, len(train) % batch_size or batch_size)
+    training = TrainingPipeline(
+        train,
+        batch_size,
+        seed,
+        augmentation,
+        preprocessing,
+        class_names,
+        with_indices,
+        EpochCounter(math.ceil(len(train) / batch_size)),
+    )
 
     def centered(image):
         return center_crop(image, test.image_size, test_crop)
@@ -262,21 +414,18 @@ def train_and_test(
     def in_order(share):
         indices = _batched(tf.range(len(test), dtype=tf.int64), batch_size, share)
         crop = None if test_crop is None else centered
-        return test.batches(indices.map(as_it_is(lambda batch: (batch,))), finish, crop)
+        indices = indices.map(as_it_is(lambda batch: (batch,)))
+        return test.batches(indices, training.finish, crop)
 
-    train_dataset = for_training(
-        functools.partial(_next_epoch, epoch, counter), counter.num_steps
-    )
-    train_dataset.epoch_counter = counter
-    train_dataset.stream = lambda first_epoch, first_step: for_training(
-        functools.partial(_epochs, epoch, first_epoch, first_step),
-        tf.data.INFINITE_CARDINALITY,
-    )
     test_dataset = _dataset(in_order, math.ceil(len(test) / batch_size))
-    for dataset, source in ((train_dataset, train), (test_dataset, test)):
-        dataset.class_names, dataset.num_examples = class_names, len(source)
-        dataset.num_unlabeled, dataset.labels = source.num_unlabeled, source.labels
-    return train_dataset, test_dataset
+    return training.dataset(), _described(test_dataset, test, class_names)
+
+
+def _described(dataset, source, class_names):
+    """Returns a pipeline with what is known of its images."""
+    dataset.class_names, dataset.num_examples = class_names, len(source)
+    dataset.num_unlabeled, dataset.labels = source.num_unlabeled, source.labels
+    return dataset
 
 
 def _next_epoch(epoch, counter, share):

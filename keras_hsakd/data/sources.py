@@ -1,10 +1,12 @@
 """Where images come from: arrays in memory, or files decoded as they are needed."""
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd import digests
 from keras_hsakd.data import decoding
 
 # For functions of graphs that need no AutoGraph, whose conversion takes a second.
@@ -37,6 +39,13 @@ class Source:
 
     def __len__(self) -> int:
         """Returns the number of examples."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Returns a checksum of the examples, by which a teacher cache knows them.
+
+        It is the same wherever the data are, and whatever becomes of their images.
+        """
         raise NotImplementedError
 
     def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -78,8 +87,8 @@ class Source:
             indices: `tf.data.Dataset` of tuples: int64 indices of shape `(size,)`, and
                 any number of tensors with what is drawn for each of them. All have the
                 same static size; what is filled up has the index -1, and is not read.
-            finish: Callable from images, labels and indices, without what was filled
-                up, to an element of the result. Images have shape
+            finish: Callable from images, labels, indices and what was drawn, without
+                what was filled up, to an element of the result. Images have shape
                 `(batch, image_size, image_size, 3)` and values from 0 to 255, uint8 or
                 float32; labels are int32 of shape `(batch,)`.
             of_image: Callable from an image of any size, and what was drawn for it, to
@@ -111,10 +120,10 @@ class Source:
                 lambda: (tf.zeros(shape), tf.constant(-1)),
                 lambda: read(index, fetched, *drawn),
             )
-            return image, label, index
+            return image, label, index, *drawn
 
-        def finish_read(images, labels, indices):
-            return finish(*without_filling(indices, images, labels, indices))
+        def finish_read(images, labels, indices, *drawn):
+            return finish(*without_filling(indices, images, labels, indices, *drawn))
 
         fetched = ordered_map(indices, fetch)
         one_by_one = ordered_map(fetched.unbatch(), read_or_fill)
@@ -152,6 +161,10 @@ class ArraySource(Source):
     def __len__(self) -> int:
         return len(self._labels)
 
+    def fingerprint(self) -> str:
+        """Implements `Source.fingerprint`, by images and labels."""
+        return digests.of_values([self._images, self.labels])
+
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Implements `Source.read`."""
         return tf.gather(self._images, index), tf.gather(self._labels, index)
@@ -173,7 +186,7 @@ class ArraySource(Source):
             images = resize(images, self.image_size)
             if of_images is not None:
                 images = of_images(images, *drawn)
-            return finish(images, labels, indices)
+            return finish(images, labels, indices, *drawn)
 
         return ordered_map(indices, read)
 
@@ -203,6 +216,14 @@ class FileSource(Source):
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    def fingerprint(self) -> str:
+        """Implements `Source.fingerprint`, by names, sizes and labels of the files."""
+        files = self._files.numpy().tolist()
+        above = os.path.commonpath([os.path.dirname(file) for file in files])
+        names = [os.path.relpath(file, above) for file in files]
+        sizes = np.array([os.path.getsize(file) for file in files], "int64")
+        return digests.of_values([b"\0".join(names), sizes, self.labels])
 
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Implements `Source.read`."""
@@ -234,6 +255,11 @@ class JoinedSource(Source):
 
     def __len__(self) -> int:
         return len(self._first) + len(self._second)
+
+    def fingerprint(self) -> str:
+        """Implements `Source.fingerprint`, by those of both."""
+        parts = self._first, self._second
+        return digests.of_json([part.fingerprint() for part in parts])
 
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Implements `Source.read`."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd import digests
 from keras_hsakd.data.checks import check_answer
 from keras_hsakd.data.decoding import decode_file
 from keras_hsakd.data.sources import Source, on_host
@@ -81,6 +82,7 @@ class TfdsRecords:
         self.name = name
         folder = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
         builder = _builder(tfds, name, folder)
+        self.full_name = builder.info.full_name
         self._image, self._label = _keys(tfds, name, builder.info)
         _prepare(name, builder, folder)
 
@@ -234,6 +236,11 @@ class TfdsSource(Source):
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    def fingerprint(self) -> str:
+        """Implements `Source.fingerprint`, by name, version, splits and positions."""
+        described = f"{self._records.full_name} {self._records.split}"
+        return digests.of_values([described.encode(), self._positions])
 
     def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Implements `Source.fetch`: encoded images, labels, and their names."""

@@ -20,10 +20,10 @@ from keras_hsakd.distribution import (
     scope_of,
     worker_index,
 )
+from keras_hsakd.files import errors_explained
 from keras_hsakd.resume import states
 from keras_hsakd.resume.snapshot import (
     Snapshot,
-    errors_explained,
     list_snapshots,
     newest_snapshot,
     place,
@@ -144,7 +144,7 @@ class Resume(FitCallback):
         self.callbacks = [c for c in fit.callbacks if c not in outside]
         self._first_batch = fit.first_batch
         self._is_chief = worker_index(model) == 0
-        self._frozen = states.fingerprint(model.frozen_variables)
+        self._frozen = model.frozen_digest()
         if self._is_chief:
             prepare_folder(self.folder)
         self._path, self._snapshot = self._newest()

@@ -1,18 +1,16 @@
 """The file format of snapshots, and the folder that they are in."""
 
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_hsakd.files import atomic_write, remove_partial
+from keras_hsakd.files import atomic_write, errors_explained, remove_partial
 
 FORMAT = 3
 
@@ -215,15 +213,3 @@ def prepare_folder(folder: str | os.PathLike) -> None:
         with atomic_write(probe) as temporary, open(temporary, "w"):
             pass
         os.remove(probe)
-
-
-@contextlib.contextmanager
-def errors_explained(
-    folder: str | os.PathLike, expected: str, hint: str = ""
-) -> Iterator[None]:
-    """Adds to an OSError what was expected of a folder."""
-    try:
-        yield
-    except OSError as error:
-        message = f"Expected {expected}. Received: {error.strerror}{hint}"
-        raise type(error)(error.errno, message, folder) from error

@@ -1,6 +1,5 @@
 """What a snapshot keeps of a training, and how the training gets it back."""
 
-import hashlib
 import os
 import random
 import re
@@ -15,20 +14,12 @@ from keras_hsakd.layers import finalize_states
 # The training itself: what must be the same when it goes on.
 
 
-def fingerprint(variables: list[keras.Variable]) -> str:
-    """Returns a checksum of the values of variables."""
-    digest = hashlib.sha256()
-    for variable in variables:
-        digest.update(keras.ops.convert_to_numpy(variable).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def identity(model: keras.Model, frozen: str) -> dict:
     """Returns what tells a training from others.
 
     Args:
         model: The trainer, with its optimizer built.
-        frozen: Fingerprint of the variables that do not change.
+        frozen: Checksum of what does not change.
     """
     kinds = variables(model).items()
     return {

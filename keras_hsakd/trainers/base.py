@@ -49,8 +49,9 @@ class HeadsTrainer(Fitting, keras.Model):
     The loss is the weighted sum of the terms, and each term is a metric of its own.
     Terms of weight 0 are not among them: what they alone need is not computed.
 
-    Within a step, a batch is a dict: `"images"` are all rows of views, and where views
-    are sampled, `"seen"` is the table of `keras_hsakd.ops.sampled_views`.
+    Within a step, a batch is a dict: `"images"` are all rows of views, `"targets"` the
+    outputs of a cached teacher for them, and where views are sampled, `"seen"` is the
+    table of `keras_hsakd.ops.sampled_views`.
 
     Args:
         networks: Dict from the prefix of its metrics to each network that is trained.
@@ -327,13 +328,19 @@ class HeadsTrainer(Fitting, keras.Model):
     def train_step(self, *args):
         # TensorFlow calls train_step(data), JAX train_step(state, data).
         *state, data = args
-        images, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        views = transformed_views(images, self.view_functions)
-        batch = {"images": views}
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = self.rows_of(x)
         if self._samples:
-            seen, state = self._drawn_views(ops.shape(images)[0], state)
-            batch = {"images": seen_rows(views, seen, self.num_views), "seen": seen}
+            seen, state = self._drawn_views(ops.shape(labels)[0], state)
+            batch = keras.tree.map_structure(
+                lambda rows: seen_rows(rows, seen, self.num_views), batch
+            )
+            batch["seen"] = seen
         return super().train_step(*state, (batch, labels, sample_weight))
+
+    def rows_of(self, x):
+        """Returns what a step runs on: a dict of `images`, the rows of all views."""
+        return {"images": transformed_views(x, self.view_functions)}
 
     def _drawn_views(self, count, state):
         """Returns which views of images a step sees, and its state after the draw."""
@@ -350,8 +357,10 @@ class HeadsTrainer(Fitting, keras.Model):
         return seen, [(trained, others, *rest)]
 
     def call(self, images, training=False):
-        if training:  # a batch of which `train_step` has made the views
-            return self.outputs_of(images["images"], training=True)
+        if isinstance(images, dict):  # a batch of a step, or of images and targets
+            images = images["images"]
+        if training:  # `train_step` has made the views
+            return self.outputs_of(images, training=True)
         return run_on_rows(self._evaluated, images)
 
     def _evaluated(self, images):

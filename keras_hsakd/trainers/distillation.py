@@ -7,9 +7,9 @@ from keras import ops
 
 from keras_hsakd import losses
 from keras_hsakd.compat import layers_of
-from keras_hsakd.heads import is_plain, num_views, output_names
+from keras_hsakd.heads import Signature, signature
 from keras_hsakd.losses import Divergence
-from keras_hsakd.trainers import checks
+from keras_hsakd.teacher_cache import TeacherCache
 from keras_hsakd.trainers.base import HeadsTrainer
 from keras_hsakd.views import View
 
@@ -85,35 +85,33 @@ def term_name(output_name: str) -> str:
 
 
 def check_pair(
-    teacher: keras.Model,
+    teacher: keras.Model | TeacherCache,
     student: keras.Model,
     roles: tuple[str, str] = ("teacher", "student"),
 ) -> None:
-    """Raises a ValueError unless one network can learn from another."""
-    networks = dict(zip(roles, (teacher, student), strict=True))
+    """Raises a ValueError unless a network can learn from another, or from a cache."""
     both = " and ".join(f"`{role}`" for role in roles)
-    for role, network in networks.items():
-        try:
-            output_names(network)
-        except ValueError as error:
-            raise ValueError(f"`{role}`: {error}") from None
-    if is_plain(teacher) != is_plain(student):
-        with_heads, without = (
-            (student, teacher) if is_plain(teacher) else (teacher, student)
-        )
+    first, second = (
+        signature_of(network, role)
+        for network, role in zip((teacher, student), roles, strict=True)
+    )
+    if bool(first.heads) != bool(second.heads):
+        with_heads, without = (first, second) if first.heads else (second, first)
         raise ValueError(
             f"Expected {both} to have auxiliary heads both, or neither. "
             f"Received: heads in `{with_heads.name}` and none in `{without.name}`"
         )
-    for what, count in (("classes", checks.num_classes), ("views", num_views)):
-        counts = [count(network) for network in (teacher, student)]
+    for what, counts in (
+        ("classes", (first.num_classes, second.num_classes)),
+        ("views", (first.num_views, second.num_views)),
+    ):
         if counts[0] != counts[1]:
             raise ValueError(
                 f"Expected {both} to have the same number of {what}. "
-                f"Received: {counts[0]} in `{teacher.name}` and {counts[1]} in "
-                f"`{student.name}`"
+                f"Received: {counts[0]} in `{first.name}` and {counts[1]} in "
+                f"`{second.name}`"
             )
-    shapes = [tuple(network.input_shape[1:]) for network in (teacher, student)]
+    shapes = first.image_shape, second.image_shape
     if any(
         edge not in (None, other) and other is not None
         for edge, other in zip(*shapes, strict=True)
@@ -121,9 +119,11 @@ def check_pair(
         raise ValueError(
             f"Expected {both} to take images of the same shape; one of another size "
             "can begin with `keras.layers.Resizing`. "
-            f"Received: {shapes[0]} in `{teacher.name}` and {shapes[1]} in "
-            f"`{student.name}`"
+            f"Received: {shapes[0]} in `{first.name}` and {shapes[1]} in "
+            f"`{second.name}`"
         )
+    if isinstance(teacher, TeacherCache):
+        return
     teacher_ids = {id(layer) for layer in layers_of(teacher)}
     shared = [layer.name for layer in layers_of(student) if id(layer) in teacher_ids]
     if shared:
@@ -131,3 +131,18 @@ def check_pair(
             f"Expected {both} to share no layers, or training the one would change the "
             f"other. Received: shared layers {shared[:5]}"
         )
+
+
+def signature_of(network: keras.Model | TeacherCache, role: str) -> Signature:
+    """Returns what a network takes and gives, or the one whose outputs are cached.
+
+    Args:
+        network: The network, or the cache.
+        role: What an error calls it.
+    """
+    if isinstance(network, TeacherCache):
+        return network.signature
+    try:
+        return signature(network)
+    except ValueError as error:
+        raise ValueError(f"`{role}`: {error}") from None

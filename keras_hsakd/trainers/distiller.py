@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 
 import keras
+from keras import ops
 
 from keras_hsakd.heads import named_outputs, output_names
 from keras_hsakd.losses import Divergence
+from keras_hsakd.teacher_cache import TeacherCache
 from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.distillation import (
     DistillationTrainer,
     check_pair,
+    signature_of,
     term_name,
 )
+from keras_hsakd.trainers.feeding import replayed
 from keras_hsakd.views import View
 
 
@@ -51,7 +55,8 @@ class Distiller(DistillationTrainer):
 
     Args:
         teacher: A trained functional model with auxiliary heads, see
-            `keras_hsakd.models.create`, or a plain classifier.
+            `keras_hsakd.models.create`, or a plain classifier; or its outputs, a
+            `TeacherCache`, for `fit` with the data set that it was written of.
         student: A functional model with heads if the teacher has them, for the same
             classes. The two must not share layers.
         temperature: The temperature `tau > 0` of the divergences. Defaults to 3.
@@ -98,7 +103,7 @@ class Distiller(DistillationTrainer):
 
     def __init__(
         self,
-        teacher: keras.Model,
+        teacher: keras.Model | TeacherCache,
         student: keras.Model,
         temperature: float = 3.0,
         pairs: Sequence[tuple[str, str]] | None = None,
@@ -108,8 +113,15 @@ class Distiller(DistillationTrainer):
         **kwargs,
     ):
         check_pair(teacher, student)
-        checks.check_network(teacher)
-        teacher_heads = _teacher_heads(teacher, student, pairs)
+        frozen = []
+        if isinstance(teacher, TeacherCache):
+            views = teacher.suited_views(views)
+        else:
+            checks.check_network(teacher)
+            frozen = teacher.variables
+        teacher_heads = _teacher_heads(
+            signature_of(teacher, "teacher"), signature_of(student, "student"), pairs
+        )
         super().__init__(
             {"": student},
             {term_name(name): ("", name) for name in output_names(student)},
@@ -117,7 +129,7 @@ class Distiller(DistillationTrainer):
             divergence,
             views,
             sampled_views=sampled_views,
-            frozen=teacher.variables,
+            frozen=frozen,
             **kwargs,
         )
         self.teacher = teacher
@@ -141,14 +153,44 @@ class Distiller(DistillationTrainer):
     def needed_outputs(self, trained):
         learning = [name for name in trained[""] if self.weighs(term_name(name))]
         teaching = {self._teacher_heads.get(name, name) for name in learning}
-        return [*super().needed_outputs(trained), (self.teacher, teaching)]
+        needed = super().needed_outputs(trained)
+        return needed if self._is_cached else [*needed, (self.teacher, teaching)]
 
     def targets(self, batch):
         """Returns the teacher's dict of outputs for a batch's rows of views.
 
         It is the one place where a training asks for them.
         """
+        if self._is_cached:
+            return batch["targets"]
         return named_outputs(self.in_step(self.teacher), batch["images"])
+
+    def rows_of(self, x):
+        if not self._is_cached:
+            return super().rows_of(x)
+        targets = {
+            name: ops.reshape(values, (-1, values.shape[-1]))
+            for name, values in x["targets"].items()
+        }
+        return {**super().rows_of(x["images"]), "targets": targets}
+
+    def read(self, data):
+        return replayed(data, self.teacher) if self._is_cached else data
+
+    def frozen_digest(self):
+        return self.teacher.digest if self._is_cached else super().frozen_digest()
+
+    def train_on_batch(self, *args, **kwargs):
+        if self._is_cached:
+            raise ValueError(
+                "Expected `fit` with a teacher cache, whose data name their images. "
+                "Received: a call of `train_on_batch`"
+            )
+        return super().train_on_batch(*args, **kwargs)
+
+    @property
+    def _is_cached(self):
+        return isinstance(self.teacher, TeacherCache)
 
     def view_terms(self, batch, labels, outputs):
         learning = {
@@ -175,7 +217,7 @@ class Distiller(DistillationTrainer):
 
 def _teacher_heads(teacher, student, pairs):
     """Returns the head of the teacher that each head of the student learns from."""
-    of_teacher, of_student = output_names(teacher)[1:], output_names(student)[1:]
+    of_teacher, of_student = teacher.heads, student.heads
     if pairs is None:
         if len(of_teacher) < len(of_student):
             raise ValueError(

@@ -6,6 +6,7 @@ import keras
 
 from keras_hsakd import compat
 from keras_hsakd.distribution import distributed
+from keras_hsakd.teacher_cache import TeacherCache
 from keras_hsakd.trainers.checks import check_end, is_tf_dataset
 
 
@@ -214,6 +215,36 @@ def _source(data):
         unchanged &= kind in compat.UNCHANGED
         (data,) = compat.made_of(data)
     return (data, unchanged) if is_tf_dataset(data) else (None, False)
+
+
+def replayed(data, cache: TeacherCache):
+    """Returns data with a teacher's outputs for each image, read from a cache.
+
+    Args:
+        data: The training data of a trainer.
+        cache: The cache.
+
+    Raises:
+        FileNotFoundError: If the files of the cache are not there.
+        ValueError: If the data are not a data set of `keras_hsakd.data`, unchanged, of
+            the images of the cache, or the files are not as they were written.
+    """
+    source, is_unchanged = _source(data)
+    if not is_unchanged:
+        raise ValueError(
+            "Expected a data set of `keras_hsakd.data` to train with a teacher cache, "
+            "as it is or after `prefetch`, `repeat` or `with_options`: others do not "
+            "name their images, or may change them. "
+            f"Received: a {type(data).__name__}"
+        )
+    cache.open()
+    cache.check_data(source)
+    replay = source.pipeline.dataset(cache)
+    if data is source:
+        return replay
+    length, steps = _length(data), source.epoch_counter.num_steps
+    count = -1 if length is math.inf else length // steps
+    return replay.repeat(count).with_options(data.options())
 
 
 def _length(data):

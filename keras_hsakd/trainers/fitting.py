@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_hsakd import compat
+from keras_hsakd import compat, digests
 from keras_hsakd.distribution import (
     ReplicatedFit,
     distributed,
@@ -77,6 +77,10 @@ class Fitting(ReplicatedFit):
         """Variables that no training changes: those of a teacher, of a backbone."""
         return [v for v in self.variables if id(v) in self.frozen_ids]
 
+    def frozen_digest(self) -> str:
+        """Returns a checksum of what no training changes."""
+        return digests.of_values(self.frozen_variables)
+
     @property
     def changing_variables(self):
         """All other variables of the model, those of random states among them."""
@@ -102,6 +106,13 @@ class Fitting(ReplicatedFit):
                 "images can come with them, as `sample_weight`. "
                 f"Received: class_weight={class_weight}"
             )
+
+    def read(self, data):
+        """Returns the data that a training reads, in place of those that it is given.
+
+        What is looked at and checked are the latter.
+        """
+        return data
 
     def fit(
         self,
@@ -156,7 +167,7 @@ class Fitting(ReplicatedFit):
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = list(keras.tree.flatten(callbacks))
         # Before anything looks at the data.
-        feed = Feed(x, kwargs.get("steps_per_epoch"), initial_epoch)
+        feed = Feed(self.read(x), kwargs.get("steps_per_epoch"), initial_epoch)
         callbacks = [_BeginPasses(feed), *callbacks]
         bars = keras.callbacks.ProgbarLogger
         if verbose and not any(isinstance(c, bars) for c in callbacks):

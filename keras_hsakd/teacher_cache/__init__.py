@@ -1,0 +1,6 @@
+"""A teacher's outputs on fixed augmentations of each image: written once, replayed."""
+
+from keras_hsakd.teacher_cache.cache import Divergence, TeacherCache
+from keras_hsakd.teacher_cache.format import DTYPES, num_bytes
+
+__all__ = ["DTYPES", "Divergence", "TeacherCache", "num_bytes"]
