@@ -16,9 +16,13 @@ from keras_hsakd.callbacks import CHECKPOINTS
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.runs import (
     KINDS,
+    CacheSettings,
     DataSettings,
+    Distill,
     ExecutionSettings,
     TrainingSettings,
+    cache_teacher,
+    check_cache,
     evaluate,
     export_run,
     export_torch,
@@ -178,6 +182,26 @@ def _parser():
     )
     _add_verbose(command)
     _add_settings(command, ExecutionSettings)
+
+    command = add(
+        "cache",
+        _cache,
+        "keep a teacher's outputs, for students to learn from",
+        "Writes the outputs of a teacher, class logits and heads for all views, on "
+        "some fixed augmentations of each training image. `keras-hsakd distill "
+        "--cache` learns from them, and spends nothing on the teacher. A cache that "
+        "was begun is gone on with.",
+    )
+    command.add_argument("--output", required=True, help="folder to write")
+    command.add_argument(
+        "--check",
+        action="store_true",
+        help="recompute a sample, and print how far what is kept is from it; of a "
+        "cache that is there, do nothing else",
+    )
+    _add_verbose(command)
+    _add_settings(command, CacheSettings)
+    _add_settings(command, DataSettings, inherited="the teacher's", omit=Distill.fixed)
 
     command = add(
         "convert",
@@ -480,6 +504,22 @@ def _run_recipe(options):
         _report(run)
     if recipe.published:
         print(f"Published, best epoch on the test images: {recipe.published} %")
+
+
+def _cache(options):
+    output, check = options.pop("output"), options.pop("check")
+    settings = CacheSettings(**_taken(options, CacheSettings))
+    if not (check and os.path.exists(output)):
+        data = _taken(options, DataSettings)
+        cache = cache_teacher(output, settings, data, **options)
+        print(f"Wrote {cache.path}. Learn from it: keras-hsakd distill --cache ...")
+    if check:
+        print("output   KL at temperature 3: largest     mean   largest difference")
+        for name, found in check_cache(output, settings.teacher).items():
+            print(
+                f"{name:8} {found.largest:28.2e} {found.mean:8.1e} "
+                f"{found.difference:20.2e}"
+            )
 
 
 def _convert(options):

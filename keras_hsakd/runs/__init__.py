@@ -1,5 +1,6 @@
 """Runs: what the command line is made of, from settings to run folders."""
 
+from keras_hsakd.runs.caching import cache_teacher, check_cache
 from keras_hsakd.runs.evaluation import evaluate, export_run, export_torch
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import (
@@ -13,12 +14,18 @@ from keras_hsakd.runs.kinds import (
 )
 from keras_hsakd.runs.planning import plan
 from keras_hsakd.runs.recipes import run_recipe
-from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd.runs.settings import (
+    CacheSettings,
+    DataSettings,
+    ExecutionSettings,
+    TrainingSettings,
+)
 from keras_hsakd.runs.training import import_torch, train
 
 __all__ = [
     "KINDS",
     "Baseline",
+    "CacheSettings",
     "DataSettings",
     "Distill",
     "ExecutionSettings",
@@ -28,6 +35,8 @@ __all__ = [
     "Run",
     "Teacher",
     "TrainingSettings",
+    "cache_teacher",
+    "check_cache",
     "evaluate",
     "export_run",
     "export_torch",

@@ -325,8 +325,8 @@ _IDENTITY = ("kind", "options", "data", "training", "origin")
 def differences(wanted: Mapping, found: Mapping) -> dict[str, tuple]:
     """Returns what differs in the settings of two runs, by their records.
 
-    The network that a run started from is known by its weights, wherever its folder
-    is now.
+    The network that a run started from is known by its weights, and a cache of its
+    outputs by its header, wherever their folders are now.
 
     Args:
         wanted: Record of a run as it would begin.
@@ -358,6 +358,8 @@ def _settings_of(record):
     for name in ("options", "data"):
         given = {k: v for k, v in settings[name].items() if v is not None}
         settings[name] = given
-    if settings["origin"]:
-        settings["origin"] = {"weights": settings["origin"].get("weights")}
+    if origin := settings["origin"]:
+        settings["origin"] = {"weights": origin.get("weights")}
+        if "cache" in origin:
+            settings["origin"]["cache"] = origin["cache"]["digest"]
     return json.loads(json.dumps(settings))  # which has no tuples

@@ -1,6 +1,7 @@
 """Kinds of training: a dataclass each, whose fields are flags, arguments and record."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
@@ -20,6 +21,7 @@ from keras_hsakd.runs.images import (
     check_same_normalisation,
 )
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings, setting
+from keras_hsakd.teacher_cache import TeacherCache
 from keras_hsakd.trainers import (
     BaselineTrainer,
     Distiller,
@@ -51,24 +53,72 @@ class Origin(NamedTuple):
         run: The run.
         checkpoint: Which of its networks.
         argument: What the user called the run.
+        cache: The network's outputs, which are enough to learn from it; then the run
+            may be gone, and its data settings are those of the cache.
     """
 
     run: Run
     checkpoint: str
     argument: str
+    cache: TeacherCache | None = None
+
+    @classmethod
+    def of_cache(cls, path: str | os.PathLike) -> "Origin":
+        """Returns the network whose outputs are in a teacher cache.
+
+        Raises:
+            FileNotFoundError: If there is no cache.
+            ValueError: If it was not written of a run.
+        """
+        cache = TeacherCache(path, verify=False)
+        kept = cache.header["origin"]
+        if "record" not in kept:
+            raise ValueError(
+                "Expected `cache` to be of a run, by `keras-hsakd cache`. "
+                f"Received: '{cache.path}', of a network without one"
+            )
+        run = Run(kept["run"], kept["record"])
+        return cls(run, kept["checkpoint"], "cache", cache)
 
     def network(self) -> keras.Model:
         """Loads the network."""
         return self.run.network(self.checkpoint)
 
+    @property
+    def weights(self) -> str:
+        """A checksum of the network's weights, as of `Run.weights_digest`."""
+        if self.cache is not None:
+            return self.cache.header["origin"]["weights"]
+        return self.run.weights_digest(self.checkpoint)
+
     def record(self) -> dict:
         """Returns what `run.json` says of it."""
-        return {
+        record = {
             "run": self.run.path,
             "model": self.run.record["training"]["model"],
             "checkpoint": self.checkpoint,
-            "weights": self.run.weights_digest(self.checkpoint),
+            "weights": self.weights,
             **(self.run.record[self.checkpoint] or {}),
+        }
+        if self.cache is not None:
+            record["cache"] = {
+                "path": os.path.abspath(self.cache.path),
+                "digest": self.cache.digest,
+                "variants": self.cache.variants,
+            }
+        return record
+
+    def kept_in_cache(self, data: DataSettings) -> dict:
+        """Returns what a cache keeps of the run, see `of_cache`.
+
+        Args:
+            data: The images that it is written of.
+        """
+        return {
+            "run": self.run.path,
+            "checkpoint": self.checkpoint,
+            "weights": self.weights,
+            "record": {**self.run.record, "data": dataclasses.asdict(data)},
         }
 
 
@@ -226,7 +276,7 @@ class Distill(Kind):
     """Trains a student with the help of the teacher in a run folder.
 
     Data, classes, normalisation and views are the teacher's, where no flag says
-    otherwise.
+    otherwise; with `--cache`, those of its cached outputs.
     """
 
     name = "distill"
@@ -234,7 +284,14 @@ class Distill(Kind):
     inherits = "the teacher's"
     fixed = ("image_size",)
 
-    teacher: str = setting(help="run folder of the teacher")
+    teacher: str | None = setting(
+        None, "run folder of the teacher (default: that of --cache)"
+    )
+    cache: str | None = setting(
+        None,
+        "folder of the teacher's outputs, by `keras-hsakd cache`, which are learned "
+        "from in its place (default: its network computes them)",
+    )
     checkpoint: str = _checkpoint("of the teacher")
     temperature: float = _temperature()
     loss_weights: dict[str, float] = setting(
@@ -246,6 +303,29 @@ class Distill(Kind):
     sampled_views: int | None = _sampled_views()
     head_metrics: bool = _head_metrics()
 
+    def origin(self):
+        if self.cache is None:
+            if self.teacher is None:
+                raise ValueError(
+                    "Expected `teacher`, the run folder of one, or `cache`, a folder "
+                    "of its outputs. Received: neither"
+                )
+            return super().origin()
+        origin = Origin.of_cache(self.cache)
+        if self.teacher is not None:
+            run = Run.open(self.teacher)
+            if run.weights_digest(origin.checkpoint) != origin.weights:
+                raise ValueError(
+                    f"Expected `cache` to be of `teacher`, '{run.path}'. Received: "
+                    f"'{self.cache}', of other weights, those of '{origin.run.path}'"
+                )
+        return origin
+
+    def options(self):
+        options = super().options()
+        del options["cache"]  # is in the record of the origin
+        return options
+
     def data_settings(self, data, origin):
         if isinstance(data, DataSettings):
             data = {
@@ -256,15 +336,11 @@ class Distill(Kind):
         return changed(origin.run, data or {})
 
     def job(self, training, images, origin):
-        teacher = origin.network()
-        try:
-            head_names(teacher)
-        except ValueError:
-            raise ValueError(
-                "Expected `teacher` to be the run of a network with auxiliary heads, "
-                "by `keras-hsakd teacher` or `distill`. "
-                f"Received: '{origin.run.path}', a {origin.run.describe()}"
-            ) from None
+        if origin.cache is None:
+            teacher = teaching_network(origin)
+        else:
+            teacher = TeacherCache(origin.cache.path)
+            teacher.check_data(images.train)
         (student,) = networks.create(training, images, origin.run.views)
         distiller = Distiller(
             teacher,
@@ -278,6 +354,20 @@ class Distill(Kind):
             "loss_weights": self.loss_weights,
         }
         return Job(distiller, student, compiling=compiling)
+
+
+def teaching_network(origin: Origin) -> keras.Model:
+    """Loads a network that can teach others, with heads."""
+    teacher = origin.network()
+    try:
+        head_names(teacher)
+    except ValueError:
+        raise ValueError(
+            "Expected `teacher` to be the run of a network with auxiliary heads, "
+            "by `keras-hsakd teacher` or `distill`. "
+            f"Received: '{origin.run.path}', a {origin.run.describe()}"
+        ) from None
+    return teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

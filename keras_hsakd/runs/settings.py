@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from keras_hsakd.callbacks import CHECKPOINTS
+from keras_hsakd.teacher_cache import DTYPES
+
 
 def setting(default=dataclasses.MISSING, help: str = "", **metadata):
     """Returns a dataclass field that the command line turns into a flag.
@@ -187,6 +190,38 @@ class TrainingSettings:
                     f"Expected `{name}` to be {'above' if strict else 'at least'} "
                     f"{minimum}. Received: {name}={value}"
                 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """Which outputs of a teacher are kept.
+
+    Attributes:
+        teacher: Run folder of the teacher; of a cache that is there, its own.
+        checkpoint: `"last"` or `"best"`, which of the run's networks.
+        variants: Number of augmentations of each image.
+        dtype: How an output is kept, see `keras_hsakd.TeacherCache.write`.
+        batch_size: Images that the teacher sees at once.
+        seed: Of the augmentation.
+    """
+
+    teacher: str | None = setting(
+        None, "run folder of the teacher (default, of a cache to --check: its own)"
+    )
+    checkpoint: str = setting(
+        "last",
+        "network of the teacher: after the last epoch, or after that of the best "
+        "val_accuracy",
+        choices=CHECKPOINTS,
+    )
+    variants: int = setting(
+        8, "augmentations of each image; epoch e is trained on number e mod variants"
+    )
+    dtype: str = setting(
+        "float16", "how an output is kept; uint8 with a scale a row", choices=DTYPES
+    )
+    batch_size: int = setting(64, "images that the teacher sees at once")
+    seed: int = setting(0, "seed of the augmentation, and of the choice of images")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,5 +2,6 @@
 
 from keras_hsakd.teacher_cache.cache import Divergence, TeacherCache
 from keras_hsakd.teacher_cache.format import DTYPES, num_bytes
+from keras_hsakd.teacher_cache.writing import check_new
 
-__all__ = ["DTYPES", "Divergence", "TeacherCache", "num_bytes"]
+__all__ = ["DTYPES", "Divergence", "TeacherCache", "check_new", "num_bytes"]

@@ -119,11 +119,7 @@ class TeacherCache:
         (8, (2, 4, 10))
         """
         path = os.fspath(path)
-        if os.path.lexists(path):
-            raise FileExistsError(
-                "Expected `path` to be a new folder for the cache. "
-                f"Received: '{path}', which exists"
-            )
+        writing.check_new(path)
         if views is None and not is_plain(teacher):
             views = "rotations"
         header = writing.header_of(

@@ -1,5 +1,6 @@
 """Writing a teacher cache: whole, or so that it can go on."""
 
+import json
 import os
 import shutil
 import time
@@ -44,7 +45,7 @@ def header_of(teacher, dataset, variants, views, dtype, batch_size, origin):
         )
     functions = all_views.get(views)
     all_views.check_suit(functions, teacher, shape)
-    return {
+    header = {
         "format": format.FORMAT,
         "teacher": known_by(teacher),
         "origin": dict(origin),
@@ -60,6 +61,16 @@ def header_of(teacher, dataset, variants, views, dtype, batch_size, origin):
         "batch_size": batch_size,
         "versions": versions("keras_hsakd", "keras", "tensorflow", "jax", "numpy"),
     }
+    return json.loads(json.dumps(header))  # as it is read again, without tuples
+
+
+def check_new(path: str | os.PathLike) -> None:
+    """Raises a FileExistsError if something is where a cache is to be written."""
+    if os.path.lexists(path):
+        raise FileExistsError(
+            "Expected a new folder for the teacher cache. "
+            f"Received: '{os.fspath(path)}', which exists"
+        )
 
 
 def known_by(teacher):

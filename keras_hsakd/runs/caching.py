@@ -1,0 +1,83 @@
+"""From a teacher's run folder to a cache of its outputs."""
+
+import os
+from collections.abc import Mapping
+
+from keras_hsakd.runs.images import changed, check_same, load
+from keras_hsakd.runs.kinds import Distill, Origin, teaching_network
+from keras_hsakd.runs.settings import CacheSettings
+from keras_hsakd.teacher_cache import Divergence, TeacherCache, check_new
+
+
+def cache_teacher(
+    output: str | os.PathLike,
+    settings: CacheSettings,
+    data: Mapping | None = None,
+    verbose: int = 1,
+) -> TeacherCache:
+    """Writes the outputs of a run's network on its training images.
+
+    Args:
+        output: Folder to write. What lies in `<output>.partial`, of the same settings,
+            is gone on with.
+        settings: Which outputs.
+        data: Data settings that differ from the teacher's. Defaults to `None`, none.
+        verbose: 0 for silence. Defaults to 1.
+
+    Returns:
+        The cache.
+
+    Raises:
+        FileExistsError: If `output` is there.
+        FileNotFoundError: If there is no such run, or its images are not there.
+        OSError: If the disk has too little room.
+        ValueError: If a setting does not suit.
+
+    Example:
+    >>> settings = CacheSettings(teacher="runs/teacher", variants=8)
+    >>> cache = cache_teacher("cache", settings)  # doctest: +SKIP
+    """
+    check_new(output)
+    origin = Distill(teacher=settings.teacher, checkpoint=settings.checkpoint).origin()
+    data = changed(origin.run, data or {})
+    images = load(data, settings.batch_size, settings.seed)
+    check_same(origin.run, images, origin.argument)
+    return TeacherCache.write(
+        output,
+        teaching_network(origin),
+        images.train,
+        settings.variants,
+        origin.run.views,
+        settings.dtype,
+        settings.batch_size,
+        origin.kept_in_cache(data),
+        verbose,
+    )
+
+
+def check_cache(
+    path: str | os.PathLike, teacher: str | os.PathLike | None = None
+) -> dict[str, Divergence]:
+    """Recomputes a sample of the outputs in a cache.
+
+    Args:
+        path: The cache.
+        teacher: Run folder of the teacher. Defaults to that which it was written of.
+
+    Returns:
+        How far they are apart, by the names of the outputs.
+
+    Raises:
+        FileNotFoundError: If the cache, the run or its images are not there.
+        ValueError: If a file of the cache, or the teacher, is not as it was.
+    """
+    cache = TeacherCache(path)
+    origin = Origin.of_cache(path)
+    if teacher is None:
+        teacher = origin.run.path
+    network = teaching_network(
+        Distill(teacher=os.fspath(teacher), checkpoint=origin.checkpoint).origin()
+    )
+    data = origin.run.data_settings()
+    images = load(data, cache.header["batch_size"], cache.seed)
+    return cache.check(network, images.train)
