@@ -1,0 +1,114 @@
+"""From a teacher's run to a cache of its outputs, and to students of it."""
+
+import shutil
+
+import keras
+import pytest
+
+from keras_hsakd import TeacherCache, cli, data
+from keras_hsakd.runs import (
+    CacheSettings,
+    DataSettings,
+    Distill,
+    Run,
+    Teacher,
+    TrainingSettings,
+    cache_teacher,
+    check_cache,
+    train,
+)
+
+TRAINING = TrainingSettings(model="resnet8", epochs=1, batch_size=6)
+STUDENT = "--model resnet8 --epochs 1 --batch-size 5 --verbose 0 --output"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, stand_ins):
+    digits = DataSettings(data="digits", image_size=8, limit=8)
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    return train(Teacher(), folder, TRAINING, digits, verbose=0)
+
+
+@pytest.fixture
+def teacher(trained, tmp_path, monkeypatch):
+    """Returns a teacher's run, in the folder that commands are run in."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained.path, "teacher")
+    return Run.open("teacher")
+
+
+def run(line):
+    """Runs a command, and returns its exit status."""
+    return cli.main(line.split())
+
+
+def test_students_learn_from_a_cache_alone(teacher, capsys):
+    assert run("cache --teacher teacher --output cache --variants 2 --limit 6") == 0
+    said = capsys.readouterr().out
+    assert "6 images in 2 variants take " in said
+    assert "Wrote cache." in said
+    assert run("cache --output cache --check") == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["logits", *_heads(3)]
+    weights = teacher.weights_digest()
+    shutil.rmtree("teacher")  # what a student needs of it is in the cache
+
+    assert run(f"distill --cache cache {STUDENT} student") == 0, capsys.readouterr().err
+    record = Run.open("student").record
+    assert record["data"]["limit"] == 6  # as the cache, whatever the teacher had
+    assert record["origin"]["weights"] == weights
+    assert record["origin"]["model"] == "resnet8"
+    cache = TeacherCache("cache")
+    assert record["origin"]["cache"]["digest"] == cache.digest
+    assert record["origin"]["cache"]["variants"] == 2
+    assert "cache" not in record["options"]
+
+    again = f"distill --cache moved {STUDENT} student --resume"
+    shutil.move("cache", "moved")
+    assert run(again) == 0, capsys.readouterr().err
+    assert Run.open("student").record == record
+
+
+def _heads(count):
+    return [f"aux_{number}" for number in range(1, count + 1)]
+
+
+def test_a_run_is_of_one_cache(teacher, capsys):
+    settings = CacheSettings(teacher="teacher", variants=1)
+    for name, changes in (("first", {}), ("second", {"crop": "resized"})):
+        cache_teacher(name, settings, changes, verbose=0)
+    assert run(f"distill --cache first {STUDENT} student") == 0
+    capsys.readouterr()
+    for other in ("--cache second", "--teacher teacher"):
+        assert run(f"distill {other} {STUDENT} student --resume") == 1
+        assert "Expected the settings of the run" in capsys.readouterr().err
+    assert run(f"distill --cache first --crop resized {STUDENT} other") == 1
+    assert "the images of the teacher cache 'first'" in capsys.readouterr().err
+    assert run(f"distill {STUDENT} other") == 1
+    assert "Received: neither" in capsys.readouterr().err
+    assert run("cache --teacher teacher --output first") == 1
+    assert "Received: 'first', which exists" in capsys.readouterr().err
+
+
+def test_a_cache_is_of_one_teacher(teacher):
+    settings = CacheSettings(teacher="teacher", variants=1)
+    cache_teacher("cache", settings, verbose=0)
+    shutil.copytree("teacher", "other")
+    network = keras.saving.load_model("other/last.keras", compile=False)
+    network.set_weights([2 * values for values in network.get_weights()])
+    network.save("other/last.keras")
+    with pytest.raises(
+        ValueError, match="Expected `cache` to be of `teacher`, .*other'"
+    ):
+        Distill(teacher="other", cache="cache").origin()
+    with pytest.raises(ValueError, match="Expected the teacher of the cache 'cache'"):
+        check_cache("cache", "other")
+    assert Distill(teacher="teacher", cache="cache").origin().cache.variants == 1
+    assert Distill(cache="cache").origin().weights == teacher.weights_digest()
+
+
+def test_a_cache_without_a_run(teacher):
+    digits, _ = data.load("digits", image_size=8, limit=8)
+    TeacherCache.write("cache", teacher.network(), digits, 1, verbose=0)
+    with pytest.raises(ValueError, match="Expected `cache` to be of a run"):
+        Distill(cache="cache").origin()
