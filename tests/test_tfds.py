@@ -213,6 +213,18 @@ def test_batches_that_are_filled_up(build):
         assert labels[i] == label
 
 
+def test_records_are_known_by_name_version_split_and_position(build):
+    data_dir = build({"train": flat(range(1, 7)), "test": flat([9])})
+
+    def fingerprint(name="tfds:photos", positions=(1, 3), **options):
+        records = data.TfdsRecords(name, data_dir, **options)
+        return data.TfdsSource(records, np.array(positions), 8).fingerprint()
+
+    assert fingerprint() == fingerprint("tfds:photos:1.2.3")
+    assert fingerprint() != fingerprint(positions=(1, 2))
+    assert fingerprint() != fingerprint(train_split="train[:4]")
+
+
 def test_held_out_images_are_in_neither_part_of_the_others(build):
     data_dir = build({"train": flat(range(1, 51))})
     options = {"data_dir": data_dir, "image_size": 8, "normalize": False}

@@ -126,7 +126,7 @@ class TeacherCache:
         header = writing.header_of(
             teacher, dataset, variants, views, dtype, batch_size, origin or {}
         )
-        outputs = writing.Outputs(teacher, all_views.get(views))
+        outputs = writing.Outputs(teacher, all_views.get(views), batch_size)
         writing.Writing(path, header, verbose).run(outputs, dataset.pipeline)
         return cls(path, verify=False)
 
@@ -330,8 +330,8 @@ class TeacherCache:
         self.check_teacher(teacher)
         self.check_data(dataset)
         functions = all_views.get(self.suited_views(views))
-        outputs = writing.Outputs(teacher, functions)
         num_images, size = self.header["num_images"], self.header["batch_size"]
+        outputs = writing.Outputs(teacher, functions, size)
         total = self.variants * num_images
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.choice(total, min(images, total), replace=False))

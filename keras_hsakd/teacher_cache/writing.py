@@ -92,12 +92,19 @@ def pipeline_of(dataset):
 
 
 class Outputs(keras.Model):
-    """A teacher's outputs for all views of images, compiled on each backend."""
+    """A teacher's outputs for all views of images, compiled on each backend.
 
-    def __init__(self, teacher, functions):
+    Args:
+        teacher: The network.
+        functions: The views.
+        batch_size: Images at once; fewer are filled up, for which nothing is compiled.
+    """
+
+    def __init__(self, teacher, functions, batch_size):
         super().__init__(autocast=False)
         self.teacher = teacher
         self.functions = functions
+        self.batch_size = batch_size
         self.built = True
 
     def call(self, images):
@@ -105,9 +112,11 @@ class Outputs(keras.Model):
 
     def of(self, images):
         """Returns arrays of shape `(images, views, width)` by output."""
-        rows = self.predict_on_batch(keras.ops.convert_to_tensor(images))
-        shape = (len(images), len(self.functions), -1)
-        return {name: values.reshape(shape) for name, values in rows.items()}
+        count, missing = len(images), self.batch_size - len(images)
+        images = keras.ops.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+        rows = self.predict_on_batch(images)
+        shape = (self.batch_size, len(self.functions), -1)
+        return {name: values.reshape(shape)[:count] for name, values in rows.items()}
 
 
 class Writing:
