@@ -455,6 +455,56 @@ FAULTS = {
     "linear_normalisation": Fault(
         "trained = with_preprocessing(trained, images.preprocessing())", "pass", "runs"
     ),
+    # The cached teacher.
+    "variant_of_an_epoch": Fault(
+        "variant = epoch % cache.variants",
+        "variant = epoch * 0",
+        "teacher_cache",
+    ),
+    "draws_of_a_variant": Fault(
+        "_, draws_seed = _seeds(cache.seed, variant)",
+        "_, draws_seed = _seeds(cache.seed, epoch)",
+        "teacher_cache",
+    ),
+    "targets_of_images": Fault(
+        "targets = cache.read(int(variants[0]), indices)",
+        "targets = cache.read(int(variants[0]), indices * 0)",
+        "teacher_cache",
+    ),
+    "targets_of_seen_views": Fault(
+        "lambda rows: seen_rows(rows, seen, self.num_views), batch",
+        "lambda rows: rows[: self.num_seen * ops.shape(labels)[0]], batch",
+        "teacher_cache",
+    ),
+    "scale_of_8_bits": Fault(
+        "return values * scale + offset",
+        "return values * scale",
+        "teacher_cache",
+    ),
+    "data_of_a_cache": Fault("    cache.check_data(source)\n", "", "teacher_cache"),
+    "other_cache_at_a_path": Fault(
+        'if found["digest"] != self.digest:', "if False:", "teacher_cache"
+    ),
+    "checksums_of_a_cache": Fault(
+        "if received != expected:\n                    raise format",
+        "if False:\n                    raise format",
+        "teacher_cache",
+    ),
+    "cache_of_a_snapshot": Fault(
+        "return self.teacher.digest if self._is_cached else super().frozen_digest()",
+        "return super().frozen_digest()",
+        "teacher_cache",
+    ),
+    "cache_of_a_run": Fault(
+        'settings["origin"]["cache"] = origin["cache"]["digest"]',
+        "pass",
+        "cached_runs",
+    ),
+    "teacher_of_a_cache": Fault(
+        "if run.weights_digest(origin.checkpoint) != origin.weights:",
+        "if False:",
+        "cached_runs",
+    ),
 }
 
 

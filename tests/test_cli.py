@@ -23,7 +23,7 @@ from keras_hsakd.runs import (
 SMALL = "--data digits --image-size 8 --examples-per-class 5 --limit 50 --batch-size 25"
 COMMANDS = (
     *("teacher", "baseline", "distill", "mutual", "linear", "run", "evaluate"),
-    *("plan", "export", "try", "convert", "models", "demo"),
+    *("plan", "cache", "export", "try", "convert", "models", "demo"),
 )
 
 

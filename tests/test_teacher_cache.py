@@ -20,7 +20,6 @@ from keras_hsakd.teacher_cache import TeacherCache, num_bytes, writing
 pytestmark = [
     pytest.mark.core,
     pytest.mark.usefixtures("eager_trainers"),
-    pytest.mark.skipif(keras.backend.backend() == "torch", reason="needs tf.data"),
 ]
 
 
