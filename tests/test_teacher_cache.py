@@ -1,6 +1,6 @@
 """A cached teacher gives what the teacher gives, and none is taken for another."""
 
-import errno
+import contextlib
 import json
 import os
 import pathlib
@@ -11,10 +11,10 @@ import signal
 import keras
 import numpy as np
 import pytest
-from processes import KILLED, end_of, start
+from processes import KILLED, end_of, start, worker_environments
 
 import keras_hsakd
-from keras_hsakd import data, distribution, teacher_cache
+from keras_hsakd import data, teacher_cache
 from keras_hsakd.teacher_cache import TeacherCache, num_bytes, writing
 
 pytestmark = [
@@ -75,13 +75,13 @@ def losses(teacher, train, epochs=2, options=None, compiling=None, **fitting):
     return history.history, distiller.student.get_weights()
 
 
-def assert_same(first, second, tolerance=1e-5):
+def assert_same(first, second, relative=1e-5, absolute=1e-6):
     (logs, weights), (other_logs, other_weights) = first, second
     assert logs.keys() == other_logs.keys()
     for name in logs:
-        np.testing.assert_allclose(logs[name], other_logs[name], tolerance, 1e-6)
+        np.testing.assert_allclose(logs[name], other_logs[name], relative, absolute)
     for one, other in zip(weights, other_weights, strict=True):
-        np.testing.assert_allclose(one, other, tolerance, 1e-6)
+        np.testing.assert_allclose(one, other, relative, absolute)
 
 
 # Training.
@@ -230,7 +230,7 @@ def test_a_training_goes_on(written, tmp_path):
     expected = train(tmp_path / "whole", 2)
     with pytest.raises(InterruptedError):
         train(tmp_path / "stopped", 2, stop_after=3)
-    assert_same(expected, train(tmp_path / "stopped", 2), 0)
+    assert_same(expected, train(tmp_path / "stopped", 2), 0, 0)
 
 
 def test_a_snapshot_is_of_one_cache(teacher, written, tmp_path):
@@ -431,33 +431,32 @@ def test_too_little_space(teacher, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_up(teacher, tmp_path, monkeypatch):
+@contextlib.contextmanager
+def largest_file(size):
+    """Lets no file grow beyond a size, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_disk_that_fills_up(teacher, tmp_path):
     train, _ = images()
-    rows_of, calls = writing.format.rows_of, []
-
-    def full(outputs, row):
-        calls.append(outputs)
-        if len(calls) == 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return rows_of(outputs, row)
-
-    origin = {"mean": (1, 2)}
-    arguments = {"variants": 2, "batch_size": 8, "origin": origin, "verbose": 0}
-    whole = TeacherCache.write(tmp_path / "whole", teacher, train, **arguments)
-    monkeypatch.setattr(writing.format, "rows_of", full)
-    with pytest.raises(
-        OSError, match="to write the teacher cache.*No space left.*kept"
+    arguments = {"batch_size": 8, "origin": {"mean": (1, 2)}, "verbose": 0}
+    whole = TeacherCache.write(tmp_path / "whole", teacher, train, 2, **arguments)
+    with (
+        largest_file(9_000),  # in the middle of the second batch
+        pytest.raises(OSError, match="to write the teacher cache.*too large; .* kept"),
     ):
-        TeacherCache.write(tmp_path / "cache", teacher, train, **arguments)
+        TeacherCache.write(tmp_path / "cache", teacher, train, 2, **arguments)
     with pytest.raises(FileNotFoundError, match="of which .*partial' is a part"):
         TeacherCache(tmp_path / "cache")
     with pytest.raises(ValueError, match="begun in .*variants 2; .* variants 3"):
-        TeacherCache.write(
-            tmp_path / "cache", teacher, train, **{**arguments, "variants": 3}
-        )
-    calls.clear()
-    monkeypatch.setattr(writing.format, "rows_of", rows_of)
-    again = TeacherCache.write(tmp_path / "cache", teacher, train, **arguments)
+        TeacherCache.write(tmp_path / "cache", teacher, train, 3, **arguments)
+    again = TeacherCache.write(tmp_path / "cache", teacher, train, 2, **arguments)
     assert again.header == whole.header
 
 
@@ -509,34 +508,37 @@ def test_killed_while_writing(tmp_path):
 # Many devices.
 
 
-def train_on_two_devices(folder):
+def train_on_devices(folder, workers):
+    """Trains on two devices, or as one of several workers, and prints how."""
     import tensorflow as tf
 
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * 2,
-    )
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    train, _ = images()
-    cache = TeacherCache(folder)
+    if workers:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    else:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * 2,
+        )
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        distiller = keras_hsakd.Distiller(cache, student())
-        distiller.compile(keras_hsakd.optimizers.SGD(0.05, momentum=0.9))
-    history = distiller.fit(train, epochs=2, verbose=0, shuffle=False).history
-    weights = [values.tolist() for values in distiller.student.get_weights()]
-    assert distribution.num_workers() == 1
-    print(json.dumps([history, weights]))
+        history, weights = losses(TeacherCache(folder), images()[0])
+    print(json.dumps([history, [values.tolist() for values in weights]]))
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.distribute")
-def test_two_devices_train_as_one(written):
-    process = start(train_on_two_devices, written.path)
-    train, _ = images()
-    expected = losses(written, train)
-    found = json.loads(end_of(process).splitlines()[-1])
-    assert_same(expected, found)
+@pytest.mark.parametrize("environments", [[{}], worker_environments(2)], ids=len)
+def test_many_devices_train_as_one(written, environments):
+    workers = len(environments) > 1
+    processes = [
+        start(train_on_devices, written.path, workers, **environment)
+        for environment in environments
+    ]
+    expected = losses(written, images()[0])
+    for process in processes:
+        found = json.loads(end_of(process).splitlines()[-1])
+        assert_same(expected, found)
 
 
 # In double precision.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from keras_hsakd.runs.images import changed, check_same, load
 from keras_hsakd.runs.kinds import Distill, Origin, teaching_network
 from keras_hsakd.runs.settings import CacheSettings
-from keras_hsakd.teacher_cache import Divergence, TeacherCache, check_new
+from keras_hsakd.teacher_cache import Deviation, TeacherCache, check_new
 
 
 def cache_teacher(
@@ -57,7 +57,7 @@ def cache_teacher(
 
 def check_cache(
     path: str | os.PathLike, teacher: str | os.PathLike | None = None
-) -> dict[str, Divergence]:
+) -> dict[str, Deviation]:
     """Recomputes a sample of the outputs in a cache.
 
     Args:

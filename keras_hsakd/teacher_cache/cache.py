@@ -16,7 +16,7 @@ from keras_hsakd.views import View
 _TEMPERATURE = 3.0  # the method's
 
 
-class Divergence(NamedTuple):
+class Deviation(NamedTuple):
     """How far stored outputs are from recomputed ones.
 
     Attributes:
@@ -303,7 +303,7 @@ class TeacherCache:
         images: int = 256,
         views=None,
         seed: int = 0,
-    ) -> dict[str, Divergence]:
+    ) -> dict[str, Deviation]:
         """Recomputes the outputs of some images, and compares.
 
         Args:
@@ -314,7 +314,7 @@ class TeacherCache:
             seed: Seed of their choice. Defaults to 0.
 
         Returns:
-            A dict from the names of the outputs to their `Divergence`.
+            A dict from the names of the outputs to their `Deviation`.
 
         Raises:
             ValueError: If teacher, data or views are others.
@@ -346,7 +346,7 @@ class TeacherCache:
                 stored = self.read(variant, some)
                 for name, computed in outputs.of(batch).items():
                     found[name].append((computed, stored[name]))
-        return {name: _divergence(pairs) for name, pairs in found.items()}
+        return {name: _deviation(pairs) for name, pairs in found.items()}
 
     # Saving: a trainer has the header, and needs the files to train alone.
 
@@ -361,14 +361,14 @@ class TeacherCache:
         return cache
 
 
-def _divergence(pairs):
+def _deviation(pairs):
     computed, stored = (
         np.concatenate(side).astype("float64") for side in zip(*pairs, strict=True)
     )
     first, second = map(_log_softmax, (computed, stored))
     values = np.sum(np.exp(first) * (first - second), axis=-1)
     difference = np.abs(computed - stored).max()
-    return Divergence(float(values.max()), float(values.mean()), float(difference))
+    return Deviation(float(values.max()), float(values.mean()), float(difference))
 
 
 def _log_softmax(logits):

@@ -252,11 +252,12 @@ class _Progress:
             self._began = time.perf_counter()
         elif self._done == 1 + _TIMED:
             each = (time.perf_counter() - self._began) / _TIMED
-            left = self._num_batches - self._passed - self._done
-            print(f"It takes about {_human_time(each * left)}.")
-            self._bar = keras.utils.Progbar(self._num_batches, unit_name="batch")
+            missing = self._num_batches - self._passed
+            seconds = each * (missing - self._done)
+            print(f"It takes about {_human_time(seconds)}.")
+            self._bar = keras.utils.Progbar(missing, unit_name="batch")
         if self._bar is not None:
-            self._bar.update(self._passed + self._done)
+            self._bar.update(self._done)
 
 
 def _human(size):
