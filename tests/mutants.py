@@ -471,9 +471,9 @@ FAULTS = {
         "targets = cache.read(int(variants[0]), indices * 0)",
         "teacher_cache",
     ),
-    "targets_of_seen_views": Fault(
-        "lambda rows: seen_rows(rows, seen, self.num_views), batch",
-        "lambda rows: rows[: self.num_seen * ops.shape(labels)[0]], batch",
+    "views_of_targets": Fault(
+        "name: ops.reshape(values, (-1, values.shape[-1]))",
+        "name: ops.reshape(values[:, ::-1], (-1, values.shape[-1]))",
         "teacher_cache",
     ),
     "scale_of_8_bits": Fault(

@@ -284,7 +284,7 @@ class TrainingPipeline:
         return images.prefetch(tf.data.AUTOTUNE)
 
     def dataset(self, cache: TeacherCache | None = None) -> tf.data.Dataset:
-        """Returns what is trained on, see `train_and_test`.
+        """Returns what is trained on, see `train_and_test`; all share the counter.
 
         Args:
             cache: Where a teacher's outputs are; what is drawn in an epoch is then that
