@@ -505,6 +505,16 @@ FAULTS = {
         "if False:",
         "cached_runs",
     ),
+    # Plans.
+    "trained_network": Fault("_TRAINED = 3", "_TRAINED = 2", "costs"),
+    "free_cached_teacher": Fault("and not way.cached:", "and True:", "costs"),
+    "step_that_compiles": Fault("if self._compiled:", "if True:", "callbacks"),
+    "sample_of_steps": Fault("self._every *= 2", "pass", "callbacks"),
+    "plan_of_another": Fault("    if names:\n", "    if False:\n", "plan"),
+    "heads_of_a_way": Fault(
+        "weights = {term_name(name): 0.0 for name in left_out}", "weights = {}", "plan"
+    ),
+    "teacher_that_was_paid": Fault('del possible["teacher"]', "pass", "plan"),
 }
 
 
