@@ -42,6 +42,8 @@ class TeacherCache:
     Args:
         path: The folder, which `TeacherCache.write` or `keras-hsakd cache` wrote.
         verify: Whether to compare all files with their checksums. Defaults to `True`.
+        header: What `get_config` keeps of a cache whose files are looked for when a
+            training begins. Defaults to `None`, which reads it.
 
     Attributes:
         path: String, the folder.
@@ -60,11 +62,16 @@ class TeacherCache:
     >>> history = distiller.fit(train, verbose=0)
     """
 
-    def __init__(self, path: str | os.PathLike, verify: bool = True):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        verify: bool = True,
+        header: dict[str, Any] | None = None,
+    ):
         self.path = os.fspath(path)
-        self.header = format.read_header(self.path)
-        self._is_open, self._mapped = True, {}
-        if verify:
+        self._is_open, self._mapped = header is None, {}
+        self.header = format.read_header(self.path) if header is None else header
+        if self._is_open and verify:
             self._check_files()
 
     @classmethod
@@ -355,10 +362,7 @@ class TeacherCache:
 
     @classmethod
     def from_config(cls, config):
-        cache = cls.__new__(cls)
-        cache.path, cache.header = config["path"], config["header"]
-        cache._is_open, cache._mapped = False, {}
-        return cache
+        return cls(**config)
 
 
 def _deviation(pairs):
