@@ -75,8 +75,3 @@ def test_what_a_cache_saves(teacher, student, ratio):
 def test_hours():
     # 10 epochs of 30 minutes in steps and 6 minutes in validation.
     assert costs.hours(10, 900, 2.0, 36, 10.0) == 6.0
-
-
-def test_bytes_of_a_cache():
-    widths = {"logits": 100, "aux_1": 400, "aux_2": 400, "aux_3": 400}
-    assert costs.cache_bytes(50_000, 8, 4, widths) == 50_000 * 8 * 4 * 1300 * 2

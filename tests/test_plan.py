@@ -26,6 +26,7 @@ from keras_hsakd.runs import (
     training,
 )
 from keras_hsakd.runs.kinds import Origin
+from keras_hsakd.teacher_cache import TeacherCache
 
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=60)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
@@ -201,7 +202,8 @@ def test_a_training_finds_its_row(found, facts):
         record = images.record()
         row = planning.planned(found, kind, job.trainer, settings, record, origin)
         assert row["name"] == name
-    cached = types.SimpleNamespace(network=job.network, num_seen=4, teacher="a cache")
+    cache = TeacherCache.__new__(TeacherCache)
+    cached = types.SimpleNamespace(network=job.network, num_seen=4, teacher=cache)
     row = planning.planned(found, kind, cached, TRAINING, record, origin)
     assert row["name"] == "cached teacher"
     with pytest.raises(ValueError, match="with origin='resnet14', epochs=3. Received"):

@@ -1,4 +1,4 @@
-"""What a training costs, by arithmetic: multiply-adds, hours, bytes of a cache."""
+"""What a training costs, by arithmetic: multiply-adds and hours."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -144,21 +144,3 @@ def hours(
     """
     an_epoch = steps * seconds_a_step + test_batches * seconds_a_test_batch
     return epochs * an_epoch / 3600
-
-
-def cache_bytes(
-    images: int, variants: int, num_views: int, widths: Mapping[str, int]
-) -> int:
-    """Returns the bytes of a cache of a teacher's outputs, in float16.
-
-    Args:
-        images: Number of training images.
-        variants: Number of augmentations of each.
-        num_views: Number of views of each of these.
-        widths: Number of values of each output.
-
-    Example:
-    >>> cache_bytes(50_000, 8, 4, {"logits": 100, "aux_1": 400, "aux_2": 400})
-    2880000000
-    """
-    return images * variants * num_views * sum(widths.values()) * 2

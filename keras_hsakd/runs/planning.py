@@ -17,17 +17,12 @@ from keras_hsakd import models
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.heads import output_names
 from keras_hsakd.machine import machine
-from keras_hsakd.runs.costs import (
-    Way,
-    cache_bytes,
-    hours,
-    image_multiply_adds,
-    ways,
-)
+from keras_hsakd.runs.costs import Way, hours, image_multiply_adds, ways
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import Distill, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.suggestions import did_you_mean
+from keras_hsakd.teacher_cache import TeacherCache, num_bytes
 from keras_hsakd.trainers.distillation import term_name
 
 _FORMAT = 1
@@ -235,7 +230,7 @@ def _row(plan, name, way):
             images=plan["images"],
         ),
         "multiply_adds_a_step": batch_size * image_multiply_adds(way, *parts),
-        "cache_bytes": cache_bytes(
+        "cache_bytes": num_bytes(
             plan["images"]["train"], plan["variants"], plan["num_views"], plan["widths"]
         )
         if way.cached
@@ -478,7 +473,6 @@ def _way_of(kind, trainer, precision):
             for name in output_names(trainer.network)[1:]
             if term_name(name) not in dropped
         ),
-        # In the place of a network that teaches.
-        cached=not isinstance(getattr(trainer, "teacher", trainer), keras.Model),
+        cached=isinstance(getattr(trainer, "teacher", None), TeacherCache),
         precision=precision,
     )
