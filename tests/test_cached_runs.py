@@ -108,7 +108,8 @@ def test_a_cache_is_of_one_teacher(teacher):
 
 
 def test_a_cache_without_a_run(teacher):
-    digits, _ = data.load("digits", image_size=8, limit=8)
-    TeacherCache.write("cache", teacher.network(), digits, 1, verbose=0)
+    digits, _ = data.load("digits", image_size=8, limit=4)
+    layers = keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(10)
+    TeacherCache.write("cache", keras.Sequential(layers), digits, 1, verbose=0)
     with pytest.raises(ValueError, match="Expected `cache` to be of a run"):
         Distill(cache="cache").origin()
