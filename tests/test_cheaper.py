@@ -358,8 +358,8 @@ def test_a_training_without_a_head_goes_on(tiny_network, batch, tmp_path):
 
     def make():
         keras.utils.set_random_seed(2)
-        trainer = TRAINERS["mutual"](tiny_network)
-        weights = dict.fromkeys(LEFT_OUT["mutual"], 0)
+        trainer = TRAINERS["joint"](tiny_network)
+        weights = dict.fromkeys(LEFT_OUT["joint"], 0)
         return trainer.compile(sgd(), loss_weights=weights, **EAGER)
 
     def fit(trainer, epochs, **options):
