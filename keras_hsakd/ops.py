@@ -91,6 +91,47 @@ def permuted_channels(
     return ops.stack([images[..., channel] for channel in order], axis=-1)
 
 
+def shifted(images: keras.KerasTensor, shifts: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns each image shifted, with zeros where it was not, and some mirrored.
+
+    It is a crop at a random place of images that were padded with zeros, where the
+    places are drawn before.
+
+    Args:
+        images: Tensor of shape `(B, H, W, C)`, any dtype.
+        shifts: Integers of shape `(B, 3)`: the rows that an image goes up, the columns
+            that it goes left, and 1 for one that is mirrored after that, else 0.
+
+    Returns:
+        Tensor of the shape and dtype of `images`.
+
+    Example:
+    >>> image = np.arange(1, 5).reshape(1, 1, 4, 1)
+    >>> np.array(shifted(image, np.array([[0, 1, 0]]))).ravel().tolist()
+    [2, 3, 4, 0]
+    >>> np.array(shifted(image, np.array([[0, 1, 1]]))).ravel().tolist()
+    [0, 4, 3, 2]
+    """
+    _, height, width, _ = ops.shape(images)
+    up, left, mirrored = ops.split(ops.cast(shifts, "int32"), 3, axis=1)
+    columns = ops.arange(width, dtype="int32")[None]
+    columns = ops.where(mirrored == 1, width - 1 - columns, columns) + left
+    rows = ops.arange(height, dtype="int32")[None] + up
+
+    def inside(places, edge):
+        return ops.logical_and(places >= 0, places < edge)
+
+    known = ops.logical_and(
+        inside(rows, height)[:, :, None], inside(columns, width)[:, None]
+    )
+    places = ops.clip(rows, 0, height - 1)[:, :, None] * width
+    places = places + ops.clip(columns, 0, width - 1)[:, None]
+    pixels = ops.reshape(images, (-1, height * width, images.shape[-1]))
+    places = ops.reshape(places, (-1, height * width, 1))
+    moved = ops.reshape(ops.take_along_axis(pixels, places, axis=1), ops.shape(images))
+    return ops.where(known[..., None], moved, ops.zeros_like(moved))
+
+
 def transformed_views(
     images: keras.KerasTensor,
     views: Sequence[Callable[[keras.KerasTensor], keras.KerasTensor]],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import data
+from keras_hsakd import data, ops
 from keras_hsakd.data import augment, datasets, pipelines, subsets
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.5, 0.2)
@@ -108,6 +108,18 @@ def test_one_image_is_cropped_as_in_a_batch(dtype, flip):
     ]
     assert batch.dtype == ones[0].dtype == dtype
     np.testing.assert_array_equal(batch, ones)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_step_shifts_images_as_the_pipeline_crops_them(dtype, flip):
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3)).astype(dtype)
+    draws = data.draw(40, (3, 4))
+    augmentation = data.Augmentation(flip=flip)
+    expected = augmentation.of_images(tf.constant(images), draws)
+    shifted = ops.shifted(images, augmentation.shifts(draws, 16))
+    assert shifted.dtype == dtype
+    np.testing.assert_array_equal(shifted, expected)
 
 
 def test_about_half_of_the_images_are_flipped():

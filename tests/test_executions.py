@@ -72,6 +72,35 @@ def assert_same(received, expected):
     assert received[1] == expected[1]
 
 
+@pytest.mark.core
+def test_images_that_are_augmented_on_the_device_are_the_same():
+    def trained(**fitting):
+        train, _ = data.load(
+            "digits", 8, 8, limit=16, normalize=False, flip=True, seed=3
+        )
+        return fit(make(1), epochs=2, x=train.prefetch(1), **fitting)
+
+    expected = trained()
+    assert_same(trained(augment_on_device=True), expected)
+
+
+@pytest.mark.parametrize(
+    ("loading", "received"),
+    [
+        ({}, "normalize=True"),
+        ({"normalize": False, "crop": "resized"}, "crop='resized'"),
+        ({"normalize": False, "augment": "rand_augment"}, "augment='rand_augment'"),
+    ],
+)
+def test_what_a_device_cannot_augment(loading, received):
+    train, _ = data.load("digits", 8, 8, limit=16, **loading)
+    with pytest.raises(ValueError, match=f"augment on the device. .*{received}"):
+        make(1).fit(train, augment_on_device=True)
+    changed = train.map(lambda images, labels: (images, labels))
+    with pytest.raises(ValueError, match="to augment on the device, as it is"):
+        make(1).fit(changed, augment_on_device=True)
+
+
 @tensorflow_alone
 def test_weights_are_the_same_bit_by_bit():
     given = digits(validation=False)

@@ -98,6 +98,18 @@ def test_it_trains_as_the_teacher_does(teacher, written):
     assert train.epoch_counter.value == 2
 
 
+def test_the_step_may_augment(teacher, tmp_path):
+    options = {"normalize": False, "flip": True}
+    cache = TeacherCache.write(
+        tmp_path / "cache", teacher, images(**options)[0], 1, verbose=0
+    )
+    expected, received = (
+        losses(cache, images(**options)[0], 1, augment_on_device=on_device)
+        for on_device in (False, True)
+    )
+    assert_same(expected, received)
+
+
 def test_the_variants_come_again(teacher, written):
     train, _ = images()
     train = train.pipeline.dataset(written)

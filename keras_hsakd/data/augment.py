@@ -276,6 +276,26 @@ class Augmentation(NamedTuple):
         """Whether it can be applied to whole images of one size, by the batch."""
         return self.crop == "padded"
 
+    @property
+    def is_shift(self) -> bool:
+        """Whether it does no more than `keras_hsakd.ops.shifted`."""
+        return self.crop == "padded" and self.augment is None
+
+    def shifts(self, draws: Draws, image_size: int) -> tf.Tensor:
+        """Returns how images are shifted, for `keras_hsakd.ops.shifted`.
+
+        Args:
+            draws: `Draws` of the images.
+            image_size: Int, height and width of an image.
+
+        Returns:
+            int32 tensor of shape `(batch, 3)`.
+        """
+        padding = image_size // 8
+        flipped = tf.logical_and(_flipped(draws), self.flip)
+        places = _places(draws, padding) - padding
+        return tf.concat([places, tf.cast(flipped, tf.int32)[:, tf.newaxis]], axis=1)
+
     def of_images(self, images: tf.Tensor, draws: Draws) -> tf.Tensor:
         """Returns a batch of images augmented, where `is_of_batches`.
 

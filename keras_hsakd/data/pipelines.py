@@ -283,28 +283,40 @@ class TrainingPipeline:
         images = _training_batches(self.source, batches, self.augmentation, finish)
         return images.prefetch(tf.data.AUTOTUNE)
 
-    def dataset(self, cache: TeacherCache | None = None) -> tf.data.Dataset:
+    def dataset(
+        self, cache: TeacherCache | None = None, on_device: bool = False
+    ) -> tf.data.Dataset:
         """Returns what is trained on, see `train_and_test`; all share the counter.
 
         Args:
             cache: Where a teacher's outputs are; what is drawn in an epoch is then that
                 of its variant, and the first part of a batch a dict of `images` and
                 `targets`. Defaults to `None`.
+            on_device: Whether the images are left as they are, and a batch has their
+                `shifts` beside them, for `keras_hsakd.ops.shifted`. Defaults to
+                `False`.
         """
         epoch = functools.partial(
             _epoch_indices, len(self.source), self.batch_size, self.seed, cache=cache
         )
 
-        def with_targets(images, labels, indices, *drawn):
-            targets = _targets(cache, drawn[-1], indices)
-            return {"images": self._fed(images), "targets": targets}, labels
+        augmentation = None if on_device else self.augmentation
 
-        finish = self.finish if cache is None else with_targets
+        def for_a_step(images, labels, indices, uniform, seeds, *variants):
+            x = {"images": self._fed(images)}
+            if on_device:
+                draws = Draws(uniform, seeds)
+                x["shifts"] = self.augmentation.shifts(draws, self.source.image_size)
+            if cache is not None:
+                x["targets"] = _targets(cache, *variants, indices)
+            return x, labels
+
+        finish = self.finish if cache is None and not on_device else for_a_step
 
         def pipeline(indices, steps):
             def batches(share):
                 read = indices(share)
-                return _training_batches(self.source, read, self.augmentation, finish)
+                return _training_batches(self.source, read, augmentation, finish)
 
             last = len(self.source) % self.batch_size or self.batch_size
             return _dataset(batches, steps, last)

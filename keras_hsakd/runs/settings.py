@@ -238,6 +238,8 @@ class ExecutionSettings:
         snapshots: Number of snapshots kept while training.
         steps_per_execution: Steps in a row, between which nothing is read from the
             device, see `keras.Model.compile`. They change nothing in the results.
+        augment_on_device: Whether training images are cropped and flipped in the step,
+            see `fit` of the trainers. It changes nothing in the results.
         plan: JSON file of `keras_hsakd.runs.plan`; what it foretold stands in
             `run.json` beside what the training took.
     """
@@ -260,6 +262,9 @@ class ExecutionSettings:
         None,
         "steps in a row, during which signals and snapshots wait (default: 1 on a "
         "CPU, up to 50 on an accelerator)",
+    )
+    augment_on_device: bool = setting(
+        False, "crop and flip training images on the device, where the processor lags"
     )
     plan: str | None = setting(
         None,

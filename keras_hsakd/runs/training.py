@@ -310,6 +310,7 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
                 ],
                 verbose=verbose if is_chief else 0,
                 shuffle=False,
+                augment_on_device=execution.augment_on_device,
             )
     finally:
         if is_chief and saving.last:

@@ -340,7 +340,7 @@ class HeadsTrainer(Fitting, keras.Model):
 
     def rows_of(self, x):
         """Returns what a step runs on: a dict of `images`, the rows of all views."""
-        return {"images": transformed_views(x, self.view_functions)}
+        return {"images": transformed_views(self.augmented(x), self.view_functions)}
 
     def _drawn_views(self, count, state):
         """Returns which views of images a step sees, and its state after the draw."""

@@ -54,6 +54,12 @@ class BaselineTrainer(Fitting, keras.Model):
         super().compile(*args, **kwargs, loss=cross_entropy)
         return self
 
+    def train_step(self, *args):
+        # TensorFlow calls train_step(data), JAX train_step(state, data).
+        *state, data = args
+        x, *others = keras.utils.unpack_x_y_sample_weight(data)
+        return super().train_step(*state, (self.augmented(x), *others))
+
     def compute_loss(self, x=None, y=None, *args, training=True, **kwargs):
         y, suit = self.suited(y, training)
         y = standardized_labels(y)

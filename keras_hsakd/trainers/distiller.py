@@ -15,7 +15,7 @@ from keras_hsakd.trainers.distillation import (
     signature_of,
     term_name,
 )
-from keras_hsakd.trainers.feeding import replayed
+from keras_hsakd.trainers.feeding import remade
 from keras_hsakd.views import View
 
 
@@ -172,10 +172,12 @@ class Distiller(DistillationTrainer):
             name: ops.reshape(values, (-1, values.shape[-1]))
             for name, values in x["targets"].items()
         }
-        return {**super().rows_of(x["images"]), "targets": targets}
+        return {**super().rows_of(x), "targets": targets}
 
-    def read(self, data):
-        return replayed(data, self.teacher) if self._is_cached else data
+    def read(self, data, on_device):
+        if self._is_cached:
+            return remade(data, self.teacher, on_device)
+        return super().read(data, on_device)
 
     def frozen_digest(self):
         return self.teacher.digest if self._is_cached else super().frozen_digest()

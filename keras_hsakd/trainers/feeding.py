@@ -217,34 +217,53 @@ def _source(data):
     return (data, unchanged) if is_tf_dataset(data) else (None, False)
 
 
-def replayed(data, cache: TeacherCache):
-    """Returns data with a teacher's outputs for each image, read from a cache.
+def remade(data, cache: TeacherCache | None = None, on_device: bool = False):
+    """Returns data whose batches are dicts, of what a step needs beside the images.
 
     Args:
         data: The training data of a trainer.
-        cache: The cache.
+        cache: Where a teacher's outputs for each image are read from, the `targets`.
+            Defaults to `None`: there are none.
+        on_device: Whether the images are to be augmented in the step, for which it gets
+            their `shifts`. Defaults to `False`.
 
     Raises:
         FileNotFoundError: If the files of the cache are not there.
         ValueError: If the data are not a data set of `keras_hsakd.data`, unchanged, of
-            the images of the cache, or the files are not as they were written.
+            the images of the cache, the files are not as they were written, or a step
+            cannot augment the images.
     """
     source, is_unchanged = _source(data)
     if not is_unchanged:
+        purpose = "augment on the device" if cache is None else "use a teacher cache"
         raise ValueError(
-            "Expected a data set of `keras_hsakd.data` to train with a teacher cache, "
-            "as it is or after `prefetch`, `repeat` or `with_options`: others do not "
-            "name their images, or may change them. "
-            f"Received: a {type(data).__name__}"
+            f"Expected a data set of `keras_hsakd.data` to {purpose}, as it is or "
+            "after `prefetch`, `repeat` or `with_options`: others do not name their "
+            f"images, or may change them. Received: a {type(data).__name__}"
         )
-    cache.open()
-    cache.check_data(source)
-    replay = source.pipeline.dataset(cache)
+    if on_device:
+        _check_shifted(source.pipeline)
+    if cache is not None:
+        cache.open()
+        cache.check_data(source)
+    replay = source.pipeline.dataset(cache, on_device)
     if data is source:
         return replay
     length, steps = _length(data), source.epoch_counter.num_steps
     count = -1 if length is math.inf else length // steps
     return replay.repeat(count).with_options(data.options())
+
+
+def _check_shifted(pipeline):
+    """Raises a ValueError unless a step can do what a pipeline does to its images."""
+    augmentation = pipeline.augmentation
+    if not augmentation.is_shift or pipeline.preprocessing is not None:
+        raise ValueError(
+            "Expected images of 0 to 255 (`normalize=False`) with crop='padded' and no "
+            "`augment` to augment on the device. "
+            f"Received: crop={augmentation.crop!r}, augment={augmentation.augment!r}, "
+            f"normalize={pipeline.preprocessing is not None}"
+        )
 
 
 def _length(data):

@@ -14,9 +14,9 @@ from keras_hsakd.distribution import (
     lost_workers_named,
     replicas_without_images_named,
 )
-from keras_hsakd.ops import suited_labels
+from keras_hsakd.ops import shifted, suited_labels
 from keras_hsakd.trainers import checks
-from keras_hsakd.trainers.feeding import Feed
+from keras_hsakd.trainers.feeding import Feed, remade
 from keras_hsakd.trainers.looking import look_at
 
 
@@ -107,12 +107,27 @@ class Fitting(ReplicatedFit):
                 f"Received: class_weight={class_weight}"
             )
 
-    def read(self, data):
+    def read(self, data, on_device: bool):
         """Returns the data that a training reads, in place of those that it is given.
 
         What is looked at and checked are the latter.
+
+        Args:
+            data: `x` of `fit`.
+            on_device: `augment_on_device` of `fit`.
         """
-        return data
+        return remade(data, on_device=True) if on_device else data
+
+    def augmented(self, x):
+        """Returns the images of a batch, which the step augments where it is told to.
+
+        Args:
+            x: Images, or a dict of `images` and what comes with them, `shifts` if they
+                are to be augmented.
+        """
+        if not isinstance(x, dict):
+            return x
+        return shifted(x["images"], x["shifts"]) if "shifts" in x else x["images"]
 
     def fit(
         self,
@@ -124,6 +139,7 @@ class Fitting(ReplicatedFit):
         callbacks=None,
         *,
         initial_epoch=0,
+        augment_on_device=False,
         **kwargs,
     ):
         """Trains as `keras.Model.fit`, on plain images and their class labels.
@@ -145,6 +161,9 @@ class Fitting(ReplicatedFit):
                 `keras_hsakd.Resume` among them takes snapshots and goes on from them.
             initial_epoch: Number of the epoch to begin with, counted from 0. Defaults
                 to 0.
+            augment_on_device: Whether the step crops and flips the images of a data set
+                of `keras_hsakd.data`, of 0 to 255, and not the processor that reads
+                them; the images are the same. Defaults to `False`.
             **kwargs: Other arguments of `keras.Model.fit`, such as `validation_data`,
                 `class_weight` or `steps_per_epoch`.
 
@@ -167,7 +186,8 @@ class Fitting(ReplicatedFit):
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = list(keras.tree.flatten(callbacks))
         # Before anything looks at the data.
-        feed = Feed(self.read(x), kwargs.get("steps_per_epoch"), initial_epoch)
+        data = self.read(x, augment_on_device)
+        feed = Feed(data, kwargs.get("steps_per_epoch"), initial_epoch)
         callbacks = [_BeginPasses(feed), *callbacks]
         bars = keras.callbacks.ProgbarLogger
         if verbose and not any(isinstance(c, bars) for c in callbacks):
