@@ -101,6 +101,9 @@ def test_hours_and_bytes_of_each_way(measured):
     # 25 images under 4 views, through 9,832 of a backbone and 12,576 of heads.
     assert rows["the method"]["multiply_adds_a_step"] == 25 * 4 * (3 + 1) * 22_408
     assert json.loads(json.dumps(found)) == found
+    large = dataclasses.replace(TRAINING, batch_size=64)
+    method = plan("resnet8", large, DIGITS, verbose=0)["rows"][2]
+    assert method["multiply_adds_a_step"] == 50 * 4 * (3 + 1) * 22_408
 
 
 def test_a_way_that_fails_says_so(measured):

@@ -229,7 +229,8 @@ def _row(plan, name, way):
             batch_size=batch_size,
             images=plan["images"],
         ),
-        "multiply_adds_a_step": batch_size * image_multiply_adds(way, *parts),
+        "multiply_adds_a_step": min(batch_size, plan["images"]["train"])
+        * image_multiply_adds(way, *parts),
         "cache_bytes": num_bytes(
             plan["images"]["train"], plan["variants"], plan["num_views"], plan["widths"]
         )
@@ -301,7 +302,8 @@ def table(plan: Mapping) -> str:
     lines = [
         f"{teacher['model']} teaches {training['model']}: {images['train']:,} images "
         f"of {size} x {size} pixels and {images['classes']} classes in batches of "
-        f"{training['batch_size']}, {training['epochs']} epochs. "
+        f"{training['batch_size']}, {training['epochs']} epochs, "
+        f"{training['precision']}. "
         f"{machine['processor']}, {machine['cores']} cores, {device}.",
         "",
         "Multiply-adds of a view:",
