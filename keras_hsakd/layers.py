@@ -94,6 +94,45 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
+class GroupedConv2D(keras.layers.Conv2D):
+    """A convolution in groups that is a matrix product a group where it can be.
+
+    It is `keras.layers.Conv2D` with the same weights, and computes the same. With a
+    1x1 kernel at stride 1, each group is a product of two matrices: on the CPU Keras
+    compiles grouped convolutions by XLA on TensorFlow, into loops that take many times
+    as long, and that no converter takes.
+
+    Args:
+        *args: Arguments of `keras.layers.Conv2D`.
+        **kwargs: The same, `groups` among them.
+
+    Example:
+    >>> layer = GroupedConv2D(6, 1, groups=3)
+    >>> tuple(layer(np.ones((2, 4, 4, 12), "float32")).shape)
+    (2, 4, 4, 6)
+    >>> tuple(layer.kernel.shape)
+    (1, 1, 4, 6)
+
+    Reference: [Zhang et al., 2018](https://arxiv.org/abs/1707.01083), section 3.1.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        is_pointwise = self.kernel_size == self.strides == (1, 1)
+        if not is_pointwise or self.data_format != "channels_last":
+            return super().convolution_op(inputs, kernel)
+        *sizes, channels = ops.shape(inputs)
+        of_groups = zip(
+            ops.split(ops.reshape(inputs, (-1, channels)), self.groups, axis=1),
+            ops.split(kernel[0, 0], self.groups, axis=1),
+            strict=True,
+        )
+        products = [ops.matmul(x, matrix) for x, matrix in of_groups]
+        return ops.reshape(
+            ops.concatenate(products, axis=1), (*sizes, kernel.shape[-1])
+        )
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
 class Logits(keras.layers.Wrapper):
     """What a classifier outputs before its activation, from its own weights.
 

@@ -3,7 +3,7 @@ import numpy as np
 import numpy_reference as reference
 import pytest
 
-from keras_hsakd.layers import BatchNormalization
+from keras_hsakd.layers import BatchNormalization, GroupedConv2D
 
 pytestmark = pytest.mark.core
 rng = np.random.default_rng(0)
@@ -145,3 +145,39 @@ def test_compiled_by_xla():
     np.testing.assert_allclose(
         numpy(layer.moving_variance), 0.9 + 0.1 * variance, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 1},
+        {"kernel_size": 1, "padding": "same", "use_bias": False, "activation": "relu"},
+        {"kernel_size": 1, "strides": 2},
+        {"kernel_size": 3},
+        {"kernel_size": 1, "dtype": "mixed_bfloat16"},
+    ],
+    ids=str,
+)
+def test_a_grouped_convolution_is_that_of_keras(options):
+    x = rng.normal(size=(2, 4, 5, 12)).astype("float32")
+    ours = GroupedConv2D(6, groups=3, **options)
+    theirs = keras.layers.Conv2D.from_config(ours.get_config())
+    theirs.build(x.shape)
+    outputs = numpy(keras.ops.cast(ours(x), "float32"))
+    theirs.set_weights(ours.get_weights())
+    expected = numpy(keras.ops.cast(theirs(x), "float32"))
+    assert outputs.shape == ours.compute_output_shape(x.shape) == expected.shape
+    tolerance = 2e-2 if "dtype" in options else 1e-5
+    np.testing.assert_allclose(outputs, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA of TensorFlow")
+def test_a_grouped_pointwise_convolution_is_matrix_products():
+    import tensorflow as tf
+
+    layer = GroupedConv2D(6, 1, groups=3)
+    spec = tf.TensorSpec([None, None, None, 12])
+    graph = tf.function(layer, autograph=False).get_concrete_function(spec).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert kinds.count("MatMul") == 3
+    assert not {"Conv2D", "PartitionedCall", "StatefulPartitionedCall"} & set(kinds)
