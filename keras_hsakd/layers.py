@@ -71,43 +71,38 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _fused_call(self, inputs, updates_statistics):
         import tensorflow as tf
 
-        statistics = (
-            ([], []) if updates_statistics else (self.moving_mean, self.moving_variance)
-        )
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma,
             offset=self.beta,
-            mean=statistics[0],
-            variance=statistics[1],
+            mean=self.moving_mean,
+            variance=self.moving_variance,
             epsilon=self.epsilon,
+            exponential_avg_factor=1 - self.momentum,
             is_training=bool(updates_statistics),
         )
         if updates_statistics:
-            # The kernel returns the unbiased variance of the batch.
-            for running, batch in (
-                (self.moving_mean, mean),
-                (self.moving_variance, variance),
-            ):
-                running.assign(self.momentum * running + (1 - self.momentum) * batch)
+            # The kernel takes the unbiased variance of the batch into the running one.
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
         return ops.cast(outputs, self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
-class GroupedConv2D(keras.layers.Conv2D):
-    """A convolution in groups that is a matrix product a group where it can be.
+class Conv2D(keras.layers.Conv2D):
+    """A convolution whose groups are matrix products where they can be.
 
-    It is `keras.layers.Conv2D` with the same weights, and computes the same. With a
-    1x1 kernel at stride 1, each group is a product of two matrices: on the CPU Keras
-    compiles grouped convolutions by XLA on TensorFlow, into loops that take many times
-    as long, and that no converter takes.
+    It has the weights of `keras.layers.Conv2D`, also by their names in a file, and
+    computes the same. In groups, with a 1x1 kernel at stride 1, each group is a product
+    of two matrices: on TensorFlow Keras has the CPU run grouped convolutions by XLA,
+    which takes several times as long, and which no converter takes.
 
     Args:
         *args: Arguments of `keras.layers.Conv2D`.
         **kwargs: The same, `groups` among them.
 
     Example:
-    >>> layer = GroupedConv2D(6, 1, groups=3)
+    >>> layer = Conv2D(6, 1, groups=3)
     >>> tuple(layer(np.ones((2, 4, 4, 12), "float32")).shape)
     (2, 4, 4, 6)
     >>> tuple(layer.kernel.shape)
@@ -118,7 +113,8 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         is_pointwise = self.kernel_size == self.strides == (1, 1)
-        if not is_pointwise or self.data_format != "channels_last":
+        is_last = self.data_format == "channels_last"
+        if self.groups == 1 or not is_pointwise or not is_last:
             return super().convolution_op(inputs, kernel)
         *sizes, channels = ops.shape(inputs)
         of_groups = zip(

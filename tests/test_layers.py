@@ -3,7 +3,7 @@ import numpy as np
 import numpy_reference as reference
 import pytest
 
-from keras_hsakd.layers import BatchNormalization, GroupedConv2D
+from keras_hsakd.layers import BatchNormalization, Conv2D
 
 pytestmark = pytest.mark.core
 rng = np.random.default_rng(0)
@@ -160,7 +160,7 @@ def test_compiled_by_xla():
 )
 def test_a_grouped_convolution_is_that_of_keras(options):
     x = rng.normal(size=(2, 4, 5, 12)).astype("float32")
-    ours = GroupedConv2D(6, groups=3, **options)
+    ours = Conv2D(6, groups=3, **options)
     theirs = keras.layers.Conv2D.from_config(ours.get_config())
     theirs.build(x.shape)
     outputs = numpy(keras.ops.cast(ours(x), "float32"))
@@ -175,7 +175,7 @@ def test_a_grouped_convolution_is_that_of_keras(options):
 def test_a_grouped_pointwise_convolution_is_matrix_products():
     import tensorflow as tf
 
-    layer = GroupedConv2D(6, 1, groups=3)
+    layer = Conv2D(6, 1, groups=3)
     spec = tf.TensorSpec([None, None, None, 12])
     graph = tf.function(layer, autograph=False).get_concrete_function(spec).graph
     kinds = [operation.type for operation in graph.get_operations()]

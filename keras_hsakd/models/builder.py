@@ -5,7 +5,7 @@ from typing import NamedTuple, TypedDict
 
 import keras
 
-from keras_hsakd.layers import BatchNormalization, GroupedConv2D
+from keras_hsakd.layers import BatchNormalization, Conv2D
 from keras_hsakd.ops import NUM_ROTATIONS
 
 
@@ -61,8 +61,7 @@ class Scope(NamedTuple):
         """
         fan_in = kernel_size**2 * x.shape[-1] // groups
         x, padding = self._pad(x, kernel_size, stride, name)
-        layer = keras.layers.Conv2D if groups == 1 else GroupedConv2D
-        return layer(
+        return Conv2D(
             filters,
             kernel_size,
             strides=stride,
