@@ -48,14 +48,29 @@ class SGD(keras.optimizers.SGD):
         gradient = ops.cast(gradient, variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
             gradient = gradient + variable * self.weight_decay
-        if self.momentum:
-            # A Python float takes the variable's dtype; `ops.cast` would round a
-            # float64 one to float32 on its way.
-            momentum = self.momentum
-            buffer = self.momentums[self._get_variable_index(variable)]
-            new_buffer = momentum * buffer + gradient
-            self.assign(buffer, new_buffer)
-            gradient = gradient + momentum * new_buffer if self.nesterov else new_buffer
+        if not self.momentum:
+            self.assign_sub(variable, learning_rate * gradient)
+            return
+        # A Python float takes the variable's dtype; `ops.cast` would round a float64
+        # one to float32 on its way.
+        momentum = self.momentum
+        buffer = self.momentums[self._get_variable_index(variable)]
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # One operation, where many would take memory for each variable.
+            tf.raw_ops.ResourceApplyMomentum(
+                var=variable.handle,
+                accum=buffer.value.handle,
+                lr=learning_rate,
+                grad=gradient,
+                momentum=momentum,
+                use_nesterov=self.nesterov,
+            )
+            return
+        new_buffer = momentum * buffer + gradient
+        self.assign(buffer, new_buffer)
+        gradient = gradient + momentum * new_buffer if self.nesterov else new_buffer
         self.assign_sub(variable, learning_rate * gradient)
 
     def _apply_weight_decay(self, variables):
