@@ -13,16 +13,18 @@ the ratios, the median and its 95 % interval (bootstrap) are told, of the time o
 clock and of that of the processor. One batch, in memory, is trained on again and again,
 in float32. Multiply-adds a second are beside those of a product of large matrices,
 measured after each block. Memory is the highest of a process, above its highest after
-the imports.
+the imports. `--profile` adds where the time of our step goes, by TensorFlow's profiler.
 """
 
 import argparse
+import collections
 import json
 import os
 import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -136,6 +138,46 @@ def official(teacher, student, batch_size):
     yield None
 
 
+def profile(teacher, student, batch_size, steps=5):
+    """Returns parts of the time of our step, by parts of it and kinds of operations."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    _, step, *_ = ours(teacher, student, batch_size)
+    for _ in range(3):
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            for _ in range(steps):
+                step()
+        (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    parts, kinds = collections.Counter(), collections.Counter()
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            name, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
+            kind = kind.removeprefix("_Mkl").removeprefix("Native").lstrip("_")
+            if not name.startswith("StatefulPartitionedCall/") or not kind.isalnum():
+                continue
+            scope = name.split("/")[1]
+            kinds[kind] += event.duration_ps
+            if scope.startswith(teacher):
+                parts["teacher"] += event.duration_ps
+            elif scope.startswith("distiller"):
+                parts["student, forward"] += event.duration_ps
+            elif scope.startswith(("gradient_tape", "AddN")):
+                parts["student, backward"] += event.duration_ps
+            elif scope.startswith("sgd"):
+                parts["optimizer"] += event.duration_ps
+            else:
+                parts["views, losses, metrics"] += event.duration_ps
+    return {
+        of: {name: round(time / counts.total(), 3) for name, time in most}
+        for of, counts in (("by_part", parts), ("by_kind", kinds))
+        for most in [counts.most_common(12)]
+    }
+
+
 def matrix_product():
     """Returns a function that gives the multiply-adds a second of a matrix product."""
     framework = sys.modules.get("torch") or sys.modules["tensorflow"]
@@ -151,6 +193,12 @@ def matrix_product():
         return repeats * size**3 / (time.perf_counter() - began)
 
     return rate
+
+
+def run_profile(*arguments):
+    command = [sys.executable, __file__, "--contest", "profile", str(HERE)]
+    output = subprocess.check_output([*command, *map(str, arguments)], text=True)
+    return json.loads(output.splitlines()[-1])
 
 
 def peak():
@@ -273,8 +321,10 @@ def main():
     if sys.argv[1:2] == ["--contest"]:
         kind, path, teacher, student, batch_size = sys.argv[2:]
         sys.path.insert(0, path)
-        contestant = {"ours": ours, "official": official}[kind]
-        return contest(contestant, teacher, student, int(batch_size))
+        arguments = (teacher, student, int(batch_size))
+        if kind == "profile":
+            return print(json.dumps(profile(*arguments)))
+        return contest({"ours": ours, "official": official}[kind], *arguments)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -285,6 +335,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=3, help="steps in a block")
     parser.add_argument("--pause", type=float, default=0.3, help="seconds before one")
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
     parser.add_argument("--output", help="JSON file to write (default: none)")
     options = parser.parse_args()
     others = {
@@ -298,6 +349,8 @@ def main():
     results = {}
     for pair in options.pairs:
         results[pair] = measure(pair, others, options)
+        if options.profile:
+            results[pair]["profile"] = run_profile(*pair.split(":"), options.batch_size)
         print(f"{pair}: {json.dumps(results[pair], indent=2)}", flush=True)
     if options.output:
         # Imported last: contestants may be of other checkouts.
