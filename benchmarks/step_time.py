@@ -223,11 +223,10 @@ def contest(contestant, *arguments):
         steps = int(line)
         began, began_processor = time.perf_counter(), time.process_time()
         for _ in range(steps):
-            loss = step()
+            step()
         took = {
             "seconds": (time.perf_counter() - began) / steps,
             "processor_seconds": (time.process_time() - began_processor) / steps,
-            "loss": loss,
         }
         print(json.dumps({**took, "product": product()}), flush=True)
     answer = {"memory": peak() - after_imports, "multiply_adds": next(made)}
@@ -302,7 +301,6 @@ def measure(pair, others, options):
             ),
             "part_of_matrix_product": statistics.median(parts),
             "megabytes": ends[name]["memory"] / 1e6,
-            "last_loss": of_one[-1]["loss"],
         }
         rows[name] = {key: float(f"{value:.4g}") for key, value in row.items()}
     for name in others:
