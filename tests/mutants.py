@@ -144,10 +144,20 @@ FAULTS = {
         "updates_statistics = training",
         "layers",
     ),
+    "batch_norm_kernel_momentum": Fault(
+        "exponential_avg_factor=1 - self.momentum",
+        "exponential_avg_factor=self.momentum",
+        "layers",
+    ),
+    "groups_of_a_convolution": Fault(
+        "ops.split(kernel[0, 0], self.groups, axis=1)",
+        "ops.split(kernel[0, 0], self.groups, axis=1)[::-1]",
+        "layers",
+    ),
     # Optimizer.
     "nesterov": Fault(
-        "gradient + momentum * new_buffer if self.nesterov",
-        "gradient + new_buffer if self.nesterov",
+        "use_nesterov=self.nesterov",
+        "use_nesterov=False",
         "optimizers",
     ),
     "weight_decay": Fault(
@@ -161,8 +171,8 @@ FAULTS = {
         "optimizers",
     ),
     "buffer_of_momentum": Fault(
-        "new_buffer = momentum * buffer + gradient",
-        "new_buffer = momentum * buffer + gradient * learning_rate",
+        "grad=gradient,",
+        "grad=gradient * learning_rate,",
         "optimizers",
     ),
     "milestones": Fault(

@@ -135,3 +135,27 @@ def test_the_graph_of_a_step_goes_with_its_model():
     assert graphs() > before
     del model
     assert graphs() == before
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+@pytest.mark.parametrize("compiled_by_xla", [False, True])
+def test_one_operation_a_variable(compiled_by_xla):
+    import tensorflow as tf
+
+    variable = keras.Variable(WEIGHTS)
+    optimizer = SGD(0.1, 0.9, True, weight_decay=0.05)
+    optimizer.build([variable])
+    step = tf.function(
+        lambda gradient: optimizer.apply([gradient]),
+        autograph=False,
+        jit_compile=compiled_by_xla,
+    )
+    for gradient in GRADIENTS:
+        step(tf.constant(gradient))
+    expected = reference.sgd(
+        WEIGHTS.astype("float64"), GRADIENTS, [0.1] * 6, 0.9, True, 0.05
+    )
+    np.testing.assert_allclose(variable.numpy(), expected, 1e-5)
+    graph = step.get_concrete_function(tf.constant(GRADIENTS[0])).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert kinds.count("ResourceApplyMomentum") == 1
