@@ -241,8 +241,8 @@ FAULTS = {
         "trainers",
     ),
     "frozen_variables": Fault(
-        "[v for v in super().trainable_variables if id(v) not in self.frozen_ids]",
-        "super().trainable_variables",
+        "still = self.frozen_ids | self._idle_ids",
+        "still = self._idle_ids",
         "trainers",
     ),
     "frozen_inference": Fault(
@@ -271,7 +271,9 @@ FAULTS = {
         "seen += 0",
         "streams",
     ),
-    "data_not_exact": Fault("fit.feed.check_exact()", "pass", "streams"),
+    "data_not_exact": Fault(
+        "fit.feed.check_exact(model.steps_per_execution)", "pass", "streams"
+    ),
     "state_of_optimizer": Fault(
         '"optimizer": model.optimizer.variables,',
         '"optimizer": model.optimizer.variables[:2],',
@@ -289,8 +291,8 @@ FAULTS = {
     ),
     # Data.
     "order_by_epoch": Fault(
-        "tf.constant([seed, 0], tf.int64), tf.cast(epoch, tf.int64)",
-        "tf.constant([seed, 0], tf.int64), tf.cast(0 * epoch, tf.int64)",
+        "order_seed, draws_seed = _seeds(seed, epoch)",
+        "order_seed, draws_seed = _seeds(seed, 0 * epoch)",
         "data",
     ),
     "draws_by_image": Fault(
@@ -299,8 +301,8 @@ FAULTS = {
         "streams",
     ),
     "draws_by_epoch": Fault(
-        "draws = draw(num_examples, draws_seed)",
-        "draws = draw(num_examples, (seed, 0))",
+        "return _with_draws(indices, draw(num_examples, draws_seed))\n",
+        "return _with_draws(indices, draw(num_examples, (seed, 0)))\n",
         "data streams",
     ),
     "padding": Fault("padding = image_size // 8", "padding = image_size // 4", "data"),
@@ -435,8 +437,8 @@ FAULTS = {
     ),
     # Runs.
     "settings_not_given": Fault(
-        'for k, v in settings["data"].items() if v is not None}',
-        'for k, v in settings["data"].items()}',
+        "for k, v in settings[name].items() if v is not None}",
+        "for k, v in settings[name].items()}",
         "tfds",
     ),
     "digest_of_origin": Fault(

@@ -168,7 +168,7 @@ KINDS = [kind(name) for name in recipes.names()]
 
 def differs_little(i, name):
     """Returns whether only networks or data are others than an earlier recipe's."""
-    other_data = name.startswith(("imagenet", "tiny_imagenet"))
+    other_data = name.startswith(("imagenet", "tiny_imagenet", "stl10"))
     return KINDS.index(kind(name)) != i or other_data
 
 
@@ -216,6 +216,7 @@ def test_what_is_finished_is_not_run_again(folder, stand_ins, tmp_path, capsys):
         run(PAIR, folder, tmp_path, image_size=8, seed=1)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_there(folder, stand_ins, tmp_path):
     runs = run(PAIR, folder, tmp_path / "a", image_size=8)
     recipe = recipes.get(f"{PAIR}/frozen").scaled(epochs=1, batch_size=12)
@@ -225,6 +226,7 @@ def test_a_teacher_that_is_there(folder, stand_ins, tmp_path):
     assert again["student"].record["origin"]["run"] == runs["teacher"].path
 
 
+@pytest.mark.slow
 def test_a_student_of_another_teacher_is_not_kept(folder, stand_ins, tmp_path):
     few = run(PAIR, folder, tmp_path / "a", image_size=8, limit=12)
     with pytest.raises(FileExistsError, match="a/teacher', which holds a teacher run"):

@@ -331,6 +331,7 @@ def white(network):
     return np.ravel(layer(np.full((1, 1, 1, 3), 255, "uint8")))
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_from_teacher_to_student(tmp_path, monkeypatch):
     make_folder(tmp_path / "data", ["cat", "dog"])
     monkeypatch.chdir(tmp_path)

@@ -193,10 +193,9 @@ def test_every_other_trainer_goes_on(train, tmp_path, method):
     [
         {"optimizer": {"gradient_accumulation_steps": 2}},
         {"optimizer": {"use_ema": True, "ema_overwrite_frequency": None}},
-        {"compiling": {"run_eagerly": False, "steps_per_execution": 2}},
         {"compiling": {"auto_scale_loss": True}, "precision": "mixed_float16"},
     ],
-    ids=["accumulation", "average", "steps_per_execution", "mixed precision"],
+    ids=["accumulation", "average", "mixed precision"],
 )
 def test_what_keras_adds_to_a_training_goes_on(train, tmp_path, options):
     keras.config.set_dtype_policy(options.pop("precision", "float32"))

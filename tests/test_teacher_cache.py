@@ -18,10 +18,7 @@ from keras_hsakd import data, teacher_cache
 from keras_hsakd.data.pipelines import train_and_test
 from keras_hsakd.teacher_cache import TeacherCache, num_bytes, writing
 
-pytestmark = [
-    pytest.mark.core,
-    pytest.mark.usefixtures("eager_trainers"),
-]
+pytestmark = pytest.mark.usefixtures("eager_trainers")
 
 
 def images(**options):
@@ -88,6 +85,7 @@ def assert_same(first, second, relative=1e-5, absolute=1e-6):
 # Training.
 
 
+@pytest.mark.core
 def test_it_trains_as_the_teacher_does(teacher, written):
     train, test = images()
     exact = losses(teacher, train, validation_data=test)
@@ -129,6 +127,7 @@ def test_the_variants_come_again(teacher, written):
         assert np.allclose(*sums) == same
 
 
+@pytest.mark.core
 def test_options_hold(teacher, written):
     options = {
         "pairs": [("aux_1", "aux_2"), ("aux_3", "aux_1")],
@@ -205,6 +204,7 @@ def test_workers_read_their_shares(written):
 # Saving, and going on.
 
 
+@pytest.mark.core
 def test_a_trainer_is_saved_without_teacher_and_files(written, cache, tmp_path):
     train, test = images()
     distiller = keras_hsakd.Distiller(TeacherCache(cache), student()).compile("sgd")
