@@ -352,7 +352,6 @@ def test_heads_learn_again_once_they_weigh_something(tiny_network, batch):
         before = after
 
 
-@core
 def test_a_training_without_a_head_goes_on(tiny_network, batch, tmp_path):
     images, labels = batch
 

@@ -61,6 +61,7 @@ def test_from_a_teacher_to_a_served_student(
     assert "`--overwrite` replaces it" in error
 
 
+@pytest.mark.slow
 def test_checkpoints_of_others_teach_and_go_back(
     eager_trainers, tmp_path, monkeypatch, capfd
 ):

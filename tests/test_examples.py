@@ -75,6 +75,7 @@ def test_cifar100_from_teacher_to_served_student(run, cifar100_data_dir, tmp_pat
     assert (tmp_path / "serving" / "student" / "1" / "saved_model.pb").exists()
 
 
+@pytest.mark.slow
 def test_image_folder(run, tmp_path):
     make_photographs(tmp_path / "photos", size=16)
     small = ["--teacher", "resnet8", "--student", "wrn_10_1", "--epochs", "1"]

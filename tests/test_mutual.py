@@ -68,7 +68,6 @@ def test_losses(make, batch, count, weighted, heads):
         assert logs[name] == pytest.approx(value, rel=1e-4), name
 
 
-@pytest.mark.core
 def test_gradients_flow_into_a_learner_and_not_into_its_teacher(make, batch):
     """With one network's terms alone, no other network learns."""
     distiller = make()

@@ -169,7 +169,8 @@ KINDS = [kind(name) for name in recipes.names()]
 def differs_little(i, name):
     """Returns whether only networks or data are others than an earlier recipe's."""
     other_data = name.startswith(("imagenet", "tiny_imagenet", "stl10"))
-    return KINDS.index(kind(name)) != i or other_data
+    frozen = name.endswith("/frozen")
+    return KINDS.index(kind(name)) != i or other_data or frozen
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,7 @@ def test_each_runs_with_the_networks_themselves(name, folder, tmp_path):
     assert all(r.record["status"] == "finished" for r in runs.values())
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again(folder, stand_ins, tmp_path, capsys):
     first = run(PAIR, folder, tmp_path, image_size=8)
     began = first["teacher"].record["began"]

@@ -35,6 +35,7 @@ def test_killed_trainings_go_on_bit_identical(tmp_path):
     assert received == expected
 
 
+@pytest.mark.slow
 def test_workers_are_preempted_and_lost_and_one_goes_on_alone(tmp_path):
     together = (*AT_ONCE, "--dropout", 0)  # masks are drawn by replica
     whole = start("distiller", tmp_path / "whole", *together)

@@ -734,6 +734,7 @@ def test_images_elsewhere_are_decoded_as_far_as_they_are_measured_on(
         evaluate(run, data=str(other), verbose=0)
 
 
+@pytest.mark.slow
 def test_workers_have_read_what_is_there_before_it_is_replaced(tmp_path, monkeypatch):
     order = []
     wait, begin = training.distribution.wait_for_workers, Run.begin

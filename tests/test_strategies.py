@@ -206,16 +206,11 @@ def workers(function, *arguments):
     return [start(function, *arguments, **own) for own in worker_environments(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "methods",
-    [
-        pytest.param(["mutual", "baseline"], id="mutual"),  # has all terms
-        pytest.param(
-            ["teacher", "frozen", "distiller", "pipeline"],
-            id="others",
-            marks=pytest.mark.slow,
-        ),
-    ],
+    [["mutual", "baseline"], ["teacher", "frozen", "distiller", "pipeline"]],
+    ids=["mutual", "others"],
 )
 def test_replicas_and_workers_train_as_one_device(tmp_path, methods):
     processes = [start(train, kind, methods, tmp_path) for kind in ("one", "two")]

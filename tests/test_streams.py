@@ -65,7 +65,7 @@ ALL = [(size, workers) for size in (7, 32, 64) for workers in (1, 2, 4)]
     ("source", "augmentation", "readers"),
     [
         pytest.param(*ARRAYS, [(7, 1), (32, 2), (64, 4)], id="arrays"),
-        pytest.param(*ONE_BY_ONE, [(7, 4)], id="one by one"),
+        pytest.param(*ONE_BY_ONE, [(7, 4)], id="one by one", marks=pytest.mark.slow),
         pytest.param(*ARRAYS, ALL, id="all arrays", marks=pytest.mark.slow),
         pytest.param(*ONE_BY_ONE, ALL, id="all one by one", marks=pytest.mark.slow),
         pytest.param(

@@ -85,7 +85,6 @@ def assert_same(first, second, relative=1e-5, absolute=1e-6):
 # Training.
 
 
-@pytest.mark.core
 def test_it_trains_as_the_teacher_does(teacher, written):
     train, test = images()
     exact = losses(teacher, train, validation_data=test)

@@ -495,6 +495,7 @@ def train(trainer, batch, optimizer, steps=4, **options):
     return values(trainer.network.variables)
 
 
+@pytest.mark.slow
 def test_compilation_and_several_steps_a_call_do_not_change_results(
     tiny_network, batch
 ):

@@ -73,6 +73,7 @@ class BaselineTrainer(Fitting, keras.Model):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def call(self, images, training=None):
+        images = self.augmented(images)
         if training:
             return self.network(images, training=True)
         return run_on_rows(self.network, images)
