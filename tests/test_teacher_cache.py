@@ -416,6 +416,7 @@ def test_arguments_that_do_not_suit(teacher, tmp_path, options, named):
 
 def test_size_and_time_are_said_before(teacher, tmp_path, capfd):
     train, _ = images()
+    (tmp_path / "cache.partial").mkdir()  # as a kill before the header leaves it
     TeacherCache.write(tmp_path / "cache", teacher, train, 4, batch_size=5)
     size, time, *bar = capfd.readouterr().out.splitlines()
     assert "12 images in 4 variants take 49.9 kB; " in size

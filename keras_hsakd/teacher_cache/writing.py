@@ -160,8 +160,9 @@ class Writing:
         return self._header["variants"] * self._header["num_images"]
 
     def _begin(self):
-        if os.path.isdir(self._partial):
-            begun = read_json(os.path.join(self._partial, format.HEADER))
+        header = os.path.join(self._partial, format.HEADER)
+        if os.path.exists(header):  # it is written before all else
+            begun = read_json(header)
             if differing := format.differences(begun, self._header, format.CHECKSUMS):
                 raise ValueError(
                     f"Expected the cache that was begun in '{self._partial}', with "
@@ -170,7 +171,7 @@ class Writing:
                 )
         self._check_room()
         os.makedirs(self._partial, exist_ok=True)
-        write_json(os.path.join(self._partial, format.HEADER), self._header)
+        write_json(header, self._header)
 
     def _check_room(self):
         folder = os.path.dirname(os.path.abspath(self._path))
