@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from large_data import build_tfds
 
 import keras_hsakd
 from keras_hsakd.files import atomic_write, write_json
-from keras_hsakd.machine import machine, versions
+from keras_hsakd.machine import machine, memory, versions
 from keras_hsakd.runs import plots
 
 BATCH_SIZES = (4, 8, 16, 32, 64)
@@ -53,18 +52,9 @@ class Clock(keras.callbacks.Callback):
         self.model.stop_training = len(self.ends) >= self.steps
 
 
-def peak_megabytes():
-    """Returns the most memory that this process ever had.
-
-    `resource.getrusage` has that of the process that started this one.
-    """
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
-
-
 def train(data, pair, num_classes, steps, shape):
     """Trains some steps, and returns what they took."""
-    before = peak_megabytes()
+    before = memory(peak=True)
     began = time.perf_counter()
     images = data()
     networks = (keras_hsakd.models.create(name, num_classes, shape) for name in pair)
@@ -77,7 +67,7 @@ def train(data, pair, num_classes, steps, shape):
         "seconds_to_first_step": round(clock.ends[0] - began, 2),
         "seconds_a_step": round(statistics.median(took), 4),
         "steps_from_to": [round(float(s), 4) for s in (took.min(), took.max())],
-        "megabytes": round(peak_megabytes() - before),
+        "megabytes": round((memory(peak=True) - before) / 2**20),
     }
 
 

@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd.files import write_json
+from keras_hsakd.machine import memory
 
 BATCH_SIZE, BATCHES = 64, 200
 SIZE = 16
@@ -96,13 +96,10 @@ def read(reader, folder, name):
     for step, _ in enumerate(train.take(BATCHES)):
         if step == 0:
             seconds = time.perf_counter() - began
-    # Not `resource.getrusage`, which has that of the process that started this one.
-    status = pathlib.Path("/proc/self/status").read_text()
-    megabytes = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
     return {
         "seconds_to_first_batch": round(seconds, 2),
         "seconds": round(time.perf_counter() - began, 2),
-        "peak_megabytes": round(megabytes, 1),
+        "peak_megabytes": round(memory(peak=True) / 2**20, 1),
     }
 
 

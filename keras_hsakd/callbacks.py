@@ -1,7 +1,6 @@
 """What `keras.callbacks` lacks."""
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -11,6 +10,7 @@ import zipfile
 
 import keras
 
+from keras_hsakd.distribution import steps_done
 from keras_hsakd.files import atomic_write
 from keras_hsakd.signals import handled
 
@@ -125,8 +125,7 @@ class StepSeconds(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         now = time.perf_counter()
-        # Keras counts the last execution of an epoch as a whole one.
-        steps = min(batch + 1, self.params.get("steps") or math.inf)
+        steps = steps_done(self, batch)
         if self._compiled:
             if self.count % self._every == 0:
                 self._seconds.append((now - self._end) / (steps - self._steps))

@@ -324,6 +324,26 @@ def next_batches(iterator: Iterator, count: int) -> Iterator:
     return itertools.chain([next(batches)], batches)
 
 
+def steps_done(callback: keras.callbacks.Callback, batch: int) -> int:
+    """Returns the steps of an epoch that are done after a batch.
+
+    With `steps_per_execution` Keras counts the last execution as a whole one, also
+    where it goes past the end of the epoch.
+
+    Args:
+        callback: A callback of the training.
+        batch: What Keras calls its `on_train_batch_end` with.
+
+    Example:
+    >>> callback = keras.callbacks.Callback()
+    >>> callback.set_params({"steps": 7})
+    >>> steps_done(callback, 3), steps_done(callback, 8)
+    (4, 7)
+    """
+    steps = callback.params.get("steps")  # None where that is unknown
+    return min(batch + 1, steps or batch + 1)
+
+
 class ReplicatedFit:
     """Mixin of a `keras.Model` that trains on several replicas, or by several workers.
 

@@ -33,6 +33,27 @@ def _processor():
     return platform.machine()
 
 
+def memory(peak: bool = False) -> int | None:
+    """Returns the bytes of memory of this process; None where the system does not tell.
+
+    `resource.getrusage` has the peak of the process that started this one.
+
+    Args:
+        peak: Whether to return the most that it ever had. Defaults to `False`, what it
+            has now.
+
+    Example:
+    >>> memory(peak=True) >= memory()  # doctest: +SKIP
+    True
+    """
+    name = "VmHWM:" if peak else "VmRSS:"
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(name):
+                return 1024 * int(line.split()[1])
+    return None
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Returns the versions of Python and of those packages that are installed.
 

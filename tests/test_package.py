@@ -30,7 +30,7 @@ GROUPS = [
     {"losses", "graph"},
     {"layers"},
     {"distribution"},
-    {"ops", "compat", "digests", "files", "machine", "optional"}
+    {"ops", "compat", "digests", "figures", "files", "machine", "optional"}
     | {"signals", "suggestions"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}

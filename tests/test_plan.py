@@ -12,6 +12,7 @@ import types
 import pytest
 
 from keras_hsakd import cli
+from keras_hsakd.figures import amount
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.runs import (
     Baseline,
@@ -160,7 +161,7 @@ def test_hours_are_read_easily(value, text):
     ],
 )
 def test_bytes_are_read_easily(value, text):
-    assert planning._amount(value, "B") == text
+    assert amount(value, "B") == text
 
 
 def test_a_way_is_measured_by_training(facts):
@@ -206,7 +207,9 @@ def test_a_training_finds_its_row(found, facts):
         row = planning.planned(found, kind, job.trainer, settings, record, origin)
         assert row["name"] == name
     cache = TeacherCache.__new__(TeacherCache)
-    cached = types.SimpleNamespace(network=job.network, num_seen=4, teacher=cache)
+    cached = types.SimpleNamespace(
+        network=job.network, num_seen=4, teacher=cache, weighs=lambda term: True
+    )
     row = planning.planned(found, kind, cached, TRAINING, record, origin)
     assert row["name"] == "cached teacher"
     with pytest.raises(ValueError, match="with origin='resnet14', epochs=3. Received"):

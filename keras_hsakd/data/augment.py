@@ -279,7 +279,7 @@ class Augmentation(NamedTuple):
     @property
     def is_shift(self) -> bool:
         """Whether it does no more than `keras_hsakd.ops.shifted`."""
-        return self.crop == "padded" and self.augment is None
+        return self.is_of_batches and self.augment is None
 
     def shifts(self, draws: Draws, image_size: int) -> tf.Tensor:
         """Returns how images are shifted, for `keras_hsakd.ops.shifted`.
@@ -291,7 +291,7 @@ class Augmentation(NamedTuple):
         Returns:
             int32 tensor of shape `(batch, 3)`.
         """
-        padding = image_size // 8
+        padding = _padding(image_size)
         flipped = tf.logical_and(_flipped(draws), self.flip)
         places = _places(draws, padding) - padding
         return tf.concat([places, tf.cast(flipped, tf.int32)[:, tf.newaxis]], axis=1)
@@ -304,7 +304,7 @@ class Augmentation(NamedTuple):
                 zeros of the padding are to be black.
             draws: `Draws` of these images.
         """
-        images = random_crop(images, draws, images.shape[1] // 8, self.flip)
+        images = random_crop(images, draws, _padding(images.shape[1]), self.flip)
         if self.augment is not None:
             images = AUGMENTATIONS[self.augment](images, draws.seeds[:, 1])
         return images
@@ -318,7 +318,7 @@ class Augmentation(NamedTuple):
             image_size: Int, height and width of the result, which is float32.
         """
         if self.crop == "padded":
-            padding = image_size // 8
+            padding = _padding(image_size)
             image = resize_one(image, image_size)
         else:
             padding = 0
@@ -329,6 +329,11 @@ class Augmentation(NamedTuple):
             augment = AUGMENTATIONS[self.augment]
             image = augment(image[tf.newaxis], draws.seeds[1:])[0]
         return image
+
+
+def _padding(image_size):
+    """Returns the zeros beside an image that is cropped: 4 pixels for 32."""
+    return image_size // 8
 
 
 @functools.cache

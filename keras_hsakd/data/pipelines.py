@@ -244,8 +244,9 @@ class TrainingPipeline:
     with_indices: bool
     counter: EpochCounter
 
+    @functools.cached_property
     def fingerprint(self) -> dict:
-        """Returns what tells its images from those of others, as values of JSON.
+        """What tells its images from those of others, as values of JSON.
 
         Order and size of the batches are not in it, nor the seed of what is drawn.
         """

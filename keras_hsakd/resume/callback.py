@@ -18,6 +18,7 @@ from keras_hsakd.distribution import (
     next_batches,
     num_workers,
     scope_of,
+    steps_done,
     worker_index,
 )
 from keras_hsakd.files import errors_explained
@@ -260,11 +261,12 @@ class Resume(FitCallback):
         self._snapshot = None
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._steps_after(batch + self.model.steps_per_execution) > self._done:
+        last = batch + self.model.steps_per_execution - 1
+        if steps_done(self, last) > self._done:
             self._each("on_train_batch_begin", batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
-        step = self._steps_after(batch + 1)
+        step = steps_done(self, batch)
         if step <= self._done:
             return
         self._steps_since += step - self._step
@@ -424,10 +426,6 @@ class Resume(FitCallback):
         """Gives Keras' history back, which it empties when a training begins."""
         states.set_history(self.model, self._snapshot.state["history"])
 
-    def _steps_after(self, steps):
-        """Returns steps of an epoch, where an execution would go past its end."""
-        return min(steps, self.params["steps"] or steps)
-
     def _pass_over(self, done, batches):
         """Makes Keras' loop pass over steps without training.
 
@@ -450,7 +448,7 @@ class Resume(FitCallback):
             for _ in range(batches):
                 next(iterator, None)
             batches = 0
-            left = self._steps_after(begin + size) - max(begin, done)
+            left = steps_done(self, begin + size - 1) - max(begin, done)
             begin += size
             to_come = max((self.params["steps"] or 0) - begin, 0)
             if begin >= done and to_come % size == 0:

@@ -1,7 +1,6 @@
 """The file format of snapshots, and the folder that they are in."""
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_hsakd import digests
 from keras_hsakd.files import atomic_write, errors_explained, remove_partial
 
 FORMAT = 3
@@ -100,7 +100,7 @@ def place(epoch: int, step: int) -> str:
 
 
 def _digest(content):
-    return hashlib.sha256(content).hexdigest()[:16]
+    return digests.of_values([content])
 
 
 # Nested structures as JSON, with their arrays apart.

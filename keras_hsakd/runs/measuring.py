@@ -8,7 +8,6 @@ has its own peak of memory, and gives back what it took; `planning.py` starts th
 
 import contextlib
 import dataclasses
-import os
 import statistics
 import sys
 import tempfile
@@ -23,8 +22,7 @@ from keras_hsakd import views
 from keras_hsakd.callbacks import SaveNetwork, StepSeconds
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.heads import head_names, multiply_adds_by_part
-from keras_hsakd.machine import machine, versions
-from keras_hsakd.ops import transformed_views
+from keras_hsakd.machine import machine, memory, versions
 from keras_hsakd.runs import networks
 from keras_hsakd.runs.costs import Way
 from keras_hsakd.runs.folder import Run
@@ -32,6 +30,7 @@ from keras_hsakd.runs.images import Images, check_same, load
 from keras_hsakd.runs.kinds import Baseline, Job, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.training import Recorder, callbacks, compile_job
+from keras_hsakd.teacher_cache.writing import Outputs
 from keras_hsakd.trainers import Distiller
 from keras_hsakd.trainers.distillation import term_name
 
@@ -180,7 +179,7 @@ def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
     job = pair.job(way, training, images)
     execution = ExecutionSettings()
     compile_job(job, training, images, execution)
-    memory = _memory()
+    memory_since = _memory_since()
     with tempfile.TemporaryDirectory() as folder:
         recorder = Recorder(Run(folder, {}), SaveNetwork(job.network, folder, ""))
         step_seconds = recorder.step_seconds
@@ -197,7 +196,7 @@ def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
     measured = {
         "seconds_a_step": step_seconds.median,
         "executions": step_seconds.count,
-        "memory_bytes": memory(),
+        "memory_bytes": memory_since(),
     }
     test_seconds = _TestSeconds()
     with contextlib.suppress(_Measured):
@@ -251,12 +250,13 @@ class _TestSeconds(StepSeconds):
 
 
 def _forward_seconds(distiller, images, seconds):
-    """Returns the seconds that the teacher's outputs for all views of a batch take."""
+    """Returns the seconds that a cache takes for the outputs of a batch of images."""
+    size = images.train.pipeline.batch_size
+    outputs = Outputs(distiller.teacher, distiller.view_functions, size)
     times, since = [], None
     for batch, *_ in images.train.repeat():
         begun = time.perf_counter()
-        batch = transformed_views(batch, distiller.view_functions)
-        distiller.teacher.predict_on_batch(batch)
+        outputs.of(batch)
         now = time.perf_counter()
         if since is None:  # compiled
             since = now
@@ -278,7 +278,7 @@ def _half_precision():
     return None
 
 
-def _memory() -> Callable[[], int | None]:
+def _memory_since() -> Callable[[], int | None]:
     """Returns a function that tells the most bytes since, above those in use now.
 
     Of the first GPU, else of the process; None where the system does not tell.
@@ -288,22 +288,13 @@ def _memory() -> Callable[[], int | None]:
         tf.config.experimental.reset_memory_stats("GPU:0")
         before = info("GPU:0")["current"]
         return lambda: info("GPU:0")["peak"] - before
-    if not os.path.exists(_STATUS):
+    if memory() is None:
         return lambda: None
     # The peak of the imports is none of the training's.
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
-    before = _kilobytes("VmRSS")
-    return lambda: 1024 * (_kilobytes("VmHWM") - before)
-
-
-_STATUS = "/proc/self/status"
-
-
-def _kilobytes(name):
-    with open(_STATUS) as file:
-        (line,) = (line for line in file if line.startswith(f"{name}:"))
-    return int(line.split()[1])
+    before = memory()
+    return lambda: memory(peak=True) - before
 
 
 def answer(task: dict) -> dict:

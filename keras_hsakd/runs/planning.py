@@ -14,6 +14,7 @@ import keras
 
 import keras_hsakd
 from keras_hsakd import models
+from keras_hsakd.figures import amount, rounded
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.heads import output_names
 from keras_hsakd.machine import machine
@@ -344,43 +345,33 @@ def table(plan: Mapping) -> str:
 
 
 def _line(row):
-    cache = _amount(row["cache_bytes"], "B"), _duration(row.get("cache_hours"))
+    cache = (
+        _told(row["cache_bytes"], amount, "B"),
+        _duration(row.get("cache_hours")),
+    )
     cells = [
         row["name"],
-        _amount(row["multiply_adds_a_step"]),
-        _figures(row.get("seconds_a_step")),
+        amount(row["multiply_adds_a_step"]),
+        _told(row.get("seconds_a_step"), rounded),
         _duration(row.get("hours")),
         _duration(row["hours_in_all"]),
-        _amount(row.get("memory_bytes"), "B"),
+        _told(row.get("memory_bytes"), amount, "B"),
         ", ".join(filter(None, cache)),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _figures(value):
-    """Returns a number with three figures."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _duration(hours):
     """Returns a number of hours in a unit of its size."""
     if hours is None or hours >= 1:
-        return "" if hours is None else f"{_figures(hours)} h"
+        return "" if hours is None else f"{rounded(hours)} h"
     minutes = 60 * hours
-    return f"{_figures(minutes)} min" if minutes >= 1 else f"{_figures(60 * minutes)} s"
+    return f"{rounded(minutes)} min" if minutes >= 1 else f"{rounded(60 * minutes)} s"
 
 
-def _amount(value, unit=""):
-    """Returns a large number with three figures and a prefix."""
-    if value is None:
-        return ""
-    prefixes = iter(("", "k", "M", "G", "T"))
-    prefix = next(prefixes)
-    while value >= 999.5 and prefix != "T":
-        value, prefix = value / 1000, next(prefixes)
-    return f"{_figures(value)} {prefix}{unit}".strip()
+def _told(value, shown, *arguments):
+    """Returns a value as a function shows it, nothing of what is not known."""
+    return "" if value is None else shown(value, *arguments)
 
 
 # What became of it.
@@ -462,18 +453,13 @@ def planned(
 
 def _way_of(kind, trainer, precision):
     """Returns the way in which a trainer trains."""
-    dropped = {
-        term
-        for term, weight in getattr(trainer, "loss_weights", {}).items()
-        if weight == 0
-    }
     return Way(
         kind=kind,
         views=getattr(trainer, "num_seen", 1),
         heads=tuple(
             name
             for name in output_names(trainer.network)[1:]
-            if term_name(name) not in dropped
+            if trainer.weighs(term_name(name))
         ),
         cached=isinstance(getattr(trainer, "teacher", None), TeacherCache),
         precision=precision,

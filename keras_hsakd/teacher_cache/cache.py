@@ -223,7 +223,7 @@ class TeacherCache:
         Args:
             dataset: A data set of `keras_hsakd.data`.
         """
-        found = writing.pipeline_of(dataset).fingerprint()
+        found = writing.pipeline_of(dataset).fingerprint
         if differing := format.differences(self.header["data"], found):
             expected, received = (format.listed(differing, side) for side in (0, 1))
             raise ValueError(

@@ -9,6 +9,7 @@ import keras
 
 from keras_hsakd import digests
 from keras_hsakd import views as all_views
+from keras_hsakd.figures import amount
 from keras_hsakd.files import errors_explained, read_json, sync_folder, write_json
 from keras_hsakd.heads import named_outputs, signature
 from keras_hsakd.machine import versions
@@ -49,7 +50,7 @@ def header_of(teacher, dataset, variants, views, dtype, batch_size, origin):
         "format": format.FORMAT,
         "teacher": known_by(teacher),
         "origin": dict(origin),
-        "data": pipeline.fingerprint(),
+        "data": pipeline.fingerprint,
         "seed": pipeline.seed,
         "variants": variants,
         "views": all_views.described(views, shape),
@@ -154,7 +155,7 @@ class Writing:
         )
 
     def _size(self):
-        return _human(self._row.itemsize * self._num_rows())
+        return amount(self._row.itemsize * self._num_rows(), "B")
 
     def _num_rows(self):
         return self._header["variants"] * self._header["num_images"]
@@ -182,18 +183,18 @@ class Writing:
             if os.path.exists(file := self._file(variant))
         )
         if self._verbose:
-            there = f", of which {_human(written)} are there" if written else ""
+            there = f", of which {amount(written, 'B')} are there" if written else ""
             print(
                 f"The outputs of `{self._header['teacher']['name']}` for "
                 f"{self._header['num_images']:,} images in "
                 f"{self._header['variants']} variants take {self._size()}{there}; "
-                f"{_human(free)} are free."
+                f"{amount(free, 'B')} are free."
             )
         missing = self._row.itemsize * self._num_rows() - written
         if missing > free:
             raise OSError(
-                f"Expected {_human(missing)} of free space in '{folder}' for the "
-                f"teacher cache. Received: {_human(free)}"
+                f"Expected {amount(missing, 'B')} of free space in '{folder}' for the "
+                f"teacher cache. Received: {amount(free, 'B')}"
             )
 
     def _file(self, variant):
@@ -259,14 +260,6 @@ class _Progress:
             self._bar = keras.utils.Progbar(missing, unit_name="batch")
         if self._bar is not None:
             self._bar.update(self._done)
-
-
-def _human(size):
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1000
-        units.pop(0)
-    return f"{size:.3g} {units[0]}"
 
 
 def _human_time(seconds):

@@ -446,7 +446,7 @@ class HeadsTrainer(Fitting, keras.Model):
     def _update_head_metrics(self, prefix, batch, labels, outputs, labeled):
         seen = _seen(batch)
         joint = self.joint_labels_of(batch, labels)
-        rows = self.num_views if seen is None else self.num_seen
+        rows = self._rows_of_an_image(seen)
         weights = None if labeled is None else ops.repeat(labeled, rows)
         for head in outputs.keys() - {"logits"}:
             hits = head_accuracies(joint, outputs[head], self.num_views)
@@ -458,8 +458,10 @@ class HeadsTrainer(Fitting, keras.Model):
         """Returns the class logits of the images themselves."""
         if not isinstance(outputs, dict):
             return outputs
-        rows = self.num_views if seen is None else self.num_seen
-        return untransformed(outputs["logits"], rows)
+        return untransformed(outputs["logits"], self._rows_of_an_image(seen))
+
+    def _rows_of_an_image(self, seen):
+        return self.num_views if seen is None else self.num_seen
 
     def get_metrics_result(self):
         results = super().get_metrics_result()

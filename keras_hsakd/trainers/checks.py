@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from keras_hsakd.distribution import steps_done
 from keras_hsakd.heads import is_plain
 from keras_hsakd.logits import check_logits
 from keras_hsakd.ops import SUM_TOLERANCE
@@ -283,10 +284,10 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self._begin = batch
 
     def on_train_batch_end(self, batch, logs=None):
-        last = min(batch, (self.params["steps"] or batch + 1) - 1)
-        steps = f"at step {last + 1}"
-        if last > self._begin:
-            steps = f"in steps {self._begin + 1} to {last + 1}"
+        done = steps_done(self, batch)
+        steps = f"at step {done}"
+        if done > self._begin + 1:
+            steps = f"in steps {self._begin + 1} to {done}"
         where = f"{steps} of epoch {self._epoch + 1}"
         check_marked(logs["loss"], self.expected, where)
         terms = {name: float(logs[name]) for name in self.term_names}

@@ -40,6 +40,19 @@ class DistillationTrainer(HeadsTrainer):
         self.temperature = temperature
         self.divergence = divergence
 
+    def learning(self, outputs, prefix=""):
+        """Returns those of a network's outputs that learn from a teacher's.
+
+        Args:
+            outputs: Dict by the names of outputs.
+            prefix: Of the network's terms. Defaults to none.
+        """
+        return {
+            name: output
+            for name, output in outputs.items()
+            if self.weighs(f"{prefix}{term_name(name)}")
+        }
+
     def divergences(self, targets, outputs, batch, labels):
         """Returns the divergences of outputs from a teacher's, by their terms.
 

@@ -195,11 +195,7 @@ class Distiller(DistillationTrainer):
         return isinstance(self.teacher, TeacherCache)
 
     def view_terms(self, batch, labels, outputs):
-        learning = {
-            name: logits
-            for name, logits in outputs.items()
-            if self.weighs(term_name(name))
-        }
+        learning = self.learning(outputs)
         if not learning:
             return {}
         targets = self.targets(batch)

@@ -164,11 +164,7 @@ class MutualDistiller(DistillationTrainer):
             for key, logits in own.items():
                 if key != "logits" and self.weighs(f"{name}_ce_{key}"):
                     terms[f"{name}_ce_{key}"] = cross_entropy(joint, logits)
-            learning = {
-                key: logits
-                for key, logits in own.items()
-                if self.weighs(f"{name}_{term_name(key)}")
-            }
+            learning = self.learning(own, f"{name}_")
             from_others = [
                 self.divergences(other, learning, batch, labels)
                 for key, other in outputs.items()
