@@ -86,8 +86,8 @@ FAULTS = {
     ),
     "rest_of_an_execution": Fault("if left < size:", "if False:", "executions"),
     "end_of_an_epoch": Fault(
-        'return min(steps, self.params["steps"] or steps)',
-        "return steps",
+        "return min(batch + 1, steps or batch + 1)",
+        "return batch + 1",
         "executions",
     ),
     "replicas_in_a_row": Fault(
