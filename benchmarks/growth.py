@@ -114,9 +114,10 @@ def draw(result, path):
         ):
             values = [of[quantity] for of in result[name].values()]
             side.plot(numbers, values, marker="o", color=color)
-            side.set_ylim(bottom=0)
+            side.set_ylim(0, 1.1 * max(values))
             side.set_ylabel(quantity.replace("_", " "), color=color)
-        axes.set_xscale("log")
+        if name == "images":
+            axes.set_xscale("log")
         axes.set_xticks(numbers, [f"{number:,}" for number in numbers], minor=False)
         axes.minorticks_off()
         axes.set_xlabel(label)
