@@ -5,7 +5,8 @@ value a row. The mathematics is in `ops`.
 """
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 
 import keras
 
@@ -16,7 +17,7 @@ Divergence = Callable[
     [keras.KerasTensor, keras.KerasTensor, keras.KerasTensor], keras.KerasTensor
 ]
 
-# name: function of teacher logits, student logits, labels and temperature
+# name: function of teacher logits, student logits, labels, temperature and its options
 _DIVERGENCES = {
     "kl": lambda teacher, student, labels, temperature: ops.temperature_kl_divergence(
         teacher, student, temperature
@@ -33,8 +34,9 @@ def names() -> list[str]:
 
     - `"kl"`: `tau^2 * KL(softmax(teacher / tau) || softmax(student / tau))`, the
       paper's, see `keras_hsakd.ops.temperature_kl_divergence`;
-    - `"dkd"`: about the right class, and among the others, apart, see
-      `keras_hsakd.ops.decoupled_divergence`; published with temperature 4;
+    - `"dkd"`: about the right class, and among the others, apart, with the options
+      `alpha` and `beta`, see `keras_hsakd.ops.decoupled_divergence`; published with
+      temperature 4, and a weight that grows over the first 20 of 240 epochs;
     - `"standardized"`: `"kl"` of logits that are standardized by row, see
       `keras_hsakd.ops.standardized_divergence`; published with temperature 2, weight 9,
       and 0.1 for the cross-entropy.
@@ -46,7 +48,11 @@ def names() -> list[str]:
     return list(_DIVERGENCES)
 
 
-def get(divergence: str | Divergence, temperature: float = 3.0) -> Divergence:
+def get(
+    divergence: str | Divergence,
+    temperature: float = 3.0,
+    options: Mapping[str, float] | None = None,
+) -> Divergence:
     """Returns a named divergence at a temperature, or a function as it is.
 
     Args:
@@ -55,13 +61,15 @@ def get(divergence: str | Divergence, temperature: float = 3.0) -> Divergence:
             probabilities `(rows, K)`, that returns one value a row, `(rows,)`, written
             in `keras.ops`.
         temperature: The temperature `tau > 0` of a named one. Defaults to 3.
+        options: Further settings of a named one, by name, see `names`. Defaults to
+            `None`, its own.
 
     Returns:
         A function of (teacher logits, student logits, labels).
 
     Raises:
-        ValueError: If the name is unknown, what is given is not such a function, or the
-            temperature is not positive.
+        ValueError: If the name is unknown, what is given is not such a function, the
+            temperature is not positive, or the divergence has no such option.
 
     Example:
     >>> divergence = keras_hsakd.losses.get("kl", temperature=3.0)
@@ -72,6 +80,7 @@ def get(divergence: str | Divergence, temperature: float = 3.0) -> Divergence:
     _check_temperature(temperature)
     # The third argument of a Keras loss is a weight.
     if callable(divergence) and not isinstance(divergence, keras.losses.Loss):
+        _check_options(options, divergence, ())
         return divergence
     if not isinstance(divergence, str) or divergence not in _DIVERGENCES:
         raise ValueError(
@@ -79,7 +88,10 @@ def get(divergence: str | Divergence, temperature: float = 3.0) -> Divergence:
             "logits, student logits, labels). "
             f"Received: divergence={divergence!r}{did_you_mean(divergence, names())}"
         )
-    return functools.partial(_DIVERGENCES[divergence], temperature=temperature)
+    function = _DIVERGENCES[divergence]
+    _, _, _, _, *known = inspect.signature(function).parameters
+    _check_options(options, divergence, known)
+    return functools.partial(function, temperature=temperature, **(options or {}))
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
@@ -124,6 +136,16 @@ class TemperatureKLDivergence(keras.losses.Loss):
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}
+
+
+def _check_options(options, divergence, known):
+    for name, value in (options or {}).items():
+        if name not in known:
+            expected = f"options among {known}" if known else "no options"
+            raise ValueError(
+                f"Expected {expected} for divergence={divergence!r}. "
+                f"Received: {name}={value}"
+            )
 
 
 def _check_temperature(temperature):

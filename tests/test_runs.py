@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_hsakd import Preempted, TeacherTrainer, data, export, models, strip_heads
 from keras_hsakd.callbacks import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.data import folders
+from keras_hsakd.heads import is_plain
 from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.runs import (
     Baseline,
@@ -304,6 +305,28 @@ def test_the_student_is_distilled_from_the_run_and_leaves_it_alone(runs):
     assert record["origin"]["val_accuracy"] == last["val_accuracy"]
     assert record["images"] == teacher.record["images"]
     assert record["options"]["temperature"] == 3
+
+
+def test_plain_distillation_of_logits(runs, tmp_path):
+    """By another divergence, from a teacher with heads and from one without."""
+    for teacher in ("teacher", "baseline"):
+        student = Distill(
+            teacher=runs / teacher,
+            heads=False,
+            divergence="dkd",
+            divergence_options={"beta": 2.0},
+            divergence_warmup=0.75,
+            temperature=4.0,
+            loss_weights={"ce_loss": 0.5},
+        )
+        run = train(student, tmp_path / teacher, TRAINING, verbose=0)
+        assert is_plain(run.network())
+        assert run.record["options"]["divergence_options"] == {"beta": 2.0}
+        # Two epochs, of which 1.5 are warm-up.
+        for row, warmth in zip(logged(tmp_path / teacher), (2 / 3, 1), strict=True):
+            terms = 0.5 * float(row["ce_loss"]) + warmth * float(row["kl_main"])
+            assert float(row["loss"]) == pytest.approx(terms, rel=1e-5)
+            assert not any(name.startswith("kl_aux") for name in row)
 
 
 def test_a_run_can_be_repeated_bit_for_bit(runs, tmp_path):
@@ -642,6 +665,10 @@ def test_what_is_not_given_is_as_what_there_was_not_yet():
     wanted = training.settings_record(Teacher(), TRAINING, DIGITS, None)
     found = json.loads(json.dumps(wanted))
     del found["options"]["sampled_views"], found["data"]["unlabeled"]
+    del found["options"]["views"], found["training"]["precision"]
+    assert not differences(wanted, found, Teacher.default_options())
+    assert list(differences(wanted, found)) == ["options"]
+    found["options"]["views"] = "rotations"
     assert not differences(wanted, found)
     found["options"]["sampled_views"] = 2
     assert list(differences(wanted, found)) == ["options"]

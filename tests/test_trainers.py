@@ -287,6 +287,59 @@ def test_a_divergence_of_ones_own_and_the_labels_that_it_gets(tiny_network, batc
         assert logs[term] == pytest.approx(expected, rel=1e-4), term
 
 
+@core
+def test_divergences_come_in_over_the_first_epochs(tiny_network, batch):
+    distiller = Distiller(tiny_network("t"), tiny_network("s"), divergence_warmup=2.5)
+    distiller.compile(keras.optimizers.SGD(0.0))  # compiled: it reads a variable
+    data = {"batch_size": 12, "shuffle": False, "verbose": 0}
+    logs = distiller.fit(*batch, epochs=3, **data).history
+    terms = [logs[name] for name in ("kl_main", "kl_aux_1", "kl_aux_2")]
+    assert np.ptp(terms, axis=1).max() < 1e-4  # reported without the weight
+    expected = logs["ce_loss"] + np.sum(terms, axis=0) * [1 / 2.5, 2 / 2.5, 1]
+    np.testing.assert_allclose(logs["loss"], expected, rtol=1e-5)
+
+    again = Distiller.from_config(distiller.get_config()).compile("sgd")
+    logs = again.fit(*batch, initial_epoch=1, epochs=2, **data).history
+    divergences = logs["kl_main"][0] + logs["kl_aux_1"][0] + logs["kl_aux_2"][0]
+    expected = logs["ce_loss"][0] + 0.8 * divergences
+    assert logs["loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_options_of_a_divergence(tiny_network, batch):
+    images, labels = batch
+    distiller = Distiller(
+        tiny_network("t"),
+        tiny_network("s"),
+        divergence="dkd",
+        divergence_options={"beta": 2.0},
+    )
+    distiller = Distiller.from_config(distiller.get_config())
+    assert distiller.divergence_options == {"beta": 2.0}
+    teacher = outputs(distiller.teacher, images, training=False)["logits"]
+    student = outputs(distiller.student, images, training=True)["logits"]
+    logs = distiller.compile(sgd(), **EAGER).train_on_batch(*batch, return_dict=True)
+    expected = reference.decoupled_divergence(
+        teacher, student, np.repeat(labels, 4), 3.0, 1.0, 2.0
+    )
+    assert logs["kl_main"] == pytest.approx(expected.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"divergence_warmup": -1}, "Expected `divergence_warmup` to be a number of"),
+        ({"divergence_options": {"beta": 1.0}}, "no options .*'kl'. Received: beta=1"),
+        (
+            {"divergence": "dkd", "divergence_options": {"gamma": 1.0}},
+            r"among \['alpha', 'beta'\] for divergence='dkd'. Received: gamma=1",
+        ),
+    ],
+)
+def test_options_that_are_none(tiny_network, options, message):
+    with pytest.raises(ValueError, match=message):
+        Distiller(tiny_network("t"), tiny_network("s"), **options)
+
+
 def test_divergences_that_are_none(tiny_network, batch):
     networks = [tiny_network("t"), tiny_network("s")]
     with pytest.raises(ValueError, match="`divergence` to be one of .*Received: .*crd"):

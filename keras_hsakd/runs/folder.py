@@ -8,6 +8,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import h5py
 import keras
@@ -322,7 +323,9 @@ def check_output(output: str | os.PathLike, overwrite: bool) -> None:
 _IDENTITY = ("kind", "options", "data", "training", "origin")
 
 
-def differences(wanted: Mapping, found: Mapping) -> dict[str, tuple]:
+def differences(
+    wanted: Mapping, found: Mapping, options: Mapping = MappingProxyType({})
+) -> dict[str, tuple]:
     """Returns what differs in the settings of two runs, by their records.
 
     The network that a run started from is known by its weights, and a cache of its
@@ -331,12 +334,14 @@ def differences(wanted: Mapping, found: Mapping) -> dict[str, tuple]:
     Args:
         wanted: Record of a run as it would begin.
         found: Record of a run that is there.
+        options: Options of the kind as they are by default, by name, which hold where
+            a record is older than an option. Defaults to none.
 
     Returns:
         A dict from a name, as `"training"`, to the differing parts of both.
     """
     differing = {}
-    first, second = _settings_of(wanted), _settings_of(found)
+    first, second = (_settings_of(record, options) for record in (wanted, found))
     if found["format"] == 1:  # which did not record all options
         first["options"] = {
             name: first["options"].get(name) for name in second["options"]
@@ -352,9 +357,11 @@ def differences(wanted: Mapping, found: Mapping) -> dict[str, tuple]:
     return differing
 
 
-def _settings_of(record):
+def _settings_of(record, options):
     settings = {name: record[name] for name in _IDENTITY}
     # A setting that is not given is as one that there was not yet.
+    settings["options"] = {**options, **settings["options"]}
+    settings["training"] = vars(TrainingSettings(**settings["training"]))
     for name in ("options", "data"):
         given = {k: v for k, v in settings[name].items() if v is not None}
         settings[name] = given

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import keras
 
-from keras_hsakd import views
+from keras_hsakd import losses, views
 from keras_hsakd.callbacks import CHECKPOINTS
 from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.runs import networks
@@ -188,11 +188,24 @@ class Kind:
     def options(self) -> dict:
         """Returns the fields but those of the origin, which has a record of its own."""
         fields = dataclasses.asdict(self)
+        return {name: fields[name] for name in self._option_names()}
+
+    @classmethod
+    def default_options(cls) -> dict:
+        """Returns the options as they are where none is given."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
         return {
-            name: value
-            for name, value in fields.items()
-            if name not in (self.starts_from, "checkpoint")
+            name: fields[name].default
+            if fields[name].default_factory is dataclasses.MISSING
+            else fields[name].default_factory()
+            for name in cls._option_names()
         }
+
+    @classmethod
+    def _option_names(cls):
+        of_the_origin = {cls.starts_from, "checkpoint", "cache"}
+        names = [field.name for field in dataclasses.fields(cls)]
+        return [name for name in names if name not in of_the_origin]
 
     def data_settings(
         self, data: DataSettings | Mapping | None, origin: Origin | None
@@ -293,6 +306,22 @@ class Distill(Kind):
         "from in its place (default: its network computes them)",
     )
     checkpoint: str = _checkpoint("of the teacher")
+    heads: bool = setting(
+        True,
+        "learn by auxiliary heads from views of the images; without, from the "
+        "teacher's classes of the images alone",
+    )
+    divergence: str = setting(
+        "kl", "what is learned from the teacher by", choices=losses.names()
+    )
+    divergence_options: dict[str, float] = setting(
+        {},
+        "its further settings: alpha and beta of dkd (default: 1 and 8)",
+        metavar="NAME=NUMBER",
+    )
+    divergence_warmup: float = setting(
+        0.0, "fraction of the epochs over which the divergences come in"
+    )
     temperature: float = _temperature()
     loss_weights: dict[str, float] = setting(
         {},
@@ -321,11 +350,6 @@ class Distill(Kind):
                 )
         return origin
 
-    def options(self):
-        options = super().options()
-        del options["cache"]  # is in the record of the origin
-        return options
-
     def data_settings(self, data, origin):
         if isinstance(data, DataSettings):
             data = {
@@ -336,17 +360,24 @@ class Distill(Kind):
         return changed(origin.run, data or {})
 
     def job(self, training, images, origin):
-        if origin.cache is None:
-            teacher = teaching_network(origin)
-        else:
+        (student,) = networks.create(training, images, origin.run.views)
+        if not self.heads:
+            student = strip_heads(student)
+        if origin.cache is not None:
             teacher = TeacherCache(origin.cache.path)
             teacher.check_data(images.train)
-        (student,) = networks.create(training, images, origin.run.views)
+        elif self.heads:
+            teacher = teaching_network(origin)
+        else:
+            teacher = strip_heads(origin.network())
         distiller = Distiller(
             teacher,
             student,
             self.temperature,
-            views=origin.run.views,
+            views=origin.run.views if self.heads else None,
+            divergence=self.divergence,
+            divergence_options=self.divergence_options,
+            divergence_warmup=self.divergence_warmup * training.epochs,
             sampled_views=self.sampled_views,
         )
         compiling = {
@@ -364,7 +395,7 @@ def teaching_network(origin: Origin) -> keras.Model:
     except ValueError:
         raise ValueError(
             "Expected `teacher` to be the run of a network with auxiliary heads, "
-            "by `keras-hsakd teacher` or `distill`. "
+            "by `keras-hsakd teacher` or `distill`; `--no-heads` distils from any. "
             f"Received: '{origin.run.path}', a {origin.run.describe()}"
         ) from None
     return teacher

@@ -81,7 +81,7 @@ def train(
     _check_apart(output, origin)
     data = kind.data_settings(data, origin)
     wanted = settings_record(kind, training, data, origin)
-    found = _found(output, wanted) if execution.resume else None
+    found = _found(output, wanted, kind) if execution.resume else None
     if found is not None and found.is_finished:
         return found
 
@@ -130,7 +130,8 @@ def finished_run(
         return None
     data = kind.data_settings(data, origin)
     wanted = settings_record(kind, training, data, origin)
-    return None if differences(wanted, found.record) else found
+    differing = differences(wanted, found.record, kind.default_options())
+    return None if differing else found
 
 
 def settings_record(
@@ -178,13 +179,14 @@ def _check_apart(output, origin):
         )
 
 
-def _found(output, wanted):
+def _found(output, wanted, kind):
     """Returns the run in a folder, which must be the one that is to go on, or None."""
     try:
         found = Run.open(output)
     except FileNotFoundError:
         return None
-    for name, (expected, received) in differences(wanted, found.record).items():
+    differing = differences(wanted, found.record, kind.default_options())
+    for name, (expected, received) in differing.items():
         raise ValueError(
             f"Expected the settings of the run in '{found.path}' to go on with it: "
             f"{name} {received}. Received: {expected}"

@@ -147,6 +147,10 @@ class HeadsTrainer(Fitting, keras.Model):
         """Returns whether a term of the loss has another weight than 0."""
         return self.loss_weights.get(term, 1.0) > 0
 
+    def loss_weight(self, term):
+        """Returns the weight of a term of the loss, as a number or a tensor."""
+        return self.loss_weights.get(term, 1.0)
+
     def in_step(self, network) -> keras.Model:
         """Returns a network without the outputs that a step of training can spare."""
         return self._in_step.get(id(network), network)
@@ -397,7 +401,7 @@ class HeadsTrainer(Fitting, keras.Model):
                         values *= ops.cast(ops.repeat(weight, rows), values.dtype)
                 if training:
                     self._term_metrics[name].update_state(values, counted)
-                    values *= self.loss_weights.get(name, 1.0)
+                    values *= ops.cast(self.loss_weight(name), values.dtype)
                 total += mean_of_rows(values)
         if training:
             loss = loss_of_replica(total, ops.shape(labels)[0])

@@ -1,6 +1,6 @@
 """What the trainers in which a network learns from another have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 from keras import ops
@@ -22,6 +22,7 @@ class DistillationTrainer(HeadsTrainer):
         view_terms: See `HeadsTrainer`.
         temperature: The temperature `tau > 0` of a named divergence.
         divergence: See `keras_hsakd.losses.get`.
+        divergence_options: See `options` of `keras_hsakd.losses.get`.
         views: See `HeadsTrainer`.
         **kwargs: Other arguments of `HeadsTrainer`.
     """
@@ -32,13 +33,21 @@ class DistillationTrainer(HeadsTrainer):
         view_terms: dict[str, tuple[str, str]],
         temperature: float,
         divergence: str | Divergence,
+        divergence_options: Mapping[str, float] | None,
         views: str | Sequence[View] | None,
         **kwargs,
     ):
-        losses.get(divergence, temperature)  # checks both
+        losses.get(divergence, temperature, divergence_options)  # checks them
         super().__init__(networks, view_terms, views, **kwargs)
         self.temperature = temperature
         self.divergence = divergence
+        # A tuple: Keras would track a dict.
+        self._divergence_options = tuple((divergence_options or {}).items())
+
+    @property
+    def divergence_options(self) -> dict[str, float]:
+        """Further settings of a named divergence, by name."""
+        return dict(self._divergence_options)
 
     def learning(self, outputs, prefix=""):
         """Returns those of a network's outputs that learn from a teacher's.
@@ -66,7 +75,9 @@ class DistillationTrainer(HeadsTrainer):
         Returns:
             Dict of `kl_main` and `kl_aux_1` to `kl_aux_L`, each with one value a row.
         """
-        divergence = losses.get(self.divergence, self.temperature)
+        divergence = losses.get(
+            self.divergence, self.temperature, self.divergence_options
+        )
         class_labels = ops.repeat(labels, self.num_seen, axis=0)
         labels_of_views = self.joint_labels_of(batch, labels)
         terms = {}
@@ -89,6 +100,7 @@ class DistillationTrainer(HeadsTrainer):
             **super().get_config(),
             "temperature": self.temperature,
             "divergence": keras.saving.serialize_keras_object(self.divergence),
+            "divergence_options": self.divergence_options,
         }
 
 

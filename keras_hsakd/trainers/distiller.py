@@ -1,6 +1,6 @@
 """Distillation of a student from a teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 from keras import ops
@@ -72,6 +72,12 @@ class Distiller(DistillationTrainer):
             does not apply. It is called on the main logits with the class labels, and
             on the logits of each head with the joint labels, -1 both for an image
             without a label. Defaults to `"kl"`.
+        divergence_options: Further settings of a named divergence: `alpha` and `beta`
+            of `"dkd"`. Defaults to `None`, those of
+            `keras_hsakd.ops.decoupled_divergence`.
+        divergence_warmup: Number of epochs over which the divergences come in: in epoch
+            `e`, from 1, they have `min(e / divergence_warmup, 1)` of their weights.
+            They are reported without them. Defaults to 0, all from the start.
         sampled_views: Number of views of each image that a step of training sees, from
             2 to all: the image itself, and others that are drawn anew in each step. The
             rows of those drawn weigh as much as those of all others would, so that the
@@ -83,8 +89,9 @@ class Distiller(DistillationTrainer):
     Raises:
         ValueError: If one network has heads and the other none, heads do not pair,
             classes or image shapes differ, layers are shared, the views do not suit
-            heads or images, the divergence is unknown, or the temperature is not
-            positive, or there are not as many views as are to be sampled.
+            heads or images, the divergence is unknown or has no such option, the
+            temperature is not positive, the warm-up is negative, or there are not as
+            many views as are to be sampled.
 
     Example:
     >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -110,8 +117,15 @@ class Distiller(DistillationTrainer):
         views: str | Sequence[View] | None = None,
         divergence: str | Divergence = "kl",
         sampled_views: int | None = None,
+        divergence_options: Mapping[str, float] | None = None,
+        divergence_warmup: float = 0,
         **kwargs,
     ):
+        if not divergence_warmup >= 0:
+            raise ValueError(
+                "Expected `divergence_warmup` to be a number of epochs, 0 or more. "
+                f"Received: divergence_warmup={divergence_warmup}"
+            )
         check_pair(teacher, student)
         frozen = []
         if isinstance(teacher, TeacherCache):
@@ -127,6 +141,7 @@ class Distiller(DistillationTrainer):
             {term_name(name): ("", name) for name in output_names(student)},
             temperature,
             divergence,
+            divergence_options,
             views,
             sampled_views=sampled_views,
             frozen=frozen,
@@ -135,6 +150,16 @@ class Distiller(DistillationTrainer):
         self.teacher = teacher
         self.student = student
         self._teacher_heads = teacher_heads
+        self.divergence_warmup = divergence_warmup
+        if divergence_warmup:
+            # A variable, which a compiled step reads anew. Where no epochs are told,
+            # all of the weights.
+            self.divergence_warmth = self.add_weight(
+                name="divergence_warmth",
+                initializer="ones",
+                dtype="float32",
+                trainable=False,
+            )
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -182,6 +207,15 @@ class Distiller(DistillationTrainer):
     def frozen_digest(self):
         return self.teacher.digest if self._is_cached else super().frozen_digest()
 
+    def loss_weight(self, term):
+        weight = super().loss_weight(term)
+        if self.divergence_warmup and term != "ce_loss":
+            weight *= ops.convert_to_tensor(self.divergence_warmth)
+        return weight
+
+    def own_callbacks(self):
+        return [_WarmUp()] if self.divergence_warmup else []
+
     def train_on_batch(self, *args, **kwargs):
         if self._is_cached:
             raise ValueError(
@@ -210,7 +244,16 @@ class Distiller(DistillationTrainer):
             "teacher": keras.saving.serialize_keras_object(self.teacher),
             "student": keras.saving.serialize_keras_object(self.student),
             "pairs": [list(pair) for pair in self.pairs],
+            "divergence_warmup": self.divergence_warmup,
         }
+
+
+class _WarmUp(keras.callbacks.Callback):
+    """Tells a distiller how much of their weights its divergences have in an epoch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        warmth = (epoch + 1) / self.model.divergence_warmup
+        self.model.divergence_warmth.assign(min(warmth, 1.0))
 
 
 def _teacher_heads(teacher, student, pairs):

@@ -107,6 +107,10 @@ class Fitting(ReplicatedFit):
                 f"Received: class_weight={class_weight}"
             )
 
+    def own_callbacks(self) -> list[keras.callbacks.Callback]:
+        """Returns callbacks that each training of this trainer has."""
+        return []
+
     def read(self, data, on_device: bool):
         """Returns the data that a training reads, in place of those that it is given.
 
@@ -188,7 +192,7 @@ class Fitting(ReplicatedFit):
         # Before anything looks at the data.
         data = self.read(x, augment_on_device)
         feed = Feed(data, kwargs.get("steps_per_epoch"), initial_epoch)
-        callbacks = [_BeginPasses(feed), *callbacks]
+        callbacks = [_BeginPasses(feed), *self.own_callbacks(), *callbacks]
         bars = keras.callbacks.ProgbarLogger
         if verbose and not any(isinstance(c, bars) for c in callbacks):
             callbacks.append(_Progress())

@@ -1,6 +1,6 @@
 """Mutual distillation of networks that learn together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 
@@ -49,6 +49,7 @@ class MutualDistiller(DistillationTrainer):
             as the heads are made for. Defaults to `"rotations"`, and without heads to
             the image alone.
         divergence: See `keras_hsakd.Distiller`. Defaults to `"kl"`.
+        divergence_options: See `keras_hsakd.Distiller`. Defaults to `None`.
         sampled_views: See `keras_hsakd.Distiller`. Defaults to `None`, all views.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
@@ -82,6 +83,7 @@ class MutualDistiller(DistillationTrainer):
         views: str | Sequence[View] | None = None,
         divergence: str | Divergence = "kl",
         sampled_views: int | None = None,
+        divergence_options: Mapping[str, float] | None = None,
         **kwargs,
     ):
         networks = list(networks)
@@ -116,6 +118,7 @@ class MutualDistiller(DistillationTrainer):
             },
             temperature,
             divergence,
+            divergence_options,
             views,
             sampled_views=sampled_views,
             **kwargs,
