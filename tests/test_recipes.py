@@ -1,4 +1,4 @@
-"""The paper's experiments: their settings, and that each runs from end to end."""
+"""Experiments: their settings, and that each runs from end to end."""
 
 import functools
 import shutil
@@ -10,7 +10,9 @@ import tensorflow as tf
 from keras_hsakd import models
 from keras_hsakd.compat import shapes_only
 from keras_hsakd.data import names as data_names
+from keras_hsakd.heads import multiply_adds_by_part
 from keras_hsakd.runs import DataSettings, Run, plots, recipes, run_recipe
+from keras_hsakd.runs.costs import Way, image_multiply_adds
 
 PAIR = "cifar100/wrn_40_2-wrn_16_2"
 CLASSES = ("cat", "dog", "eel")
@@ -71,13 +73,15 @@ def test_networks_and_data_exist_and_fit(name):
     counts = set()
     for step in recipe.steps:
         outputs = outputs_of(step.training.model)
-        if step.kind in ("teacher", "distill", "mutual"):
+        with_heads = step.options.get("heads", step.kind != "baseline")
+        if with_heads and step.kind != "linear" and step.training.head == "copy":
             counts.add(len(outputs))
         if isinstance(step.data, DataSettings):
-            folders = ("imagenet", "tiny-imagenet-200")
+            folders = ("imagenet", "tiny-imagenet-200", "photographs")
             assert step.data.data in (*data_names(), *folders)
         for term in step.options.get("loss_weights", {}):
-            term = "logits" if term == "kl_main" else term.removeprefix("kl_")
+            of_logits = ("ce_loss", "kl_main")
+            term = "logits" if term in of_logits else term.removeprefix("kl_")
             assert term in outputs
     assert len(counts) <= 1
 
@@ -116,6 +120,28 @@ def test_scaled():
     assert (data.data, student, target.data) == ("mine", {}, "other")
     assert recipe.steps[-1].data.limit == 5
     assert recipe.steps[-1].data.crop == "resized"
+
+
+def test_long_trainings_have_the_multiply_adds_of_the_method():
+    parts = {
+        name: multiply_adds_by_part(models.create(name, 10))
+        for name in ("resnet20", "resnet8")
+    }
+    heads = ("aux_1", "aux_2", "aux_3")
+    method, labels, logits = (
+        image_multiply_adds(way, parts["resnet20"], parts["resnet8"])
+        for way in (
+            Way(kind="distill", views=4, heads=heads, teaching=heads),
+            Way(kind="baseline", views=1),
+            Way(kind="distill", views=1),
+        )
+    )
+    for name, cost in (
+        ("photographs/resnet8/baseline-long", labels),
+        ("photographs/resnet20-resnet8/kd-long", logits),
+    ):
+        epochs = recipes.get(name).steps[-1].training.epochs
+        assert epochs == round(30 * method / cost)
 
 
 def test_the_table_names_each():
@@ -167,10 +193,19 @@ KINDS = [kind(name) for name in recipes.names()]
 
 
 def differs_little(i, name):
-    """Returns whether only networks or data are others than an earlier recipe's."""
-    other_data = name.startswith(("imagenet", "tiny_imagenet", "stl10"))
-    frozen = name.endswith("/frozen")
-    return KINDS.index(kind(name)) != i or other_data or frozen
+    """Returns whether another recipe shows most of it."""
+    other = ("imagenet", "tiny_imagenet", "stl10", "photographs")
+    rare = ("/frozen", "/kd", "dkd", "standardized")
+    return KINDS.index(kind(name)) != i or name.startswith(other) or name.endswith(rare)
+
+
+def networks_of(name):
+    """Returns the networks that an experiment trains."""
+    steps = recipes.get(name).steps
+    return [(step.kind, step.training.model, step.training.head) for step in steps]
+
+
+NETWORKS = [networks_of(name) for name in recipes.names()]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +232,14 @@ def test_each_runs_with_stand_ins(name, folder, stand_ins, shared_steps, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for i, name in enumerate(recipes.names())
+        if NETWORKS.index(networks_of(name)) == i
+    ],
+)
 def test_each_runs_with_the_networks_themselves(name, folder, tmp_path):
     size = 64 if name.startswith("imagenet") else 32
     runs = run(name, folder, tmp_path / "out", image_size=size, limit=12)

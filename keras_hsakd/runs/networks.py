@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 
 from keras_hsakd import distribution, models, views
+from keras_hsakd.attach import attach_heads
 from keras_hsakd.graph import with_preprocessing
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.layers import finalize_states
@@ -52,6 +53,15 @@ def create(
         )
         for name in (training.model, *peers)
     ]
+    if training.head != "copy":
+        networks = [
+            attach_heads(
+                strip_heads(network),
+                head=training.head,
+                num_views=len(views.get(view_names)),
+            )
+            for network in networks
+        ]
     networks = [with_preprocessing(n, images.preprocessing()) for n in networks]
     if training.synchronize_batch_norm:
         for network in networks:

@@ -1,8 +1,14 @@
-"""The paper's experiments: one row each, with the authors' settings and figures.
+"""Experiments: one row each, with the authors' settings and published figures.
+
+The paper's, the methods that people would use instead, and the same of small size, on
+photographs.
 
 References: [Yang et al., 2021](https://arxiv.org/abs/2107.13715),
 [Yang et al., 2022](https://doi.org/10.1109/TNNLS.2022.3186807), and the authors'
-implementation, whose README has the published figures.
+implementation, whose README has the published figures; of the others,
+[Tian et al., 2020](https://arxiv.org/abs/1910.10699) for the weights of plain
+distillation, [Zhao et al., 2022](https://arxiv.org/abs/2203.08679) for DKD, and
+[Sun et al., 2024](https://arxiv.org/abs/2403.01427) for standardized logits.
 """
 
 import dataclasses
@@ -41,7 +47,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """An experiment of the paper.
+    """An experiment of the paper, or one beside it.
 
     Attributes:
         name: As given to `get`.
@@ -295,6 +301,12 @@ _IMAGENET = DataSettings(
     center_crop=224 / 256,
     corrupt="unchecked",
 )
+# CIFAR-10 as image files, 500 to train on of each class; `--data` says where they are.
+_PHOTOGRAPHS = DataSettings(
+    data="photographs", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+)
+# As many multiply-adds as 30 epochs of HSAKD from resnet20 to resnet8.
+_LONG_EPOCHS = {"baseline": 573, "kd": 274}
 _ON_HUNDRED_EPOCHS = {"epochs": 100, "milestones": (0.3, 0.6, 0.9)}
 _SMALL_LEARNING_RATE = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
@@ -392,6 +404,39 @@ _ABLATIONS = {
     "heads-1-3": ("kl_aux_2",),
     "heads-2-3": ("kl_aux_1",),
 }
+# Distillation otherwise. name: what it is, options of `distill`
+_PLAIN = {"heads": False}
+_DKD = {"divergence": "dkd", "temperature": 4.0, "divergence_warmup": 20 / 240}
+_STANDARDIZED = {"divergence": "standardized", "temperature": 2.0}
+_OTHERWISE = {
+    "kd": (
+        "plain distillation of logits",
+        {
+            **_PLAIN,
+            "temperature": 4.0,
+            "loss_weights": {"ce_loss": 0.1, "kl_main": 0.9},
+        },
+    ),
+    "dkd": ("decoupled distillation of logits", {**_PLAIN, **_DKD}),
+    "standardized": (
+        "distillation of standardized logits",
+        {
+            **_PLAIN,
+            **_STANDARDIZED,
+            "loss_weights": {"ce_loss": 0.1, "kl_main": 9.0},
+        },
+    ),
+    "heads-dkd": ("student by heads, decoupled", dict(_DKD)),
+    "heads-standardized": ("student by heads, standardized", dict(_STANDARDIZED)),
+}
+# (pair): options of its dkd, and published figures of what is not the method
+_PUBLISHED_OTHERWISE = {
+    ("wrn_40_2", "wrn_16_2"): (
+        {"divergence_options": {"beta": 6.0}},
+        {"kd": "74.92", "dkd": "76.23"},
+    ),
+    ("resnet32x4", "resnet8x4"): ({}, {"kd": "73.33", "dkd": "76.32"}),
+}
 # name: images, published
 _TARGETS = {
     "stl10": (DataSettings(data="stl10", crop="resized", center_crop=1.0), "74.66"),
@@ -458,6 +503,19 @@ def _rows():
             (Step("online", "mutual", _on_cifar(model), _CIFAR100),),
             published,
         )
+    for (teacher, student), (of_dkd, figures) in _PUBLISHED_OTHERWISE.items():
+        for name, (description, options) in _OTHERWISE.items():
+            training, heads = _on_cifar(teacher), options.get("heads", True)
+            teachers = _joint_teacher(training, _CIFAR100)
+            if not heads:  # published with teachers that were trained on labels alone
+                teachers = (Step("teacher", "baseline", training, _CIFAR100),)
+            more = of_dkd if options.get("divergence") == "dkd" else {}
+            yield Recipe(
+                f"cifar100/{teacher}-{student}/{name}",
+                description,
+                (*teachers, _student(_on_cifar(student), **options, **more)),
+                figures.get(name, ""),
+            )
     for name, (data, published) in _TARGETS.items():
         yield Recipe(
             f"{name}/linear",
@@ -494,6 +552,65 @@ def _rows():
         "two networks that teach each other",
         (Step("online", "mutual", _on_imagenet(student), _IMAGENET),),
         "71.49",
+    )
+    yield from _photographs()
+
+
+def _photographs():
+    """The comparison on few photographs: one teacher, and a student many ways."""
+
+    def on_photographs(model, epochs=30, **changes):
+        return _on_cifar(model, epochs=epochs, **changes)
+
+    name = "photographs/resnet20-resnet8"
+    teacher = _joint_teacher(on_photographs("resnet20"), _PHOTOGRAPHS)
+    yield Recipe(
+        "photographs/resnet8/baseline",
+        "labels alone",
+        (Step("baseline", "baseline", on_photographs("resnet8"), _PHOTOGRAPHS),),
+    )
+    yield Recipe(
+        "photographs/resnet8/baseline-long",
+        "labels alone, with the multiply-adds of the method",
+        (
+            Step(
+                "baseline",
+                "baseline",
+                on_photographs("resnet8", _LONG_EPOCHS["baseline"]),
+                _PHOTOGRAPHS,
+            ),
+        ),
+    )
+    yield Recipe(
+        name,
+        "student of a jointly trained teacher",
+        (*teacher, _student(on_photographs("resnet8"))),
+    )
+    for suffix, (description, options) in _OTHERWISE.items():
+        yield Recipe(
+            f"{name}/{suffix}",
+            description,
+            (*teacher, _student(on_photographs("resnet8"), **options)),
+        )
+    yield Recipe(
+        f"{name}/kd-long",
+        "plain distillation, with the multiply-adds of the method",
+        (
+            *teacher,
+            _student(
+                on_photographs("resnet8", _LONG_EPOCHS["kd"]), **_OTHERWISE["kd"][1]
+            ),
+        ),
+    )
+    yield Recipe(
+        f"{name}/sampled-views-2",
+        "student that sees two of four views",
+        (*teacher, _student(on_photographs("resnet8"), sampled_views=2)),
+    )
+    yield Recipe(
+        f"{name}/light-heads",
+        "student with light heads",
+        (*teacher, _student(on_photographs("resnet8", head="light"))),
     )
 
 

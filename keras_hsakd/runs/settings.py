@@ -135,6 +135,8 @@ class TrainingSettings:
 
     Attributes:
         model: A name of `keras_hsakd.models.names()`.
+        head: `"copy"` or `"light"`, which auxiliary heads it has, see
+            `keras_hsakd.attach_heads`.
         epochs: Number of passes over the training images.
         batch_size: Images in a batch; each is seen under four rotations.
         learning_rate: Before its drops.
@@ -151,6 +153,12 @@ class TrainingSettings:
     """
 
     model: str = setting(help="network to train, see `keras-hsakd models`")
+    head: str = setting(
+        "copy",
+        "its auxiliary heads: a copy of what follows each stage, as in the paper, or "
+        "light, two convolutions each, which cost less",
+        choices=("copy", "light"),
+    )
     epochs: int = setting(240, "passes over the training images")
     batch_size: int = setting(64, "images in a batch, each seen under four rotations")
     learning_rate: float = setting(0.05, "learning rate before its drops")
