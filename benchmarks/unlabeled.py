@@ -27,13 +27,13 @@ import tensorflow as tf
 from keras_hsakd import Distiller, TeacherTrainer, data, models
 from keras_hsakd.data.datasets import _read_digits
 from keras_hsakd.data.subsets import choose, few
-from keras_hsakd.demo import Settings
 from keras_hsakd.files import write_json
 from keras_hsakd.optimizers import SGD, step_decay
+from keras_hsakd.runs.settings import DemoSettings
 
 LABELLED, UNLABELLED = 10, 60  # of each class
 RATIO = (LABELLED + UNLABELLED) // LABELLED  # of the steps of an epoch
-SETTINGS = Settings(examples_per_class=LABELLED)
+SETTINGS = DemoSettings(examples_per_class=LABELLED)
 # Of the 97.5 % interval of Student's t, by the number of seeds.
 QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
 

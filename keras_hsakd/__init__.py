@@ -12,16 +12,31 @@
 'serving/student/1'
 """
 
-import importlib
+import pathlib
+import sys
+from typing import TYPE_CHECKING
 
-from keras_hsakd import checkpoints, layers, losses, models, ops, optimizers, views
-from keras_hsakd.attach import attach_heads, find_taps
-from keras_hsakd.distribution import synchronize_batch_norm
-from keras_hsakd.heads import strip_heads
-from keras_hsakd.resume import Preempted, Resume
-from keras_hsakd.teacher_cache import TeacherCache
-from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
-from keras_hsakd.views import check_views
+from keras_hsakd import lazy
+
+if TYPE_CHECKING:
+    from keras_hsakd import (
+        checkpoints,
+        data,
+        export,
+        layers,
+        losses,
+        models,
+        ops,
+        optimizers,
+        views,
+    )
+    from keras_hsakd.attach import attach_heads, find_taps
+    from keras_hsakd.distribution import synchronize_batch_norm
+    from keras_hsakd.heads import strip_heads
+    from keras_hsakd.resume import Preempted, Resume
+    from keras_hsakd.teacher_cache import TeacherCache
+    from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
+    from keras_hsakd.views import check_views
 
 __version__ = "0.1.0"
 
@@ -50,9 +65,25 @@ __all__ = [
 
 # These two need TensorFlow; the rest also runs where only JAX is installed.
 _NEED_TENSORFLOW = ("data", "export")
+_CORE = ("checkpoints", "layers", "losses", "models", "ops", "optimizers", "views")
 
+__getattr__, __dir__ = lazy.names_of(
+    __name__,
+    {
+        "attach": ("attach_heads", "find_taps"),
+        "distribution": ("synchronize_batch_norm",),
+        "heads": ("strip_heads",),
+        "resume": ("Preempted", "Resume"),
+        "teacher_cache": ("TeacherCache",),
+        "trainers": ("Distiller", "MutualDistiller", "TeacherTrainer"),
+        "views": ("check_views",),
+    },
+    submodules=_CORE + _NEED_TENSORFLOW,
+)
 
-def __getattr__(name):
-    if name in _NEED_TENSORFLOW:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+# Keras finds our classes in its files once they are registered, so the core is imported
+# at once. The command line alone reads its words first: Keras takes seconds to import.
+if [pathlib.PurePath(word).stem for word in sys.argv[:1]] != ["keras-hsakd"]:
+    for _name in __all__:
+        if _name not in _NEED_TENSORFLOW:
+            globals()[_name] = __getattr__(_name)

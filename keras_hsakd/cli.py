@@ -1,4 +1,9 @@
-"""The command `keras-hsakd`: parses, and hands over to `runs`, `tryout` and `demo`."""
+"""The command `keras-hsakd`: parses, and hands over to `runs`, `tryout` and `demo`.
+
+Words are parsed, and help is printed, without Keras and TensorFlow, which take seconds
+to import: what a flag offers comes from `names` and from settings, and a command
+imports what it runs.
+"""
 
 import argparse
 import dataclasses
@@ -11,9 +16,10 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from keras_hsakd import demo, export, models, tryout, views
-from keras_hsakd.callbacks import CHECKPOINTS
+from keras_hsakd import runs, zoo
 from keras_hsakd.files import read_json, write_json
+from keras_hsakd.names import CARD, FORMATS, VIEWS
+from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.runs import (
     KINDS,
     CacheSettings,
@@ -21,19 +27,8 @@ from keras_hsakd.runs import (
     Distill,
     ExecutionSettings,
     TrainingSettings,
-    cache_teacher,
-    check_cache,
-    evaluate,
-    export_run,
-    export_torch,
-    import_torch,
-    plan,
-    planning,
-    recipes,
-    run_recipe,
-    train,
 )
-from keras_hsakd.runs.images import OF_THE_NETWORK, OF_TRAINING
+from keras_hsakd.runs.settings import OF_THE_NETWORK, OF_TRAINING, DemoSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,7 +125,7 @@ def _parser():
         )
     command.add_argument(
         "--views",
-        choices=views.names(),
+        choices=VIEWS,
         default="rotations",
         help="views of a teacher that is to be trained (default: rotations)",
     )
@@ -257,7 +252,7 @@ def _parser():
         "--format",
         dest="formats",
         nargs="+",
-        choices=export.FORMATS,
+        choices=FORMATS,
         default=("saved_model",),
         help="formats to write (default: saved_model)",
     )
@@ -301,7 +296,7 @@ def _parser():
     group.add_argument(
         "--card",
         metavar="FILE",
-        help=f"JSON file with texts for the model card: {', '.join(export.CARD)}",
+        help=f"JSON file with texts for the model card: {', '.join(CARD)}",
     )
 
     command = add(
@@ -362,7 +357,7 @@ def _parser():
     command.add_argument(
         "--overwrite", action="store_true", help="replace an existing folder"
     )
-    _add_settings(command, demo.Settings)
+    _add_settings(command, DemoSettings)
     return parser
 
 
@@ -457,7 +452,7 @@ def _taken(options, settings_class):
 
 
 def _train(options, kind_class):
-    run = train(
+    run = runs.train(
         kind_class(**_taken(options, kind_class)),
         data=_taken(options, DataSettings),
         training=TrainingSettings(**_taken(options, TrainingSettings)),
@@ -468,13 +463,15 @@ def _train(options, kind_class):
 
 
 def _plan(options):
+    from keras_hsakd.runs import planning
+
     output = options.pop("output")
     if output and not os.path.isdir(os.path.dirname(os.path.abspath(output))):
         raise FileNotFoundError(
             f"Expected `output` to be a file in a folder that exists. "
             f"Received: '{output}'"
         )
-    found = plan(
+    found = runs.plan(
         training=TrainingSettings(**_taken(options, TrainingSettings)),
         data=_taken(options, DataSettings),
         **options,
@@ -486,6 +483,8 @@ def _plan(options):
 
 
 def _run_recipe(options):
+    from keras_hsakd.runs import recipes
+
     if options.pop("list"):
         print(recipes.table())
         return
@@ -500,7 +499,7 @@ def _run_recipe(options):
     steps = ("teacher", "backbone", "student")
     given = {k: v for k in steps if (v := options.pop(k)) is not None}
     recipe = recipes.get(options.pop("name")).scaled(**options)
-    for run in run_recipe(recipe, given=given, **running).values():
+    for run in runs.run_recipe(recipe, given=given, **running).values():
         _report(run)
     if recipe.published:
         print(f"Published, best epoch on the test images: {recipe.published} %")
@@ -511,11 +510,11 @@ def _cache(options):
     settings = CacheSettings(**_taken(options, CacheSettings))
     if not (check and os.path.exists(output)):
         data = _taken(options, DataSettings)
-        cache = cache_teacher(output, settings, data, **options)
+        cache = runs.cache_teacher(output, settings, data, **options)
         print(f"Wrote {cache.path}. Learn from it: keras-hsakd distill --cache ...")
     if check:
         print("output   KL at temperature 3: largest     mean   largest difference")
-        for name, found in check_cache(output, settings.teacher).items():
+        for name, found in runs.check_cache(output, settings.teacher).items():
             print(
                 f"{name:8} {found.largest:28.2e} {found.mean:8.1e} "
                 f"{found.difference:20.2e}"
@@ -526,7 +525,7 @@ def _convert(options):
     source, output = options.pop("source"), options.pop("output")
     checkpoint = options.pop("checkpoint")
     if os.path.isdir(source):
-        export_torch(source, output, checkpoint)
+        runs.export_torch(source, output, checkpoint)
         print(f"Wrote {output}")
         return
     for name in ("model", "data"):
@@ -536,7 +535,7 @@ def _convert(options):
                 f"what images it was trained on. Received: no `--{name}`"
             )
     settings = DataSettings(**_taken(options, DataSettings))
-    run = import_torch(output, source, data=settings, **options)
+    run = runs.import_torch(output, source, data=settings, **options)
     print(f"Wrote {run.path}. Accuracy {run.record['last']['val_accuracy']:.2%}")
 
 
@@ -554,14 +553,14 @@ def _report(run):
 
 
 def _evaluate(options):
-    for name, value in evaluate(**options).items():
+    for name, value in runs.evaluate(**options).items():
         print(f"{name} {value:.4f}")
 
 
 def _export(options):
     if options["card"] is not None:
         options["card"] = read_json(options["card"])
-    results = export_run(**options)
+    results = runs.export_run(**options)
     for name, result in results.items():
         if result.error is None:
             print(f"Wrote {result.path} ({name})")
@@ -579,13 +578,17 @@ def _export(options):
 
 
 def _try(options):
+    from keras_hsakd import tryout
+
     tryout.serve(**options)
 
 
 def _models(options):
-    print(models.table(**options))
+    print(zoo.table(**options))
 
 
 def _demo(options):
-    settings = demo.Settings(**_taken(options, demo.Settings))
+    from keras_hsakd import demo
+
+    settings = DemoSettings(**_taken(options, DemoSettings))
     demo.run(settings=settings, **options)

@@ -16,24 +16,8 @@ from keras_hsakd.files import write_json
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.runs import plots
-from keras_hsakd.runs.settings import setting
+from keras_hsakd.runs.settings import DemoSettings
 from keras_hsakd.trainers import Distiller, TeacherTrainer
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the demo trains; chosen on the validation split, see `docs/demo.md`."""
-
-    teacher: str = setting("resnet14", "network of the teacher")
-    student: str = setting("resnet8", "network of the students")
-    examples_per_class: int = setting(10, "labelled training images of each digit")
-    image_size: int = setting(12, "height and width of the images")
-    batch_size: int = setting(25, "images in a batch")
-    teacher_epochs: int = setting(40, "epochs of the teacher")
-    student_epochs: int = setting(20, "epochs of each student")
-    learning_rate: float = setting(0.05, "learning rate before its three drops")
-    evaluate_every: int = setting(4, "epochs between two points of a curve")
-
 
 _RESULTS = "results.json"
 
@@ -50,7 +34,7 @@ def run(
     seeds: int = 3,
     validation: bool = False,
     overwrite: bool = False,
-    settings: Settings = Settings(),
+    settings: DemoSettings = DemoSettings(),
 ) -> dict:
     """Runs the demo on handwritten digits and writes what came out.
 
@@ -65,7 +49,7 @@ def run(
         validation: Whether to measure on a held-out part of the training images
             instead of the test images, to choose settings. Defaults to `False`.
         overwrite: Whether to replace an existing folder. Defaults to `False`.
-        settings: What is trained. Defaults to `Settings()`.
+        settings: What is trained. Defaults to `DemoSettings()`.
 
     Returns:
         The content of `results.json`.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reference.fill import fill
 
-from keras_hsakd import checkpoints, heads, models
+from keras_hsakd import checkpoints, heads, models, zoo
 from keras_hsakd.compat import shapes_only
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
@@ -128,8 +128,8 @@ def assert_same_state(back, state):
 @pytest.mark.parametrize("name", by_cost(models.names()))
 def test_every_variant_has_heads_and_takes_other_images(name):
     with shapes_only():
-        network = models.create(name, 7, input_shape=(16, 16, 1))
-        plain = models.create(name, 7, input_shape=(16, 16, 1), heads=False)
+        network = models.create(name, 7, input_shape=(15, 15, 3))
+        plain = models.create(name, 7, input_shape=(15, 15, 3), heads=False)
     assert network.name == name
     assert network.output["logits"].shape == (None, 7)
     for head in heads.head_names(network):
@@ -140,6 +140,40 @@ def test_every_variant_has_heads_and_takes_other_images(name):
         v.path: v.shape for v in stripped.variables
     }
     assert_every_variable_has_a_key(network)
+    # What the command line tells of it without making it.
+    assert zoo.COSTS[name].image_size == models.default_image_size(name)
+    assert list(told(name, 15, 7)) == [
+        trained(plain),
+        models.multiply_adds(plain),
+        len(heads.head_names(network)),
+        trained(network),
+    ]
+
+
+def told(name, image_size, num_classes):
+    """Returns the numbers of a network in the table."""
+    for line in models.table(image_size, num_classes).splitlines():
+        _, of, *cells, _ = (cell.strip() for cell in line.split("|"))
+        if of == name:
+            return [int(cell.replace(",", "")) for cell in cells]
+
+
+def trained(network):
+    return sum(math.prod(variable.shape) for variable in network.trainable_variables)
+
+
+def test_images_may_be_grey():
+    with shapes_only():
+        network = models.create("resnet8", 7, input_shape=(8, 8, 1))
+    assert network.input_shape == (None, 8, 8, 1)
+
+
+def test_the_costs_are_of_all_networks():
+    assert list(zoo.COSTS) == models.names()
+    with pytest.raises(ValueError, match="`image_size` to be at least 8 for vgg8_bn"):
+        models.table(7)
+    with pytest.raises(ValueError, match="`num_classes` to be at least 2.*=1"):
+        models.table(num_classes=1)
 
 
 def assert_every_variable_has_a_key(network):

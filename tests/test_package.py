@@ -1,6 +1,7 @@
 import ast
 import configparser
 import graphlib
+import importlib
 import importlib.metadata
 import os
 import pathlib
@@ -13,6 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import keras_hsakd
+from keras_hsakd import export, losses, names, runs, views
 
 PACKAGE = pathlib.Path(keras_hsakd.__file__).parent
 # Imports go downward only, and never within a group.
@@ -29,9 +31,9 @@ GROUPS = [
     {"logits", "grad_cam"},
     {"losses", "graph"},
     {"layers"},
-    {"distribution"},
-    {"ops", "compat", "digests", "figures", "files", "machine", "optional"}
-    | {"signals", "suggestions"},
+    {"distribution", "results"},
+    {"ops", "compat", "digests", "figures", "files", "lazy", "machine", "names"}
+    | {"optional", "signals", "suggestions", "zoo"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 
@@ -97,6 +99,9 @@ before = set(sys.modules)
 import keras_hsakd.data
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 assert not new & {"torch", "tensorflow_datasets", "sklearn", "matplotlib"}, new
+# A Keras file needs the import alone to be loaded.
+assert keras.saving.get_registered_object("keras_hsakd>BatchNormalization")
+assert keras.saving.get_registered_object("keras_hsakd>Distiller")
 """
 
 
@@ -119,6 +124,51 @@ def test_the_public_names_are_there():
         assert getattr(keras_hsakd, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = keras_hsakd.nothing
+
+
+def imported_for_type_checkers(package):
+    """Returns the modules of the names that a package imports under TYPE_CHECKING."""
+    for node in ast.parse(pathlib.Path(package.__file__).read_text()).body:
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            for line in node.body:
+                yield from ((alias.name, line.module) for alias in line.names)
+
+
+@pytest.mark.parametrize("package", [keras_hsakd, runs])
+def test_names_are_those_that_type_checkers_see(package):
+    modules = dict(imported_for_type_checkers(package))
+    assert set(modules) == set(package.__all__) <= set(dir(package))
+    for name, module in modules.items():
+        found = package.__getattr__(name)
+        assert found is getattr(importlib.import_module(module), name)
+
+
+def test_the_command_line_offers_what_there_is():
+    assert list(names.DIVERGENCES) == losses.names()
+    assert list(names.VIEWS) == views.names()
+    assert list(names.FORMATS) == list(export.FORMATS)
+
+
+# The process is the command by its name. All is printed, and nothing was loaded for it.
+WITHOUT_KERAS = """
+import contextlib, sys
+sys.argv[0] = "bin/keras-hsakd"
+from keras_hsakd import cli, runs
+lines = ["--help", "run --list", "models", "teacher", "no-command"]
+for line in lines + [f"{kind} --help" for kind in (*runs.KINDS, "export", "demo")]:
+    with contextlib.suppress(SystemExit):
+        cli.main(line.split())
+assert not {"keras", "tensorflow", "numpy", "h5py"} & set(sys.modules)
+import keras_hsakd
+assert set(keras_hsakd.__all__) <= set(dir(keras_hsakd))
+print("end")
+"""
+
+
+def test_help_and_tables_need_no_keras():
+    result = python(WITHOUT_KERAS)
+    assert result.returncode == 0, result.stderr
+    assert "| wrn_16_2 |" in result.stdout and result.stdout.endswith("end\n")
 
 
 # What an installation is told.

@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 
 from keras_hsakd import Preempted, TeacherTrainer, data, export, models, strip_heads
-from keras_hsakd.callbacks import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.data import folders
 from keras_hsakd.heads import is_plain
 from keras_hsakd.optimizers import SGD, step_decay
+from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.runs import (
     Baseline,
     DataSettings,

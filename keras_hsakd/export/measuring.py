@@ -19,10 +19,9 @@ from keras_hsakd.export.formats import (
 )
 from keras_hsakd.export.serving import Served, as_pixels
 from keras_hsakd.machine import machine, versions
+from keras_hsakd.names import CARD
 from keras_hsakd.suggestions import did_you_mean
 
-# What a model card tells that figures do not.
-CARD = ("intended_use", "data", "training", "limits", "licence")
 # Its name among what was measured.
 ARTEFACT = "artefact"
 BATCH_SIZES = (1, 32)

@@ -1,13 +1,10 @@
 """The zoo: the paper's networks, with auxiliary heads."""
 
-import math
 from functools import partial
 
 import keras
 
 from keras_hsakd import graph
-from keras_hsakd.compat import shapes_only
-from keras_hsakd.heads import head_names, strip_heads
 from keras_hsakd.models import mobilenets, resnets, shufflenets, vggs, wide_resnets
 from keras_hsakd.models.mobilenets import mobilenet_v2
 from keras_hsakd.models.naming import torch_name
@@ -17,6 +14,7 @@ from keras_hsakd.models.vggs import vgg
 from keras_hsakd.models.wide_resnets import wrn
 from keras_hsakd.ops import NUM_ROTATIONS
 from keras_hsakd.suggestions import did_you_mean
+from keras_hsakd.zoo import COSTS, table
 
 __all__ = [
     "create",
@@ -110,7 +108,7 @@ def default_image_size(name: str) -> int:
     >>> default_image_size("resnet34_imagenet")
     224
     """
-    return _VARIANTS[name].keywords.get("image_size", 32)
+    return COSTS[name].image_size
 
 
 def multiply_adds(model: keras.Model) -> int:
@@ -129,39 +127,6 @@ def multiply_adds(model: keras.Model) -> int:
     101118464
     """
     return graph.multiply_adds(model.outputs)
-
-
-def table(image_size: int | None = None, num_classes: int = 100) -> str:
-    """Returns what the networks cost, as a Markdown table.
-
-    Args:
-        image_size: Height and width of an image. Defaults to what each is made for.
-        num_classes: Number of classes. Defaults to 100.
-
-    Returns:
-        A string with a line for each of `names()`: trained parameters (without the
-        statistics of batch normalization, as in the paper) and multiply-adds of the
-        network that is deployed, number of heads, trained parameters with heads.
-
-    Example:
-    >>> print(table().splitlines()[4])  # doctest: +SKIP
-    | wrn_16_2 | 703,284 | 101,118,464 | 3 | 2,631,588 |
-    """
-    lines = [
-        "| network | trained parameters | multiply-adds | heads | with heads |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name in names():
-        side = image_size or default_image_size(name)
-        # Shapes are enough: the weights of the largest would take gigabytes.
-        with shapes_only():
-            network = create(name, num_classes, (side, side, 3))
-        deployed = strip_heads(network)
-        lines.append(
-            f"| {name} | {_trained(deployed):,} | {multiply_adds(deployed):,} "
-            f"| {len(head_names(network))} | {_trained(network):,} |"
-        )
-    return "\n".join(lines)
 
 
 def torch_names(model: keras.Model) -> dict[str, str]:
@@ -197,7 +162,3 @@ def torch_names(model: keras.Model) -> dict[str, str]:
         f"begins with one of {list(_FAMILIES)}. "
         f"Received: a model named '{model.name}'"
     )
-
-
-def _trained(network):
-    return sum(math.prod(variable.shape) for variable in network.trainable_variables)

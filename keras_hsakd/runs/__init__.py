@@ -1,26 +1,31 @@
 """Runs: what the command line is made of, from settings to run folders."""
 
-from keras_hsakd.runs.caching import cache_teacher, check_cache
-from keras_hsakd.runs.evaluation import evaluate, export_run, export_torch
-from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.kinds import (
-    KINDS,
-    Baseline,
-    Distill,
-    Kind,
-    Linear,
-    Mutual,
-    Teacher,
-)
-from keras_hsakd.runs.planning import plan
-from keras_hsakd.runs.recipes import run_recipe
-from keras_hsakd.runs.settings import (
-    CacheSettings,
-    DataSettings,
-    ExecutionSettings,
-    TrainingSettings,
-)
-from keras_hsakd.runs.training import import_torch, train
+from typing import TYPE_CHECKING
+
+from keras_hsakd import lazy
+
+if TYPE_CHECKING:
+    from keras_hsakd.runs.caching import cache_teacher, check_cache
+    from keras_hsakd.runs.evaluation import evaluate, export_run, export_torch
+    from keras_hsakd.runs.folder import Run
+    from keras_hsakd.runs.kinds import (
+        KINDS,
+        Baseline,
+        Distill,
+        Kind,
+        Linear,
+        Mutual,
+        Teacher,
+    )
+    from keras_hsakd.runs.planning import plan
+    from keras_hsakd.runs.recipes import run_recipe
+    from keras_hsakd.runs.settings import (
+        CacheSettings,
+        DataSettings,
+        ExecutionSettings,
+        TrainingSettings,
+    )
+    from keras_hsakd.runs.training import import_torch, train
 
 __all__ = [
     "KINDS",
@@ -45,3 +50,22 @@ __all__ = [
     "run_recipe",
     "train",
 ]
+
+# The command line reads its words without Keras.
+__getattr__, __dir__ = lazy.names_of(
+    __name__,
+    {
+        "caching": ("cache_teacher", "check_cache"),
+        "evaluation": ("evaluate", "export_run", "export_torch"),
+        "folder": ("Run",),
+        "kinds": (
+            *("KINDS", "Baseline", "Distill", "Kind", "Linear", "Mutual", "Teacher"),
+        ),
+        "planning": ("plan",),
+        "recipes": ("run_recipe",),
+        "settings": (
+            *("CacheSettings", "DataSettings", "ExecutionSettings", "TrainingSettings"),
+        ),
+        "training": ("import_torch", "train"),
+    },
+)

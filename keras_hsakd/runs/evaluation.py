@@ -14,14 +14,13 @@ from keras_hsakd.export.serving import as_pixels
 from keras_hsakd.heads import is_plain, strip_heads
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import (
-    OF_THE_NETWORK,
-    OF_TRAINING,
     changed,
     check_same,
     load,
     load_to_measure,
     without_foreign,
 )
+from keras_hsakd.runs.settings import OF_THE_NETWORK, OF_TRAINING
 from keras_hsakd.trainers import BaselineTrainer, TeacherTrainer
 
 # Training images that artefacts are checked on, and 8-bit ranges are found on.

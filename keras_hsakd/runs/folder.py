@@ -9,15 +9,15 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import h5py
-import keras
-
-from keras_hsakd import data
-from keras_hsakd.callbacks import CHECKPOINTS, checkpoint_path, read_results
 from keras_hsakd.files import read_json, remove_partial, write_json
-from keras_hsakd.graph import with_preprocessing
+from keras_hsakd.results import CHECKPOINTS, checkpoint_path, read_results
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
+
+# What a folder says is read without Keras, which takes seconds to import.
+if TYPE_CHECKING:
+    import keras
 
 _RECORD = "run.json"
 _SNAPSHOTS = "snapshots"
@@ -170,7 +170,7 @@ class Run:
         """Returns what the run was told of its training."""
         return TrainingSettings(**self.record["training"])
 
-    def network(self, checkpoint: str = "last") -> keras.Model:
+    def network(self, checkpoint: str = "last") -> "keras.Model":
         """Loads the network that the run trained.
 
         Args:
@@ -185,6 +185,11 @@ class Run:
             FileNotFoundError: If no epoch of the run was finished.
             ValueError: If the checkpoint is unknown, or its file is damaged.
         """
+        import keras
+
+        from keras_hsakd.data import rescaling
+        from keras_hsakd.graph import with_preprocessing
+
         path = self._checkpoint(checkpoint)
         try:
             network = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -193,7 +198,7 @@ class Run:
         if self.record["format"] >= _WITH_PREPROCESSING:
             return network
         images = self.record["images"]
-        normalisation = data.rescaling(images["mean"], images["std"])
+        normalisation = rescaling(images["mean"], images["std"])
         return with_preprocessing(network, normalisation)
 
     def weights_digest(self, checkpoint: str = "last") -> str:
@@ -211,6 +216,8 @@ class Run:
             FileNotFoundError: As in `network`.
             ValueError: As in `network`.
         """
+        import h5py
+
         path = self._checkpoint(checkpoint)
         digest = hashlib.sha256()
 

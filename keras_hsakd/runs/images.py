@@ -24,17 +24,6 @@ _ONLY_OTHERS = {
 }
 # How images are found and read, which belongs to the place where they are.
 _OF_A_PLACE = sorted({name for names in _ONLY_OTHERS.values() for name in names})
-# What a trained network has fixed.
-OF_THE_NETWORK = ("image_size", "mean", "std")
-# What matters to training images alone.
-OF_TRAINING = (
-    "examples_per_class",
-    "label_fraction",
-    "augment",
-    "crop",
-    "flip",
-    "unlabeled",
-)
 
 
 class Images(NamedTuple):

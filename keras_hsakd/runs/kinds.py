@@ -3,31 +3,25 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-import keras
-
-from keras_hsakd import losses, views
-from keras_hsakd.callbacks import CHECKPOINTS
-from keras_hsakd.heads import head_names, strip_heads
-from keras_hsakd.runs import networks
+from keras_hsakd.names import DIVERGENCES, VIEWS
+from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.images import (
+from keras_hsakd.runs.settings import (
     OF_THE_NETWORK,
-    Images,
-    absolute,
-    changed,
-    check_same,
-    check_same_normalisation,
+    DataSettings,
+    TrainingSettings,
+    setting,
 )
-from keras_hsakd.runs.settings import DataSettings, TrainingSettings, setting
-from keras_hsakd.teacher_cache import TeacherCache
-from keras_hsakd.trainers import (
-    BaselineTrainer,
-    Distiller,
-    MutualDistiller,
-    TeacherTrainer,
-)
+
+# The fields are enough for the help of the command line. What needs Keras, which takes
+# seconds, is imported where a job is made.
+if TYPE_CHECKING:
+    import keras
+
+    from keras_hsakd.runs.images import Images
+    from keras_hsakd.teacher_cache import TeacherCache
 
 
 class Job(NamedTuple):
@@ -40,8 +34,8 @@ class Job(NamedTuple):
         compiling: Further arguments of the trainer's `compile`.
     """
 
-    trainer: keras.Model
-    network: keras.Model
+    trainer: "keras.Model"
+    network: "keras.Model"
     monitor: str = "val_accuracy"
     compiling: Mapping[str, object] = {}
 
@@ -60,7 +54,7 @@ class Origin(NamedTuple):
     run: Run
     checkpoint: str
     argument: str
-    cache: TeacherCache | None = None
+    cache: "TeacherCache | None" = None
 
     @classmethod
     def of_cache(cls, path: str | os.PathLike) -> "Origin":
@@ -70,6 +64,8 @@ class Origin(NamedTuple):
             FileNotFoundError: If there is no cache.
             ValueError: If it was not written of a run.
         """
+        from keras_hsakd.teacher_cache import TeacherCache
+
         cache = TeacherCache(path, verify=False)
         kept = cache.header["origin"]
         if "record" not in kept:
@@ -80,7 +76,7 @@ class Origin(NamedTuple):
         run = Run(kept["run"], kept["record"])
         return cls(run, kept["checkpoint"], "cache", cache)
 
-    def network(self) -> keras.Model:
+    def network(self) -> "keras.Model":
         """Loads the network."""
         return self.run.network(self.checkpoint)
 
@@ -139,7 +135,7 @@ def _views():
     return setting(
         "rotations",
         "views of an image that the heads tell apart",
-        choices=views.names(),
+        choices=VIEWS,
     )
 
 
@@ -216,6 +212,8 @@ class Kind:
             data: What the user gave: all settings, or values by their names.
             origin: As of `origin`.
         """
+        from keras_hsakd.runs.images import absolute
+
         if not isinstance(data, DataSettings):
             data = DataSettings(**(data or {}))
         if data.unlabeled is not None:
@@ -226,13 +224,15 @@ class Kind:
             )
         return absolute(data)
 
-    def check_images(self, images: Images, origin: Origin | None) -> None:
+    def check_images(self, images: "Images", origin: Origin | None) -> None:
         """Raises a ValueError unless the images suit the origin."""
+        from keras_hsakd.runs.images import check_same
+
         if origin is not None:
             check_same(origin.run, images, origin.argument)
 
     def job(
-        self, training: TrainingSettings, images: Images, origin: Origin | None
+        self, training: TrainingSettings, images: "Images", origin: Origin | None
     ) -> Job:
         """Makes the network and its trainer."""
         raise NotImplementedError
@@ -255,11 +255,16 @@ class Teacher(Kind):
     head_metrics: bool = _head_metrics()
 
     def check_images(self, images, origin):
+        from keras_hsakd.runs.images import check_same_normalisation
+
         super().check_images(images, origin)
         if origin is not None:  # a frozen backbone goes on seeing what it was made for
             check_same_normalisation(origin.run, images, origin.argument)
 
     def job(self, training, images, origin):
+        from keras_hsakd.runs import networks
+        from keras_hsakd.trainers import TeacherTrainer
+
         (network,) = networks.create(training, images, self.views)
         trainer = TeacherTrainer(
             network,
@@ -279,6 +284,10 @@ class Baseline(Kind):
     name = "baseline"
 
     def job(self, training, images, origin):
+        from keras_hsakd.heads import strip_heads
+        from keras_hsakd.runs import networks
+        from keras_hsakd.trainers import BaselineTrainer
+
         # Its weights at the start are those of a student with heads of this seed.
         network = strip_heads(*networks.create(training, images))
         return Job(BaselineTrainer(network), network)
@@ -312,7 +321,7 @@ class Distill(Kind):
         "teacher's classes of the images alone",
     )
     divergence: str = setting(
-        "kl", "what is learned from the teacher by", choices=losses.names()
+        "kl", "what is learned from the teacher by", choices=DIVERGENCES
     )
     divergence_options: dict[str, float] = setting(
         {},
@@ -351,6 +360,8 @@ class Distill(Kind):
         return origin
 
     def data_settings(self, data, origin):
+        from keras_hsakd.runs.images import changed
+
         if isinstance(data, DataSettings):
             data = {
                 name: value
@@ -360,6 +371,11 @@ class Distill(Kind):
         return changed(origin.run, data or {})
 
     def job(self, training, images, origin):
+        from keras_hsakd.heads import strip_heads
+        from keras_hsakd.runs import networks
+        from keras_hsakd.teacher_cache import TeacherCache
+        from keras_hsakd.trainers import Distiller
+
         (student,) = networks.create(training, images, origin.run.views)
         if not self.heads:
             student = strip_heads(student)
@@ -387,8 +403,10 @@ class Distill(Kind):
         return Job(distiller, student, compiling=compiling)
 
 
-def teaching_network(origin: Origin) -> keras.Model:
+def teaching_network(origin: Origin) -> "keras.Model":
     """Loads a network that can teach others, with heads."""
+    from keras_hsakd.heads import head_names
+
     teacher = origin.network()
     try:
         head_names(teacher)
@@ -420,6 +438,9 @@ class Mutual(Kind):
     head_metrics: bool = _head_metrics()
 
     def job(self, training, images, origin):
+        from keras_hsakd.runs import networks
+        from keras_hsakd.trainers import MutualDistiller
+
         peers = (training.model,) if self.peers is None else tuple(self.peers)
         all_networks = networks.create(training, images, self.views, peers)
         distiller = MutualDistiller(
@@ -461,6 +482,10 @@ class Linear(Kind):
         """Takes any classes."""
 
     def job(self, training, images, origin):
+        from keras_hsakd.heads import strip_heads
+        from keras_hsakd.runs import networks
+        from keras_hsakd.trainers import BaselineTrainer
+
         model = origin.run.record["training"]["model"]
         if model != training.model:
             raise ValueError(

@@ -15,12 +15,9 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from keras_hsakd import distribution
 from keras_hsakd.runs.folder import Run, check_output
-from keras_hsakd.runs.images import without_foreign
 from keras_hsakd.runs.kinds import KINDS
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
-from keras_hsakd.runs.training import finished_run, train
 from keras_hsakd.suggestions import did_you_mean
 
 
@@ -95,6 +92,8 @@ class Recipe:
         >>> [(step.name, step.training.epochs) for step in recipe.steps]
         [('backbone', 24), ('teacher', 10), ('student', 24)]
         """
+        from keras_hsakd.runs.images import without_foreign
+
         ratio = 1 if epochs is None else epochs / self.steps[-1].training.epochs
         trainings = {"seed": seed, "batch_size": batch_size}
         steps = []
@@ -251,6 +250,10 @@ def run_recipe(
     >>> list(run_recipe(recipe, "baseline", verbose=0))  # doctest: +SKIP
     ['baseline']
     """
+    # Imported when used: the table needs no Keras, which takes seconds.
+    from keras_hsakd import distribution
+    from keras_hsakd.runs.training import finished_run, train
+
     distribution.make_strategy(execution.strategy)  # before anything else
     folders = {step.name: os.path.join(output, step.name) for step in recipe.steps}
     folders |= given or {}

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from keras_hsakd.callbacks import CHECKPOINTS
-from keras_hsakd.teacher_cache import DTYPES
+from keras_hsakd.names import DTYPES
+from keras_hsakd.results import CHECKPOINTS
 
 
 def setting(default=dataclasses.MISSING, help: str = "", **metadata):
@@ -127,6 +127,19 @@ class DataSettings:
         "folder of more training images, at any depth, that have no label (default: "
         "none)",
     )
+
+
+# Of data settings: what a trained network has fixed.
+OF_THE_NETWORK = ("image_size", "mean", "std")
+# What matters to training images alone.
+OF_TRAINING = (
+    "examples_per_class",
+    "label_fraction",
+    "augment",
+    "crop",
+    "flip",
+    "unlabeled",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -287,3 +300,18 @@ class ExecutionSettings:
                 "Expected `steps_per_execution` to be at least 1. "
                 f"Received: steps_per_execution={self.steps_per_execution}"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What the demo trains; chosen on the validation split, see `docs/demo.md`."""
+
+    teacher: str = setting("resnet14", "network of the teacher")
+    student: str = setting("resnet8", "network of the students")
+    examples_per_class: int = setting(10, "labelled training images of each digit")
+    image_size: int = setting(12, "height and width of the images")
+    batch_size: int = setting(25, "images in a batch")
+    teacher_epochs: int = setting(40, "epochs of the teacher")
+    student_epochs: int = setting(20, "epochs of each student")
+    learning_rate: float = setting(0.05, "learning rate before its three drops")
+    evaluate_every: int = setting(4, "epochs between two points of a curve")

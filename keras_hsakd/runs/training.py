@@ -12,19 +12,12 @@ import keras
 import tensorflow as tf
 
 from keras_hsakd import checkpoints, distribution, models
-from keras_hsakd.callbacks import (
-    CHECKPOINTS,
-    KeepInterrupt,
-    SaveNetwork,
-    StepSeconds,
-    Throughput,
-    checkpoint_path,
-    save_with_results,
-)
+from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, StepSeconds, Throughput
 from keras_hsakd.files import best_effort
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.machine import machine, versions
 from keras_hsakd.optimizers import SGD, step_decay
+from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.resume import Preempted, Resume, list_snapshots
 from keras_hsakd.runs import networks, plots
 from keras_hsakd.runs.evaluation import measure

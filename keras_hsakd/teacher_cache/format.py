@@ -14,7 +14,6 @@ import numpy as np
 from keras_hsakd import digests, views
 from keras_hsakd.files import read_json
 
-DTYPES = ("float16", "float32", "uint8")
 FORMAT = 1
 HEADER = "header.json"
 CHECKSUMS = ("digest", "files")

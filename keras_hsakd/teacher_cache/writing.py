@@ -13,6 +13,7 @@ from keras_hsakd.figures import amount
 from keras_hsakd.files import errors_explained, read_json, sync_folder, write_json
 from keras_hsakd.heads import named_outputs, signature
 from keras_hsakd.machine import versions
+from keras_hsakd.names import DTYPES
 from keras_hsakd.ops import transformed_views
 from keras_hsakd.teacher_cache import format
 
@@ -27,9 +28,9 @@ def header_of(teacher, dataset, variants, views, dtype, batch_size, origin):
             raise ValueError(
                 f"Expected `{name}` to be at least 1. Received: {name}={value}"
             )
-    if dtype not in format.DTYPES:
+    if dtype not in DTYPES:
         raise ValueError(
-            f"Expected `dtype` to be one of {format.DTYPES}. Received: dtype={dtype!r}"
+            f"Expected `dtype` to be one of {DTYPES}. Received: dtype={dtype!r}"
         )
     pipeline = pipeline_of(dataset)
     spec = dataset.element_spec[0]

@@ -1,0 +1,23 @@
+"""Names that the command line offers, of things whose modules need Keras.
+
+Keras and TensorFlow take seconds to import; help and errors of the command line come
+without them. Each module has the things themselves, in this order.
+"""
+
+# Of `losses`.
+DIVERGENCES = ("kl", "dkd", "standardized")
+# Of `views`.
+VIEWS = ("rotations", "padded_rotations", "half_turns", "color_permutations")
+# Of `teacher_cache`: how an output is kept.
+DTYPES = ("float16", "float32", "uint8")
+# Of `export`.
+FORMATS = (
+    "saved_model",
+    "litert",
+    "litert-float16",
+    "litert-int8",
+    "onnx",
+    "keras",
+)
+# Of `export`: what a model card tells that figures do not.
+CARD = ("intended_use", "data", "training", "limits", "licence")
