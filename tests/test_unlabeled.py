@@ -77,6 +77,33 @@ def test_images_of_a_folder_join_the_labelled_ones(folder, others, options, labe
     assert alone.num_unlabeled == 0
 
 
+@pytest.mark.parametrize("few", [{"examples_per_class": 1}, {"label_fraction": 0.5}])
+def test_the_rest_of_the_training_images(folder, few):
+    labelled, _ = data.image_folder(folder, **few, **OPTIONS)
+    train, test = data.image_folder(folder, unlabeled="rest", **few, **OPTIONS)
+    found, kept = labels_by_value(train), labels_by_value(labelled)
+    assert found == dict.fromkeys(found, -1) | kept
+    assert (len(found), train.num_unlabeled) == (8, 8 - len(kept))
+    assert test.num_unlabeled == 0
+    with pytest.raises(ValueError, match="`label_fraction` with unlabeled='rest'"):
+        data.image_folder(folder, unlabeled="rest", **OPTIONS)
+
+
+def test_the_rest_of_images_in_memory():
+    few = {"examples_per_class": 3, "validation": True, "seed": 2}
+    train, _ = data.load("digits", unlabeled="rest", **few, **OPTIONS)
+    everything, _ = data.load("digits", validation=True, **OPTIONS)
+    assert (train.num_examples, train.num_unlabeled) == (
+        everything.num_examples,
+        everything.num_examples - 30,
+    )
+    labels = [dataset.labels for dataset in (train, everything)]
+    assert np.bincount(labels[0] + 1)[1:].tolist() == [3] * 10
+    assert np.all((labels[0] == labels[1]) | (labels[0] == -1))
+    with pytest.raises(ValueError, match="a folder for `tfds:`"):
+        data.load("tfds:mnist", unlabeled="rest", data_dir="/nowhere")
+
+
 @pytest.mark.parametrize("crop", ["padded", "resized"])
 def test_they_join_images_in_memory(others, crop):
     train, test = data.load(

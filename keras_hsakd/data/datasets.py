@@ -23,7 +23,7 @@ from keras_hsakd.data.folders import (
 )
 from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
 from keras_hsakd.data.sources import ArraySource
-from keras_hsakd.data.subsets import Examples, choose, hold_out
+from keras_hsakd.data.subsets import REST, Examples, choose, hold_out
 from keras_hsakd.data.tfds import TfdsRecords, TfdsSource, is_tfds
 from keras_hsakd.optional import optional_module
 from keras_hsakd.suggestions import did_you_mean
@@ -315,8 +315,9 @@ def load(
             or the standard deviation of ImageNet for `tfds:`.
         unlabeled: String or path-like, a folder with more images, see `image_folder`,
             that are trained on with the label -1: a `Distiller` takes them. None of
-            them is left out by `examples_per_class`, `label_fraction` or `limit`.
-            Defaults to `None`.
+            them is left out by `examples_per_class`, `label_fraction` or `limit`. Or
+            `"rest"`: the training images that `examples_per_class` or `label_fraction`
+            would leave out; not for `tfds:`. Defaults to `None`.
         corrupt: What to do about files in `unlabeled` that cannot be decoded, see
             `image_folder`. Defaults to `"refuse"`.
         skip: Strings, files in `unlabeled` to leave out, as the attribute `skipped` of
@@ -360,6 +361,11 @@ def load(
     )
     check_normalisation(mean, std)
     check_corrupt(corrupt)
+    if is_tfds(name) and unlabeled == REST:
+        raise ValueError(
+            "Expected `unlabeled` to be a folder for `tfds:`, which has the labels "
+            f"beside the images. Received: unlabeled={unlabeled!r} for name={name!r}"
+        )
 
     if is_tfds(name):
         records = TfdsRecords(name, data_dir, train_split, test_split)
@@ -376,10 +382,17 @@ def load(
         return ArraySource(inputs, labels, image_size)
 
     train, test = choose(
-        train, test, validation, examples_per_class, seed, label_fraction, limit
+        train,
+        test,
+        validation,
+        examples_per_class,
+        seed,
+        label_fraction,
+        limit,
+        rest=unlabeled == REST,
     )
     train_source, skipped = source(*train), list(skip)
-    if unlabeled is not None:
+    if unlabeled not in (None, REST):
         train_source, left_out = with_unlabeled(train_source, unlabeled, corrupt, skip)
         skipped += left_out
     datasets = train_and_test(

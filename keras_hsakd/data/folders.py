@@ -20,7 +20,7 @@ from keras_hsakd.data import decoding
 from keras_hsakd.data.checks import check_arguments, check_normalisation
 from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
 from keras_hsakd.data.sources import FileSource, JoinedSource, Source
-from keras_hsakd.data.subsets import choose
+from keras_hsakd.data.subsets import REST, choose
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -122,8 +122,9 @@ def image_folder(
             such a pipeline to what they take. Defaults to `False`.
         unlabeled: String or path-like, a folder with more images, at any depth, that
             are trained on with the label -1: a `Distiller` takes them. None of them is
-            left out by `examples_per_class`, `label_fraction` or `limit`. Defaults to
-            `None`.
+            left out by `examples_per_class`, `label_fraction` or `limit`. Or `"rest"`:
+            the training images that `examples_per_class` or `label_fraction` would
+            leave out. Defaults to `None`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -207,6 +208,7 @@ def image_folder(
             seed,
             label_fraction,
             limit,
+            rest=unlabeled == REST,
         )
 
     # Chosen before the files are decoded, for its errors, and again without bad ones.
@@ -223,7 +225,7 @@ def image_folder(
     train_source, test_source = (
         _files(files, labels, image_size) for files, labels in (train, test)
     )
-    if unlabeled is not None:
+    if unlabeled not in (None, REST):
         train_source, left_out = with_unlabeled(train_source, unlabeled, corrupt, skip)
         skip = [*skip, *left_out]
     datasets = train_and_test(
@@ -303,9 +305,7 @@ def with_unlabeled(
             f"Received: none in '{_shown(folder)}'"
         )
     others = _files(files, np.full(len(files), -1), source.image_size)
-    joined = JoinedSource(source, others)
-    joined.num_unlabeled = len(files)
-    return joined, left_out
+    return JoinedSource(source, others), left_out
 
 
 def _files(files, labels, image_size):

@@ -25,13 +25,10 @@ class Source:
         image_size: Int, height and width of the images in batches.
 
     Attributes:
-        num_unlabeled: Int, the number of examples with the label -1, which are without
-            one.
         labels: int32 array of shape `(examples,)`, or `None` where they are read with
             the images.
     """
 
-    num_unlabeled = 0
     labels: np.ndarray | None = None
 
     def __init__(self, image_size: int):
@@ -40,6 +37,11 @@ class Source:
     def __len__(self) -> int:
         """Returns the number of examples."""
         raise NotImplementedError
+
+    @property
+    def num_unlabeled(self) -> int:
+        """The number of examples with the label -1, which are without one."""
+        return 0 if self.labels is None else int(np.sum(self.labels < 0))
 
     def fingerprint(self) -> str:
         """Returns a checksum of the examples, by which a teacher cache knows them.
@@ -255,6 +257,10 @@ class JoinedSource(Source):
 
     def __len__(self) -> int:
         return len(self._first) + len(self._second)
+
+    @property
+    def num_unlabeled(self) -> int:
+        return self._first.num_unlabeled + self._second.num_unlabeled
 
     def fingerprint(self) -> str:
         """Implements `Source.fingerprint`, by those of both."""

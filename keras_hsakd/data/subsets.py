@@ -7,6 +7,7 @@ import numpy as np
 Examples = tuple[np.ndarray, np.ndarray]
 
 _VALIDATION_FRACTION = 0.2
+REST = "rest"  # as `unlabeled`: what is not chosen, without labels
 
 
 def choose(
@@ -17,6 +18,7 @@ def choose(
     seed: int,
     label_fraction: float | None = None,
     limit: int | None = None,
+    rest: bool = False,
 ) -> tuple[Examples, Examples]:
     """Returns the examples to train on and those to measure on.
 
@@ -31,12 +33,14 @@ def choose(
         label_fraction: Float, the part of each class of the training examples to keep,
             or `None`.
         limit: Int, the most training examples and test examples to keep, or `None`.
+        rest: Bool, whether the training examples that `examples_per_class` or
+            `label_fraction` would leave out are kept with the label -1.
 
     Returns:
         Two pairs `(inputs, labels)`.
 
     Raises:
-        ValueError: If there are too few examples.
+        ValueError: If there are too few examples, or no rest.
 
     Example:
     >>> train = np.arange(10), np.zeros(10, int)
@@ -46,10 +50,22 @@ def choose(
     """
     if validation:
         train, test = hold_out(*train, _VALIDATION_FRACTION)
-    if examples_per_class is not None:
-        train = few(*train, examples_per_class, seed)
-    elif label_fraction is not None:
-        train = fraction_of_each(*train, label_fraction, seed)
+    if examples_per_class is not None or label_fraction is not None:
+        inputs, labels = train
+        positions = np.arange(len(labels))
+        if examples_per_class is not None:
+            kept, _ = few(positions, labels, examples_per_class, seed)
+        else:
+            kept, _ = fraction_of_each(positions, labels, label_fraction, seed)
+        if rest:
+            train = inputs, np.where(np.isin(positions, kept), labels, -1)
+        else:
+            train = inputs[kept], labels[kept]
+    elif rest:
+        raise ValueError(
+            "Expected `examples_per_class` or `label_fraction` with unlabeled='rest', "
+            "which is what they leave out. Received: neither"
+        )
     if limit is not None:
         train, test = (_any(*examples, limit, seed) for examples in (train, test))
     return train, test

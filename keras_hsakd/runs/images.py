@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_hsakd import data
 from keras_hsakd.data.folders import undecodable
+from keras_hsakd.data.subsets import REST
 from keras_hsakd.data.tfds import is_tfds
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.settings import DataSettings
@@ -176,7 +177,7 @@ def absolute(settings: DataSettings) -> DataSettings:
     paths = {
         name: os.path.abspath(folder)
         for name, folder in folders.items()
-        if folder is not None and os.path.isdir(folder)  # else a name, and wrong
+        if folder not in (None, REST) and os.path.isdir(folder)  # else a name, or wrong
     }
     return dataclasses.replace(settings, **paths)
 

@@ -52,7 +52,8 @@ class DataSettings:
         mean: Mean per channel, from 0 to 1; for a folder or `tfds:`.
         std: Standard deviation per channel, from 0 to 1; for a folder or `tfds:`.
         corrupt: What to do about corrupt files; for a folder, or `unlabeled`.
-        unlabeled: Folder of more training images, at any depth, without labels.
+        unlabeled: Folder of more training images, at any depth, without labels; or
+            `"rest"`, those that are left out of the labelled ones.
     """
 
     data: str = setting(
@@ -124,8 +125,8 @@ class DataSettings:
     )
     unlabeled: str | None = setting(
         None,
-        "folder of more training images, at any depth, that have no label (default: "
-        "none)",
+        "folder of more training images, at any depth, that have no label; or rest, "
+        "those that --examples-per-class or --label-fraction leave out (default: none)",
     )
 
 
