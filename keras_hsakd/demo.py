@@ -12,40 +12,47 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd import data, export, models
+from keras_hsakd.data.subsets import REST
 from keras_hsakd.files import write_json
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.runs import plots
+from keras_hsakd.runs.intervals import paired_difference, spread
 from keras_hsakd.runs.settings import DemoSettings
 from keras_hsakd.trainers import Distiller, TeacherTrainer
 
 _RESULTS = "results.json"
 
 METHODS = {
-    "teacher": "teacher with heads",
-    "plain": "student, labels alone",
+    "teacher": "teacher with heads, all labels",
+    "plain": "student, few labels alone",
     "logits": "student, keras.distillation",
     "hsakd": "student, HSAKD",
+    "unlabeled": "student, HSAKD, and images without labels",
 }
+STUDENTS = tuple(METHODS)[1:]
 
 
 def run(
     output: str | os.PathLike = "demo",
-    seeds: int = 3,
+    seeds: int = 5,
     validation: bool = False,
     overwrite: bool = False,
     settings: DemoSettings = DemoSettings(),
 ) -> dict:
     """Runs the demo on handwritten digits and writes what came out.
 
-    For each seed: a teacher with auxiliary heads, and the same small student three
-    times, trained on labels alone, by `keras.distillation` (logits), and by HSAKD. The
-    last seed's HSAKD student is exported, loaded again, and classifies test images.
+    A teacher with auxiliary heads learns from all training images. Then, for each seed,
+    a few of them are chosen that keep their labels, and the same small student learns
+    four ways, in as many steps: from those labels alone, by `keras.distillation`
+    (logits), by HSAKD, and by HSAKD with all other training images, without their
+    labels. The last seed's last student is exported, loaded again, and classifies test
+    images.
 
     Args:
         output: Folder for `results.json`, `curves.png` and the SavedModel
             `serving/student/1`. Defaults to `"demo"`.
-        seeds: Number of repetitions. Defaults to 3.
+        seeds: Number of repetitions. Defaults to 5.
         validation: Whether to measure on a held-out part of the training images
             instead of the test images, to choose settings. Defaults to `False`.
         overwrite: Whether to replace an existing folder. Defaults to `False`.
@@ -61,11 +68,12 @@ def run(
 
     Example:
     >>> results = run("demo")  # doctest: +SKIP
-    >>> round(results["methods"]["hsakd"]["accuracy_mean"], 2)  # doctest: +SKIP
+    >>> results["methods"]["unlabeled"]["gain"]["low"] > 0  # doctest: +SKIP
+    True
     """
     output = os.path.abspath(output)
-    for name, value in (("seeds", seeds), ("evaluate_every", settings.evaluate_every)):
-        if value < 1:
+    for name, value in (("seeds", seeds), *dataclasses.asdict(settings).items()):
+        if isinstance(value, int) and value < 1:
             raise ValueError(
                 f"Expected `{name}` to be at least 1. Received: {name}={value}"
             )
@@ -74,13 +82,12 @@ def run(
             "Expected `output` to be a folder that does not exist, or that an earlier "
             f"demo wrote and `--overwrite` may replace. Received: '{output}'"
         )
-    for name in ("teacher_epochs", "student_epochs"):
-        epochs = getattr(settings, name)
-        if epochs < 1 or epochs % settings.evaluate_every:
-            raise ValueError(
-                f"Expected `{name}` to be a positive multiple of "
-                f"evaluate_every={settings.evaluate_every}. Received: {name}={epochs}"
-            )
+    if settings.student_steps % settings.evaluate_every:
+        raise ValueError(
+            "Expected `student_steps` to be a multiple of "
+            f"evaluate_every={settings.evaluate_every}. "
+            f"Received: student_steps={settings.student_steps}"
+        )
     # What is missing or misspelt is to be reported before minutes of training.
     plots.pyplot()
     _load(settings, seed=0, validation=validation)
@@ -90,18 +97,20 @@ def run(
     }
 
     began = time.perf_counter()
-    curves = {method: [] for method in METHODS}
-    for seed in range(seeds):
-        student, histories, test = _train_all(settings, seed, validation)
-        for method, accuracies in histories.items():
-            curves[method].append(accuracies)
+    teacher, accuracies = _train_teacher(settings, validation)
+    curves = {"teacher": {0: accuracies}}
+    for method in STUDENTS:
+        student, curves[method] = _train_students(
+            method, teacher, settings, range(seeds), validation
+        )
     results = {
         "data": "digits",
         "measured_on": "validation images" if validation else "test images",
         "settings": dataclasses.asdict(settings),
         "seeds": list(range(seeds)),
         "methods": {
-            method: _summary(np.array(values)) for method, values in curves.items()
+            method: _summary(values, curves["plain"])
+            for method, values in curves.items()
         },
         "parameters": parameters,
         "seconds": round(time.perf_counter() - began, 1),
@@ -129,7 +138,8 @@ def run(
     finally:
         shutil.rmtree(temporary)
 
-    print(table(results))
+    print(f"\n{table(results)}")
+    _, test = _load(settings, 0, validation)
     _classify(os.path.join(output, "serving", "student", "1"), test)
     print(f"Wrote {output}: {_RESULTS}, curves.png and serving.")
     return results
@@ -141,106 +151,166 @@ def _is_demo(path):
 
 def table(results: dict) -> str:
     """Returns the results as a Markdown table."""
+    settings = results["settings"]
     lines = [
-        f"Accuracy on {results['measured_on']} of '{results['data']}', mean and "
-        f"standard deviation of {len(results['seeds'])} seeds, "
-        f"{results['settings']['examples_per_class']} labelled images a class",
+        f"Accuracy on {results['measured_on']} of '{results['data']}' after the last "
+        f"step, in percent: mean and standard deviation of {len(results['seeds'])} "
+        f"seeds, {settings['examples_per_class']} labelled images a class for the "
+        "students",
         "",
-        "| network | parameters | last epoch | best epoch* |",
+        "| network | parameters | accuracy | more than few labels alone |",
         "| --- | --- | --- | --- |",
     ]
     for method, row in results["methods"].items():
         role = "teacher" if method == "teacher" else "student"
-        lines.append(
-            f"| {METHODS[method]} ({results['settings'][role]}) "
-            f"| {results['parameters'][role]:,} "
-            f"| {row['accuracy_mean']:.2%} ± {row['accuracy_std']:.2%} "
-            f"| {row['best_mean']:.2%} |"
-        )
-    lines += [
-        "",
-        f"* chosen on the {results['measured_on']} themselves, as in the paper.",
-        f"{results['seconds']:.0f} seconds on {results['machine']}.",
-    ]
+        cells = METHODS[method], f"{results['parameters'][role]:,}", _accuracy(row)
+        lines.append(f"| {' | '.join(cells)} | {_gain(row)} |")
+    lines += ["", f"{results['seconds']:.0f} seconds on {results['machine']}. "]
+    lines[-1] += _verdict(results)
     return "\n".join(lines)
 
 
-def _load(settings, seed, validation):
+def _accuracy(row):
+    deviation = row["accuracy_deviation"]
+    shown = f"{100 * row['accuracy_mean']:.1f}"
+    return shown if deviation is None else f"{shown} ± {100 * deviation:.1f}"
+
+
+def _gain(row):
+    gain = row["gain"]
+    if gain is None:
+        return ""
+    shown = f"{100 * gain['mean']:+.1f}"
+    if gain["low"] is None:
+        return shown
+    return f"{shown} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f})"
+
+
+def _verdict(results):
+    """Returns what can be said of the students that a teacher helped."""
+    if len(results["seeds"]) < 2:
+        return "One seed tells nothing of how far accuracies spread."
+    told = ["In brackets the 95 % interval of the difference, seed by seed."]
+    for method in STUDENTS[1:]:
+        sure = results["methods"][method]["gain"]["low"] > 0
+        told.append(
+            f"{METHODS[method]}: the gain is "
+            + ("more than the spread." if sure else "NOT more than the spread.")
+        )
+    return "\n".join(told)
+
+
+def _load(settings, seed, validation, few=True, unlabeled=None):
     return data.load(
         "digits",
         batch_size=settings.batch_size,
         image_size=settings.image_size,
-        examples_per_class=settings.examples_per_class,
+        examples_per_class=settings.examples_per_class if few else None,
+        unlabeled=unlabeled,
         validation=validation,
         seed=seed,
     )
 
 
-def _create(settings, role):
+def _create(settings, role, seed=0):
+    keras.utils.set_random_seed(seed)
     size = settings.image_size
     return models.create(getattr(settings, role), 10, input_shape=(size, size, 3))
 
 
-def _train_all(settings, seed, validation):
-    """Returns the HSAKD student, the accuracies by method and epoch, and test data."""
-    histories = {}
+def _optimizer(settings, steps, scale=1.0):
+    rate = step_decay(settings.learning_rate / scale, steps, 1)
+    return SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4 * scale)
 
-    def create(role):
-        keras.utils.set_random_seed(seed)
-        return _create(settings, role)
 
-    def fit(method, model, epochs, loss_scale=1.0, **compile_arguments):
-        keras.utils.set_random_seed(seed)
-        # Loaded anew, so that each method sees the same batches in the same order.
-        train, test = _load(settings, seed, validation)
-        rate = step_decay(settings.learning_rate / loss_scale, epochs, len(train))
-        decay = 5e-4 * loss_scale
-        optimizer = SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
-        model.compile(optimizer=optimizer, metrics=["accuracy"], **compile_arguments)
-        print(f"Seed {seed}: {METHODS[method]}, {epochs} epochs ... ", end="")
-        history = model.fit(
-            train,
+def _train_teacher(settings, validation):
+    """Returns the teacher, and its accuracy after the last epoch."""
+    teacher = _create(settings, "teacher")
+    train, test = _load(settings, 0, validation, few=False)
+    epochs = settings.teacher_epochs
+    _say(f"{METHODS['teacher']}, {epochs} epochs of {train.num_examples} images")
+    trainer = TeacherTrainer(teacher)
+    trainer.compile(_optimizer(settings, epochs * len(train)), metrics=["accuracy"])
+    trainer.fit(train, epochs=epochs, verbose=0)
+    accuracy = trainer.evaluate(test, verbose=0, return_dict=True)["accuracy"]
+    print(f"{accuracy:.1%}", flush=True)
+    return teacher, [accuracy]
+
+
+def _train_students(method, teacher, settings, seeds, validation):
+    """Returns the last seed's student, and the accuracies by seed and evaluation."""
+    student = _create(settings, "student")
+    trainer, scale, options = _trainer(method, teacher, student)
+    # Compiled once for all seeds: that takes longer than the steps.
+    optimizer = _optimizer(settings, settings.student_steps, scale)
+    trainer.compile(optimizer, weighted_metrics=["accuracy"], **options)
+    found = {}
+    for seed in seeds:
+        _begin_again(student, optimizer, _create(settings, "student", seed))
+        # Anew, so that each method sees the same batches in the same order.
+        unlabeled = REST if method == "unlabeled" else None
+        train, test = _load(settings, seed, validation, unlabeled=unlabeled)
+        _say(f"Seed {seed}: {METHODS[method]}, {settings.student_steps} steps")
+        history = trainer.fit(
+            train.repeat(),
+            steps_per_epoch=settings.evaluate_every,
+            epochs=settings.student_steps // settings.evaluate_every,
             validation_data=test,
-            validation_freq=settings.evaluate_every,
-            epochs=epochs,
             verbose=0,
             shuffle=False,
         ).history
-        print(f"{history['val_accuracy'][-1]:.2%}", flush=True)
-        histories[method] = history["val_accuracy"]
-        return test
-
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    teacher = create("teacher")
-    fit("teacher", TeacherTrainer(teacher), settings.teacher_epochs)
-
-    plain = strip_heads(create("student"))
-    fit("plain", plain, settings.student_epochs, loss=cross_entropy)
-
-    logits = keras.distillation.Distiller(
-        strip_heads(teacher),
-        strip_heads(create("student")),
-        # The default, loss="kl_divergence", divides logits instead of probabilities
-        # in Keras 3.15: it turns negative and nothing is learned.
-        keras.distillation.LogitsDistillation(3.0, loss=keras.losses.KLDivergence()),
-    )
-    # Keras halves the sum of its two losses; this step is as long as the others'.
-    fit("logits", logits, settings.student_epochs, loss_scale=0.5, loss=cross_entropy)
-
-    student = create("student")
-    test = fit("hsakd", Distiller(teacher, student), settings.student_epochs)
-    return student, histories, test
+        found[seed] = history["val_accuracy"]
+        print(f"{found[seed][-1]:.1%}", flush=True)
+    return student, found
 
 
-def _summary(accuracies):
-    """Returns statistics of accuracies of shape (seeds, epochs)."""
+def _trainer(method, teacher, student):
+    """Returns what trains a student, its scale of the loss, and what it compiles with.
+
+    Its variables are the student's own.
+    """
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if method == "plain":
+        return strip_heads(student), 1.0, {"loss": loss}
+    if method == "logits":
+        logits = keras.distillation.Distiller(
+            strip_heads(teacher),
+            strip_heads(student),
+            # The default, loss="kl_divergence", divides logits instead of probabilities
+            # in Keras 3.15: it turns negative and nothing is learned.
+            keras.distillation.LogitsDistillation(
+                3.0, loss=keras.losses.KLDivergence()
+            ),
+        )
+        # Keras halves the sum of its two losses; this step is as long as the others'.
+        return logits, 0.5, {"loss": loss}
+    return Distiller(teacher, student), 1.0, {}
+
+
+def _begin_again(student, optimizer, initial):
+    """Gives a student the weights of another, and its optimizer no memory."""
+    student.set_weights(initial.get_weights())
+    for variable in optimizer.variables:
+        if variable is not optimizer.learning_rate:
+            variable.assign(keras.ops.zeros_like(variable))
+
+
+def _say(what):
+    print(f"{what} ... ", end="", flush=True)
+
+
+def _summary(accuracies, plain):
+    """Returns statistics of accuracies by seed and evaluation."""
+    last = {seed: float(values[-1]) for seed, values in accuracies.items()}
+    mean, deviation = spread(list(last.values()))
+    gain = None
+    if accuracies is not plain and len(last) == len(plain):
+        gain = paired_difference(last, {s: float(v[-1]) for s, v in plain.items()})
     return {
-        "accuracy_mean": float(accuracies[:, -1].mean()),
-        "accuracy_std": float(accuracies[:, -1].std(ddof=1))
-        if len(accuracies) > 1
-        else 0,
-        "best_mean": float(accuracies.max(axis=1).mean()),
-        "accuracy_by_seed_and_epoch": accuracies.tolist(),
+        "accuracy_mean": mean,
+        "accuracy_deviation": deviation,
+        "gain": gain and gain._asdict(),
+        "accuracy_by_seed": [list(map(float, v)) for v in accuracies.values()],
     }
 
 
@@ -248,26 +318,23 @@ def _draw(results, path):
     pyplot = plots.pyplot()
     settings = results["settings"]
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for method, row in results["methods"].items():
-        accuracies = 100 * np.array(row["accuracy_by_seed_and_epoch"])
-        epochs = settings["evaluate_every"] * np.arange(1, accuracies.shape[1] + 1)
-        style = "--" if method == "teacher" else "-"
-        label = f"{METHODS[method]}: {row['accuracy_mean']:.1%}"
-        (line,) = axes.plot(epochs, accuracies.mean(axis=0), style, label=label)
-        axes.fill_between(
-            epochs,
-            accuracies.min(axis=0),
-            accuracies.max(axis=0),
-            color=line.get_color(),
-            alpha=0.15,
-        )
+    for number, (method, row) in enumerate(results["methods"].items()):
+        accuracies = 100 * np.array(row["accuracy_by_seed"])
+        look = {"color": f"C{number}", "label": f"{METHODS[method]}: {_accuracy(row)}"}
+        if method == "teacher":
+            axes.axhline(accuracies[0, -1], linestyle="--", **look)
+            continue
+        steps = settings["evaluate_every"] * np.arange(1, accuracies.shape[1] + 1)
+        axes.plot(steps, accuracies.mean(axis=0), **look)
+        low, high = accuracies.min(axis=0), accuracies.max(axis=0)
+        axes.fill_between(steps, low, high, color=look["color"], alpha=0.15)
     axes.set(
-        xlabel="epoch",
+        xlabel="step",
         ylabel=f"accuracy on {results['measured_on']}, %",
         title=f"{settings['examples_per_class']} labelled images a class, "
         f"mean and range of {len(results['seeds'])} seeds",
     )
-    axes.legend(title="last epoch", loc="lower right")
+    axes.legend(title="after the last step", loc="lower right")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
