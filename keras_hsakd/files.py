@@ -75,6 +75,24 @@ def remove_partial(folder: str | os.PathLike) -> None:
             os.remove(os.path.join(folder, name))
 
 
+def is_unused(folder: str | os.PathLike, *ignored: str) -> bool:
+    """Returns whether a folder is missing, or has nothing but what was half written.
+
+    Args:
+        folder: The folder.
+        *ignored: Names of files that do not count either.
+
+    Example:
+    >>> open(".partial-1-labels.txt", "w").close()
+    >>> is_unused(".")
+    True
+    """
+    if not os.path.isdir(folder):
+        return not os.path.lexists(folder)
+    names = set(os.listdir(folder)) - set(ignored)
+    return all(name.startswith(_PARTIAL) for name in names)
+
+
 @contextlib.contextmanager
 def best_effort(what: str) -> Iterator[None]:
     """Reports an error in the block on standard error, in place of raising it.

@@ -31,7 +31,7 @@ GROUPS = [
     {"logits", "grad_cam"},
     {"losses", "graph"},
     {"layers"},
-    {"distribution", "results"},
+    {"distribution", "lock", "results"},
     {"ops", "compat", "digests", "figures", "files", "lazy", "machine", "names"}
     | {"optional", "signals", "suggestions", "zoo"},
 ]

@@ -1,5 +1,6 @@
 """Run folders: what a training leaves behind, for people and for the next command."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -7,11 +8,18 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from keras_hsakd.files import read_json, remove_partial, write_json
+from keras_hsakd import lock
+from keras_hsakd.files import (
+    best_effort,
+    is_unused,
+    read_json,
+    remove_partial,
+    write_json,
+)
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, read_results
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 
@@ -22,14 +30,18 @@ if TYPE_CHECKING:
 _RECORD = "run.json"
 _SNAPSHOTS = "snapshots"
 _LOG = "log.csv"
+# In this order they are removed: after a kill in between, no snapshots are there
+# whose networks are gone, and a record without a network is no finished one.
 _FILES = (
+    _SNAPSHOTS,
     *(f"{checkpoint}.keras" for checkpoint in CHECKPOINTS),
     _LOG,
     "curves.png",
     "tensorboard",
-    _SNAPSHOTS,
     _RECORD,
 )
+# Keeps room, so that `run.json` can say that a training failed on a full disk.
+_ROOM = ".partial-room"
 # Of the layout of `run.json`.
 FORMAT = 3
 # The first whose networks take images of 0 to 255; those before took normalised ones.
@@ -100,18 +112,49 @@ class Run:
         os.makedirs(self.path, exist_ok=True)
         for name in _FILES:
             self._remove(name)
-        self.write()
+        self.go_on()
 
     def go_on(self) -> None:
         """Removes what a process that was killed left half written."""
         remove_partial(self.path)
         self.write()
+        with open(os.path.join(self.path, _ROOM), "wb") as file:
+            file.write(os.urandom(2**16))
 
     def finish(self) -> None:
         """Writes that the run has finished, and removes its snapshots."""
         self.record["status"] = "finished"
         self.write()
         self._remove(_SNAPSHOTS)
+        self._remove(_ROOM)
+
+    @contextlib.contextmanager
+    def outcome(self) -> Iterator[None]:
+        """Writes how what is done in the block ends, and never hides its error."""
+        try:
+            yield
+            self.finish()
+        except BaseException as error:
+            from keras_hsakd.resume import Preempted  # for reading, Keras is not needed
+
+            status = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}
+            self.record["status"] = status.get(type(error), "failed")
+            if type(error) not in status:
+                self.record["error"] = f"{type(error).__name__}: {error}"
+            with best_effort("run.json"):
+                self._remove(_ROOM)
+                self.write()
+            raise
+
+    def tidy(self) -> None:
+        """Removes what a process left that was killed when the run had finished.
+
+        Where another process writes, or nobody can, it stays.
+        """
+        if os.path.exists(self.snapshots):
+            with contextlib.suppress(OSError), lock.held(self.path):
+                remove_partial(self.path)
+                self._remove(_SNAPSHOTS)
 
     def _remove(self, name):
         path = os.path.join(self.path, name)
@@ -139,8 +182,10 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to its end."""
-        return self.record["status"] == "finished"
+        """Whether the run came to its end, and has its network."""
+        return self.record["status"] == "finished" and os.path.isfile(
+            checkpoint_path(self.path, "last")
+        )
 
     @property
     def snapshots(self) -> str:
@@ -296,19 +341,42 @@ def _with_results(record, path):
     return record
 
 
-def check_output(output: str | os.PathLike, overwrite: bool) -> None:
+@contextlib.contextmanager
+def writing(
+    output: str | os.PathLike, overwrite: bool, resumable: bool = False
+) -> Iterator[None]:
+    """Keeps a folder for the run that the process writes there, within the context.
+
+    Args:
+        output: As in `check_output`.
+        overwrite: As in `check_output`.
+        resumable: As in `check_output`.
+
+    Raises:
+        BlockingIOError: If another process writes there; says which.
+        FileExistsError: As `check_output`.
+    """
+    if not os.path.isdir(output):
+        check_output(output, overwrite, resumable)
+    with lock.held(output):
+        check_output(output, overwrite, resumable)
+        yield
+
+
+def check_output(
+    output: str | os.PathLike, overwrite: bool, resumable: bool = False
+) -> None:
     """Raises a FileExistsError unless a run may be written to a folder.
 
     Args:
         output: The folder; it may be missing or empty.
         overwrite: Whether it may hold a run, to be replaced.
+        resumable: Whether it is a training, which can go on with a run.
 
     Raises:
         FileExistsError: If something is there; says what.
     """
-    if not os.path.lexists(output) or (
-        os.path.isdir(output) and not os.listdir(output)
-    ):
+    if is_unused(output, lock.NAME):
         return
     try:
         there = f"holds a {Run.open(output).describe()}"
@@ -319,7 +387,8 @@ def check_output(output: str | os.PathLike, overwrite: bool) -> None:
     else:
         if overwrite:
             return
-        there += "; `--resume` goes on with it, `--overwrite` replaces it"
+        goes_on = "`--resume` goes on with it, " if resumable else ""
+        there += f"; {goes_on}`--overwrite` replaces it"
     raise FileExistsError(
         f"Expected `output` to be a new or empty folder. Received: '{output}', "
         f"which {there}"

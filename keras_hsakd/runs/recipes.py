@@ -15,7 +15,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from keras_hsakd.runs.folder import Run, check_output
+from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import KINDS
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.suggestions import did_you_mean
@@ -241,6 +241,7 @@ def run_recipe(
         The runs by the names of the steps.
 
     Raises:
+        BlockingIOError: If another process writes to one of them; says which.
         FileExistsError: If a folder of `output` holds something else; says what.
         ValueError: If a setting does not suit, or `given` names no step.
 
@@ -252,9 +253,9 @@ def run_recipe(
     """
     # Imported when used: the table needs no Keras, which takes seconds.
     from keras_hsakd import distribution
-    from keras_hsakd.runs.training import finished_run, train
+    from keras_hsakd.runs.training import claimed, finished_run, train
 
-    distribution.make_strategy(execution.strategy)  # before anything else
+    strategy = distribution.make_strategy(execution.strategy)  # before anything else
     folders = {step.name: os.path.join(output, step.name) for step in recipe.steps}
     folders |= given or {}
     steps = recipe.without(*(given or ())).steps
@@ -271,7 +272,9 @@ def run_recipe(
         anew = to_train & set(step.needs.values())
         if anew or not finished_run(*arguments(step)):
             to_train.add(step.name)
-            check_output(folders[step.name], overwrite or execution.resume)
+            replaces = overwrite or execution.resume
+            with claimed(folders[step.name], replaces, strategy):
+                pass
     os.makedirs(output, exist_ok=True)
     runs = {}
     for step in steps:

@@ -18,10 +18,10 @@ from keras_hsakd.heads import strip_heads
 from keras_hsakd.machine import machine, versions
 from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
-from keras_hsakd.resume import Preempted, Resume, list_snapshots
+from keras_hsakd.resume import Resume, list_snapshots
 from keras_hsakd.runs import networks, plots
 from keras_hsakd.runs.evaluation import measure
-from keras_hsakd.runs.folder import FORMAT, Run, check_output, differences
+from keras_hsakd.runs.folder import FORMAT, Run, differences, writing
 from keras_hsakd.runs.images import Images, absolute, load, load_to_measure
 from keras_hsakd.runs.kinds import Job, Kind, Origin
 from keras_hsakd.runs.planning import planned
@@ -56,6 +56,7 @@ def train(
         The finished `Run`.
 
     Raises:
+        BlockingIOError: If another process writes to `output`; says which.
         FileExistsError: If `output` holds something; says what.
         FileNotFoundError: If the run that it starts from, or the data, is not there.
         FloatingPointError: If a term of the loss is not finite.
@@ -69,40 +70,46 @@ def train(
     >>> run.network().output.shape
     (None, 10)
     """
-    strategy = _prepare(output, overwrite, training, execution)
+    strategy = _prepare(training, execution, overwrite)
     origin = kind.origin()
     _check_apart(output, origin)
     data = kind.data_settings(data, origin)
     wanted = settings_record(kind, training, data, origin)
-    found = _found(output, wanted, kind) if execution.resume else None
-    if found is not None and found.is_finished:
-        return found
+    if execution.resume and (run := _finished(output, wanted, kind)):
+        return run
+    with claimed(output, overwrite or execution.resume, strategy):
+        found = _found(output, wanted, kind) if execution.resume else None
+        if found is not None and found.is_finished:
+            return found
 
-    checked = None if found is None else found.record["images"]
-    images = load(data, training.batch_size, training.seed, checked)
-    kind.check_images(images, origin)
-    with networks.construction(training.precision, strategy):
-        job = kind.job(training, images, origin)
-    record = {
-        **wanted,
-        **_facts(job.network, job.monitor, getattr(job.trainer, "views", None), images),
-        "execution": dataclasses.asdict(execution),
-    }
-    compile_job(job, training, images, execution)
-    at_once = job.trainer.steps_per_execution
-    record["execution"]["steps_per_execution"] = at_once
-    if execution.plan is not None:
-        record["planned"] = planned(
-            execution.plan,
-            kind.name,
-            job.trainer,
-            training,
-            record["images"],
-            origin,
-        )
-    goes_on = found is not None and bool(list_snapshots(found.snapshots))
-    run = _updated(found, record) if goes_on else Run(os.path.abspath(output), record)
-    return _fit(job, run, goes_on, images, training, execution, verbose)
+        checked = None if found is None else found.record["images"]
+        images = load(data, training.batch_size, training.seed, checked)
+        kind.check_images(images, origin)
+        with networks.construction(training.precision, strategy):
+            job = kind.job(training, images, origin)
+        views = getattr(job.trainer, "views", None)
+        record = {
+            **wanted,
+            **_facts(job.network, job.monitor, views, images),
+            "execution": dataclasses.asdict(execution),
+        }
+        compile_job(job, training, images, execution)
+        at_once = job.trainer.steps_per_execution
+        record["execution"]["steps_per_execution"] = at_once
+        if execution.plan is not None:
+            record["planned"] = planned(
+                execution.plan,
+                kind.name,
+                job.trainer,
+                training,
+                record["images"],
+                origin,
+            )
+        goes_on = found is not None and bool(list_snapshots(found.snapshots))
+        run = Run(os.path.abspath(output), record)
+        if goes_on:
+            run = _updated(found, record)
+        return _fit(job, run, goes_on, images, training, execution, verbose)
 
 
 def finished_run(
@@ -116,15 +123,25 @@ def finished_run(
     No image is read for it, and no network.
     """
     try:
-        found, origin = Run.open(output), kind.origin()
+        origin = kind.origin()
     except (FileNotFoundError, ValueError):
         return None
-    if not found.is_finished:
-        return None
     data = kind.data_settings(data, origin)
-    wanted = settings_record(kind, training, data, origin)
-    differing = differences(wanted, found.record, kind.default_options())
-    return None if differing else found
+    return _finished(output, settings_record(kind, training, data, origin), kind)
+
+
+def _finished(output, wanted, kind):
+    """Returns the run in a folder if it is the one that is wanted, and finished."""
+    try:
+        found = Run.open(output)
+    except (FileNotFoundError, ValueError):
+        return None
+    if not found.is_finished or differences(
+        wanted, found.record, kind.default_options()
+    ):
+        return None
+    found.tidy()
+    return found
 
 
 def settings_record(
@@ -144,8 +161,8 @@ def settings_record(
     }
 
 
-def _prepare(output, overwrite, training, execution):
-    """Checks where a run is to be, and returns the strategy that it runs under.
+def _prepare(training, execution, overwrite):
+    """Returns the strategy that a run runs under.
 
     A strategy of several workers must be made before TensorFlow does anything.
     """
@@ -155,13 +172,19 @@ def _prepare(output, overwrite, training, execution):
             "Received: both"
         )
     strategy = distribution.make_strategy(execution.strategy)
-    with strategy.scope():
-        if distribution.worker_index() == 0:
-            check_output(output, overwrite or execution.resume)
     if training.deterministic:
         keras.utils.set_random_seed(training.seed)
         tf.config.experimental.enable_op_determinism()
     return strategy
+
+
+def claimed(
+    output: str | os.PathLike, overwrite: bool, strategy: tf.distribute.Strategy
+) -> contextlib.AbstractContextManager[None]:
+    """Keeps a folder for a training, as `writing`, by the chief for all its workers."""
+    with strategy.scope():
+        is_chief = distribution.worker_index() == 0
+    return writing(output, overwrite, True) if is_chief else contextlib.nullcontext()
 
 
 def _check_apart(output, origin):
@@ -383,6 +406,11 @@ class Recorder(keras.callbacks.Callback):
 
     def write(self):
         """Writes how far the run is."""
+        self._update()
+        self.run.write()
+
+    def _update(self):
+        """Records how far the run is."""
         last = self.saving.last
         seconds = time.perf_counter() - self.began
         self.run.record.update(
@@ -392,23 +420,15 @@ class Recorder(keras.callbacks.Callback):
             seconds=round(seconds, 1),
             took={"seconds_a_step": self.step_seconds.median, "hours": seconds / 3600},
         )
-        self.run.write()
 
     @contextlib.contextmanager
     def outcome(self):
         """Writes how the training in the block ends, and never hides its error."""
-        try:
-            yield
-        except BaseException as error:
-            status = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}
-            self.run.record["status"] = status.get(type(error), "failed")
-            if type(error) not in status:
-                self.run.record["error"] = f"{type(error).__name__}: {error}"
-            with best_effort("run.json"):
-                self.write()
-            raise
-        self.write()
-        self.run.finish()
+        with self.run.outcome():
+            try:
+                yield
+            finally:
+                self._update()
 
 
 def import_torch(
@@ -439,6 +459,7 @@ def import_torch(
         The `Run`.
 
     Raises:
+        BlockingIOError: If another process writes to `output`; says which.
         FileExistsError: If `output` holds something; says what.
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read or does not fit, before anything is
@@ -450,34 +471,35 @@ def import_torch(
     ...     "teacher", "wrn_40_2_aux.pth.tar", "wrn_40_2", images
     ... )  # doctest: +SKIP
     """
-    check_output(output, overwrite)
-    state = checkpoints.read_torch(source, prefix)
-    training = TrainingSettings(model=model)
-    data = absolute(data)
-    images = load_to_measure(data, training.batch_size, training.seed)
-    (network,) = networks.create(training, images)
-    if not checkpoints.has_heads(state):
-        network = strip_heads(network)
-    checkpoints.load_torch(network, state)
-    measured = measure(network, images.test, verbose=verbose)
-    results = {"epoch": 0, **{f"val_{name}": v for name, v in measured.items()}}
-    run = Run(
-        os.path.abspath(output),
-        {
-            "format": FORMAT,
-            "kind": "converted",
-            "options": {"source": os.path.abspath(source), "prefix": prefix},
-            "data": dataclasses.asdict(data),
-            "training": dataclasses.asdict(training),
-            "origin": None,
-            "execution": {},
-            **_facts(network, "val_accuracy", None, images),
-            "last": results,
-            "best": results,
-        },
-    )
-    run.begin()
-    for checkpoint in CHECKPOINTS:
-        save_with_results(network, checkpoint_path(run.path, checkpoint), results)
-    run.finish()
+    with writing(output, overwrite):
+        state = checkpoints.read_torch(source, prefix)
+        training = TrainingSettings(model=model)
+        data = absolute(data)
+        images = load_to_measure(data, training.batch_size, training.seed)
+        (network,) = networks.create(training, images)
+        if not checkpoints.has_heads(state):
+            network = strip_heads(network)
+        checkpoints.load_torch(network, state)
+        measured = measure(network, images.test, verbose=verbose)
+        results = {"epoch": 0, **{f"val_{name}": v for name, v in measured.items()}}
+        run = Run(
+            os.path.abspath(output),
+            {
+                "format": FORMAT,
+                "kind": "converted",
+                "options": {"source": os.path.abspath(source), "prefix": prefix},
+                "data": dataclasses.asdict(data),
+                "training": dataclasses.asdict(training),
+                "origin": None,
+                "execution": {},
+                **_facts(network, "val_accuracy", None, images),
+                "last": results,
+                "best": results,
+            },
+        )
+        with run.outcome():
+            run.begin()
+            for checkpoint in CHECKPOINTS:
+                path = checkpoint_path(run.path, checkpoint)
+                save_with_results(network, path, results)
     return run
