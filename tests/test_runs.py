@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import Preempted, TeacherTrainer, data, export, models, strip_heads
+from keras_hsakd import (
+    Preempted,
+    TeacherTrainer,
+    data,
+    export,
+    lock,
+    models,
+    strip_heads,
+)
 from keras_hsakd.data import folders
 from keras_hsakd.heads import is_plain
 from keras_hsakd.optimizers import SGD, step_decay
@@ -672,6 +680,97 @@ def test_what_is_not_given_is_as_what_there_was_not_yet():
     assert not differences(wanted, found)
     found["options"]["sampled_views"] = 2
     assert list(differences(wanted, found)) == ["options"]
+
+
+def content(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"execution": RESUME}, {"overwrite": True}])
+def test_a_second_training_is_refused_and_changes_nothing(options, tmp_path):
+    record = training.settings_record(Baseline(), TRAINING, DIGITS, None)
+    facts = {"status": "running", "epochs_done": 0, "last": None, "monitor": "loss"}
+    images = {"images": {"class_names": []}}
+    with lock.held(tmp_path):
+        Run(str(tmp_path), {**record, **facts, **images}).begin()
+        before = content(tmp_path)
+        message = rf"'{tmp_path}', where process {os.getpid()} on '.*' has written"
+        with pytest.raises(BlockingIOError, match=message):
+            train_baseline(tmp_path, **options)
+        assert content(tmp_path) == before
+
+
+def test_a_refused_training_leaves_no_folder(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        assert os.listdir(tmp_path / "runs" / "new") == [lock.NAME]
+        raise ValueError("no images")
+
+    monkeypatch.setattr(training, "load", refuse)
+    with pytest.raises(ValueError, match="no images"):
+        train_baseline(tmp_path / "runs" / "new")
+    assert os.listdir(tmp_path) == []
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing that is done on the way out is in the folder."""
+
+
+def begun(job, run, goes_on, *others):
+    """Stands for a training that is killed in its first epoch."""
+    run.begin()
+    return run
+
+
+def test_what_a_kill_left_of_a_first_record_is_an_empty_folder(tmp_path, monkeypatch):
+    (tmp_path / lock.NAME).touch()
+    (tmp_path / ".partial-1-run.json").write_text("{")
+    monkeypatch.setattr(training, "_fit", begun)
+    train_baseline(tmp_path, execution=RESUME)
+    assert sorted(os.listdir(tmp_path)) == [".partial-room", "run.json"]
+
+
+def test_what_is_left_after_the_end_is_removed(runs, tmp_path):
+    shutil.copytree(runs / "baseline", tmp_path / "run")
+    arguments = Baseline(), tmp_path / "run", TRAINING, DIGITS
+
+    def leave():
+        (tmp_path / "run" / "snapshots").mkdir()
+        (tmp_path / "run" / ".partial-room").touch()
+
+    leave()
+    assert training.finished_run(*arguments)
+    assert sorted(os.listdir(tmp_path / "run")) == FILES
+    leave()
+    train(*arguments, execution=RESUME, verbose=0)
+    assert sorted(os.listdir(tmp_path / "run")) == FILES
+
+
+@pytest.mark.parametrize("removed", range(7))
+def test_a_kill_while_a_run_is_replaced(removed, runs, tmp_path, monkeypatch):
+    shutil.copytree(runs / "baseline", tmp_path / "run")
+    (tmp_path / "run" / "snapshots").mkdir()
+    left = iter(range(removed))
+    remove = Run._remove
+
+    def kill(run, name):
+        if next(left, None) is None:
+            raise KilledError
+        remove(run, name)
+
+    monkeypatch.setattr(Run, "_remove", kill)
+    monkeypatch.setattr(training, "_fit", begun)
+    with pytest.raises(KilledError):
+        train_baseline(tmp_path / "run", overwrite=True)
+    monkeypatch.undo()
+    # It is the old run, whole; or one that is not finished and begins anew.
+    found = Run.open(tmp_path / "run")
+    assert found.is_finished == os.path.exists(tmp_path / "run" / "last.keras")
+    if not found.is_finished:
+        assert not os.path.exists(found.snapshots)
 
 
 def test_a_kill_between_two_files_leaves_them_in_agreement(tmp_path, monkeypatch):

@@ -151,10 +151,9 @@ class Run:
 
         Where another process writes, or nobody can, it stays.
         """
-        if os.path.exists(self.snapshots):
-            with contextlib.suppress(OSError), lock.held(self.path):
-                remove_partial(self.path)
-                self._remove(_SNAPSHOTS)
+        with contextlib.suppress(OSError), lock.held(self.path):
+            remove_partial(self.path)
+            shutil.rmtree(self.snapshots)
 
     def _remove(self, name):
         path = os.path.join(self.path, name)
