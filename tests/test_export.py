@@ -1,8 +1,8 @@
+import contextlib
 import dataclasses
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import types
@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
-from keras_hsakd import data, export, models, strip_heads
+from keras_hsakd import data, export, lock, models, strip_heads
 from keras_hsakd.data.decoding import MAX_PIXELS
 from keras_hsakd.export import formats, shipping, tensorflow
 from keras_hsakd.export.serving import Served
@@ -495,12 +495,35 @@ def test_the_student_itself_is_what_counts(fault, message, tmp_path, monkeypatch
 
 
 def test_what_a_killed_export_left_is_removed(student, tmp_path):
-    mine = f".export-{socket.gethostname()}"
-    for name in (f"{mine}-{2**22 + 1}-a", f"{mine}-{os.getpid()}-b", ".export-other-1"):
-        (tmp_path / name).mkdir()
+    (tmp_path / ".export-a").mkdir()
+    (tmp_path / ".partial-1-models.config").touch()
     export.ship(student, tmp_path, ["keras"])
-    left = {f"{mine}-{os.getpid()}-b", ".export-other-1"}
-    assert set(os.listdir(tmp_path)) == {*left, "1.keras"}
+    assert os.listdir(tmp_path) == ["1.keras"]
+
+
+@pytest.mark.parametrize("ends", ["", "1", "2"])
+def test_a_second_export_is_refused_and_changes_nothing(ends, student, tmp_path):
+    (tmp_path / ".export-a").mkdir()
+    with lock.held(tmp_path):
+        before = sorted(os.listdir(tmp_path))
+        message = rf"'{tmp_path}', where process {os.getpid()} on"
+        with pytest.raises(BlockingIOError, match=message):
+            export.ship(student, tmp_path / ends, ["keras"])
+        with pytest.raises(BlockingIOError, match=message):
+            export.saved_model(student, tmp_path / "1")
+        assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_without_locks_what_another_may_be_writing_stays(
+    student, tmp_path, monkeypatch
+):
+    def without(folder):
+        return contextlib.nullcontext(False)
+
+    (tmp_path / ".export-a").mkdir()
+    monkeypatch.setattr(lock, "held", without)
+    export.ship(student, tmp_path, ["keras"])
+    assert set(os.listdir(tmp_path)) == {".export-a", "1.keras"}
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from processes import KILLED, end_of, start, worker_environments
 
 import keras_hsakd
-from keras_hsakd import data, teacher_cache
+from keras_hsakd import data, lock, teacher_cache
 from keras_hsakd.data.pipelines import train_and_test
 from keras_hsakd.teacher_cache import TeacherCache, num_bytes, writing
 
@@ -463,6 +463,21 @@ def test_a_disk_that_fills_up(teacher, tmp_path):
         TeacherCache.write(tmp_path / "cache", teacher, train, 3, **arguments)
     again = TeacherCache.write(tmp_path / "cache", teacher, train, 2, **arguments)
     assert again.header == whole.header
+
+
+def test_a_second_writer_is_refused_and_changes_nothing(teacher, tmp_path):
+    train, _ = images()
+    message = rf"cache', where process {os.getpid()} on"
+    with lock.held_beside(tmp_path / "cache"):
+        before = os.listdir(tmp_path)
+        with pytest.raises(BlockingIOError, match=message):
+            TeacherCache.write(tmp_path / "cache", teacher, train, 1, verbose=0)
+        assert os.listdir(tmp_path) == before
+    (tmp_path / "cache.partial").mkdir()
+    (tmp_path / "cache.partial" / ".partial-1-header.json").touch()
+    TeacherCache.write(tmp_path / "cache", teacher, train, 1, verbose=0)
+    assert os.listdir(tmp_path) == ["cache"]
+    assert not list(tmp_path.glob("cache/.*"))
 
 
 def write_and_die(folder, batches):

@@ -5,7 +5,6 @@ import functools
 import os
 import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,10 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd import optional
+from keras_hsakd import lock, optional
 from keras_hsakd.compat import layers_of
 from keras_hsakd.export.metrics import softmax
 from keras_hsakd.export.serving import Served
+from keras_hsakd.files import remove_partial
 
 # From raw uint8 images to named predictions.
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -81,6 +81,8 @@ def version_path(folder: str | os.PathLike) -> str:
     return os.path.join(folder, str(max(numbers, default=0) + 1))
 
 
+# Names begin with it of what is not whole; no server takes that for a version.
+UNFINISHED = ".export-"
 # What is added to the name of an artefact that is kept aside.
 REJECTED = ".rejected"
 
@@ -94,7 +96,8 @@ def write_checked(
     """Writes a student in a format, and checks what was written.
 
     It is loaded again and compared with the student before it gets its name, so that
-    nothing wrong or half-written is ever at `path`.
+    nothing wrong or half-written is ever at `path`. One process at a time writes to a
+    folder; the next one removes what was left by one that was killed.
 
     Args:
         format: The `Format`.
@@ -108,15 +111,28 @@ def write_checked(
         The path.
 
     Raises:
+        BlockingIOError: If another process exports to the folder; says which.
         FileExistsError: If `path` exists.
         RejectedError: If `examine` raised it.
         RuntimeError: If what was written predicts something else than the student, or
             the Keras backend is not TensorFlow.
     """
-    check_backend()
     path = os.path.normpath(path)
+    with writing_to(os.path.dirname(os.path.abspath(path))):
+        return write_alone(format, served, path, examine)
+
+
+def write_alone(
+    format: Format,
+    served: Served,
+    path: str,
+    examine: Callable[[str], None] | None = None,
+) -> str:
+    """Does as `write_checked`, within `writing_to`."""
+    check_backend()
     _check_free(path)
-    temporary = _temporary_folder(os.path.dirname(os.path.abspath(path)))
+    parent = os.path.dirname(os.path.abspath(path))
+    temporary = tempfile.mkdtemp(prefix=UNFINISHED, dir=parent)
     try:
         written = os.path.join(temporary, f"model{format.suffix}")
         format.write(served, written)
@@ -131,29 +147,27 @@ def write_checked(
             raise
         _name(written, path)
     finally:
-        shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)  # it hides no other error
     return path
 
 
-def _temporary_folder(parent):
-    """Makes a folder to write in, and removes those of exports that were killed."""
-    os.makedirs(parent, exist_ok=True)
-    here = f".export-{socket.gethostname()}-"  # no server takes it for a version
-    for name in os.listdir(parent):
-        owner = re.match(rf"{re.escape(here)}(\d+)-", name)
-        if owner and not _is_running(int(owner[1])):
-            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"{here}{os.getpid()}-", dir=parent)
+@contextlib.contextmanager
+def writing_to(folder: str) -> Iterator[None]:
+    """Keeps a folder for the exports of this process, within the context.
 
+    Args:
+        folder: The folder; what exports that were killed left there is removed.
 
-def _is_running(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+    Raises:
+        BlockingIOError: If another process exports to it; says which.
+    """
+    with lock.held(folder) as is_locked:
+        if is_locked:  # otherwise it may be that of an export under way
+            remove_partial(folder)
+            for name in os.listdir(folder):
+                if name.startswith(UNFINISHED):
+                    shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        yield
 
 
 def check_backend() -> None:

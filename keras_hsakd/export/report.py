@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_hsakd.export.formats import UNFINISHED
 from keras_hsakd.export.measuring import ARTEFACT
 from keras_hsakd.files import write_json
 
@@ -62,7 +63,7 @@ def write_report(report: Mapping, images: Mapping[int, np.ndarray], path: str) -
     """
     blocks = contents(report, images)
     parent = os.path.dirname(os.path.abspath(path))
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as temporary:
         folder = os.path.join(temporary, "report")
         os.mkdir(folder)
         write_json(os.path.join(folder, "report.json"), dict(report))

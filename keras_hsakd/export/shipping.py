@@ -12,7 +12,8 @@ from keras_hsakd.export.formats import (
     Format,
     RejectedError,
     version_path,
-    write_checked,
+    write_alone,
+    writing_to,
 )
 from keras_hsakd.export.keras import KERAS
 from keras_hsakd.export.litert import LITERT, LITERT_FLOAT16, LITERT_INT8
@@ -104,6 +105,7 @@ def ship(
         error in one does not keep back the others.
 
     Raises:
+        BlockingIOError: If another process exports to the folder; says which.
         ValueError: If a format is unknown, the student does not map one batch of images
             to class logits, or an argument does not suit it; nothing is written then.
 
@@ -129,13 +131,18 @@ def ship(
         features=features,
     )
     exam = None if trial is None else Exam(trial, served)
-    version = version_path(folder)
+    with writing_to(os.path.dirname(os.path.abspath(version_path(folder)))):
+        return _shipped(formats, served, exam, version_path(folder))
+
+
+def _shipped(formats, served, exam, version):
+    """Returns what became of a student in each format."""
     results = {}
     for name in formats:
         path = version + FORMATS[name].suffix
         try:
             if exam is None:
-                results[name] = Shipped(write_checked(FORMATS[name], served, path))
+                results[name] = Shipped(write_alone(FORMATS[name], served, path))
             else:
                 results[name] = _examined(name, exam, path)
         except Exception as error:  # converters raise anything
@@ -160,7 +167,7 @@ def _examined(name, exam, path):
         exam.check(report)
 
     try:
-        path = write_checked(FORMATS[name], exam.served, path, examine)
+        path = write_alone(FORMATS[name], exam.served, path, examine)
     except RejectedError as rejected:
         path, error = rejected.path, rejected
     images = exam.images(mistake["index"] for mistake in report["mistakes"])

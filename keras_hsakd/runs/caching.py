@@ -28,6 +28,7 @@ def cache_teacher(
         The cache.
 
     Raises:
+        BlockingIOError: If another process writes there; says which.
         FileExistsError: If `output` is there.
         FileNotFoundError: If there is no such run, or its images are not there.
         OSError: If the disk has too little room.

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd import checkpoints, export
+from keras_hsakd import checkpoints, export, lock
 from keras_hsakd.export.serving import as_pixels
 from keras_hsakd.heads import is_plain, strip_heads
 from keras_hsakd.runs.folder import Run
@@ -292,10 +292,12 @@ def export_torch(
         checkpoint: `"last"` or `"best"`. Defaults to `"last"`.
 
     Raises:
+        BlockingIOError: If another process writes there; says which.
         FileNotFoundError: If `run` is not a run folder with a finished epoch.
         ImportError: If PyTorch is not installed.
 
     Example:
     >>> export_torch("student", "wrn_16_2_aux.pth.tar")  # doctest: +SKIP
     """
-    checkpoints.save_torch(Run.open(run).network(checkpoint), output)
+    with lock.held_beside(output):
+        checkpoints.save_torch(Run.open(run).network(checkpoint), output)

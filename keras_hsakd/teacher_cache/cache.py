@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_hsakd import lock
 from keras_hsakd import views as all_views
 from keras_hsakd.heads import Signature, is_plain
 from keras_hsakd.teacher_cache import format, writing
@@ -113,6 +114,7 @@ class TeacherCache:
             The `TeacherCache`.
 
         Raises:
+            BlockingIOError: If another process writes there; says which.
             FileExistsError: If something is at `path`.
             OSError: If the disk has too little room; what is written is kept.
             ValueError: If an argument does not suit, what was begun is another cache,
@@ -127,14 +129,15 @@ class TeacherCache:
         (8, (2, 1, 10))
         """
         path = os.fspath(path)
-        writing.check_new(path)
-        if views is None and not is_plain(teacher):
-            views = "rotations"
-        header = writing.header_of(
-            teacher, dataset, variants, views, dtype, batch_size, origin or {}
-        )
-        outputs = writing.Outputs(teacher, all_views.get(views), batch_size)
-        writing.Writing(path, header, verbose).run(outputs, dataset.pipeline)
+        with lock.held_beside(path):
+            writing.check_new(path)
+            if views is None and not is_plain(teacher):
+                views = "rotations"
+            header = writing.header_of(
+                teacher, dataset, variants, views, dtype, batch_size, origin or {}
+            )
+            outputs = writing.Outputs(teacher, all_views.get(views), batch_size)
+            writing.Writing(path, header, verbose).run(outputs, dataset.pipeline)
         return cls(path, verify=False)
 
     # What it holds.

@@ -10,7 +10,13 @@ import keras
 from keras_hsakd import digests
 from keras_hsakd import views as all_views
 from keras_hsakd.figures import amount
-from keras_hsakd.files import errors_explained, read_json, sync_folder, write_json
+from keras_hsakd.files import (
+    errors_explained,
+    read_json,
+    remove_partial,
+    sync_folder,
+    write_json,
+)
 from keras_hsakd.heads import named_outputs, signature
 from keras_hsakd.machine import versions
 from keras_hsakd.names import DTYPES
@@ -173,6 +179,7 @@ class Writing:
                 )
         self._check_room()
         os.makedirs(self._partial, exist_ok=True)
+        remove_partial(self._partial)
         write_json(header, self._header)
 
     def _check_room(self):
