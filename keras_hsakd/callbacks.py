@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import statistics
 import time
 
@@ -16,7 +15,7 @@ from keras_hsakd.results import (
     read_results,
     save_with_results,
 )
-from keras_hsakd.signals import handled
+from keras_hsakd.signals import KeptInterrupt
 
 
 class Throughput(keras.callbacks.Callback):
@@ -161,26 +160,19 @@ class KeepInterrupt(keras.callbacks.Callback):
 
     def __init__(self):
         super().__init__()
-        self._received = False
+        self._interrupt = KeptInterrupt()
 
     def __enter__(self) -> "KeepInterrupt":
-        """Begins to listen; only the main thread receives signals."""
-        self._handling = handled(signal.SIGINT, self._receive)
-        self._handling.__enter__()
+        """Begins to listen."""
+        self._interrupt.__enter__()
         return self
 
-    def __exit__(self, exception_type, exception, traceback) -> None:
+    def __exit__(self, *error) -> None:
         """Gives the signal back."""
-        self._handling.__exit__(None, None, None)
-        if self._received and isinstance(exception, Exception):
-            raise KeyboardInterrupt from exception
-
-    def _receive(self, number, frame):
-        self._received = True
-        raise KeyboardInterrupt
+        self._interrupt.__exit__(*error)
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._received:
+        if self._interrupt.received:
             raise KeyboardInterrupt
 
     on_test_batch_begin = on_train_batch_begin

@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from keras_hsakd import runs, zoo
+from keras_hsakd import runs, signals, zoo
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.names import CARD, FORMATS, VIEWS
 from keras_hsakd.results import CHECKPOINTS
@@ -42,21 +42,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SIGTERM ended with a snapshot raises `keras_hsakd.Preempted`, which exits with
         75.
     """
-    options = vars(_parser().parse_args(arguments))
-    run, debug = options.pop("run_command"), options.pop("debug")
+    debug = False
     try:
-        run(options)
-    except (ArithmeticError, ImportError, OSError, RuntimeError, ValueError) as error:
+        with (
+            signals.closed_pipes_ignored(),
+            signals.KeptInterrupt(last_words=_INTERRUPTED),
+        ):
+            options = vars(_parser().parse_args(arguments))
+            run, debug = options.pop("run_command"), options.pop("debug")
+            run(options)
+    except KeyboardInterrupt:
+        print(_INTERRUPTED, file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = _in_one_line(error)
+        if message is None:
+            raise
         if debug:
             traceback.print_exc()
         # What is raised on purpose says what was expected.
-        hint = "" if debug or "Expected" in str(error) else " (--debug shows where)"
-        print(f"keras-hsakd: {error}{hint}", file=sys.stderr)
+        hint = "" if debug or "Expected" in message else " (--debug shows where)"
+        print(f"keras-hsakd: {message}{hint}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("keras-hsakd: interrupted", file=sys.stderr)
-        return 130
     return 0
+
+
+_INTERRUPTED = "keras-hsakd: interrupted"
+_WITH_MESSAGE = (ArithmeticError, ImportError, OSError, RuntimeError, ValueError)
+
+
+def _in_one_line(error):
+    """Returns the message of an error that has one for people, or None."""
+    if isinstance(error, _WITH_MESSAGE):
+        return str(error)
+    if "tensorflow" not in sys.modules:
+        return None
+    import tensorflow as tf
+
+    from keras_hsakd.data import decoding
+
+    return decoding.why(error) if isinstance(error, tf.errors.OpError) else None
 
 
 def _parser():
