@@ -168,9 +168,11 @@ def why(error: tf.errors.OpError) -> str:
     """Returns what is wrong with a file, of an error of `decode` or `decode_file`."""
     lines = error.message.splitlines()
     # The line before what TensorFlow, or Python within it, says of the place.
-    ends = [n for n, x in enumerate(lines) if x.startswith(("\t [[", "Traceback"))]
+    places = ("\t [[", "Traceback", "The error could be from a previous operation")
+    ends = [n for n, x in enumerate(lines) if x.startswith(places)]
     reason = lines[ends[0] - 1] if ends else lines[0]
     reason = re.sub(r"^\{\{.*?\}\} *| *\[Op:\w+\].*$", "", reason)
+    reason = reason.removeprefix("Collective ops is aborted by: ")
     for prefix in ("assertion failed: [", "ValueError: ", "ImportError: "):
         reason = reason.removeprefix(prefix)
     return reason.removesuffix("]")

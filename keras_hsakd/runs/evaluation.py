@@ -72,7 +72,8 @@ def evaluate(
             f"Received: '{run}', a {opened.describe()}"
         )
     images = _measured_on(opened, data_changes)
-    return measure(network, images.test, opened.views, heads, verbose)
+    with images.errors_named():
+        return measure(network, images.test, opened.views, heads, verbose)
 
 
 def _measured_on(run, changes):

@@ -1,14 +1,16 @@
 """From data settings to pipelines, and whether those suit a run."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from keras_hsakd import data
+from keras_hsakd.data import decoding
 from keras_hsakd.data.folders import undecodable
 from keras_hsakd.data.subsets import REST
 from keras_hsakd.data.tfds import is_tfds
@@ -56,6 +58,26 @@ class Images(NamedTuple):
     def preprocessing(self) -> keras.layers.Rescaling:
         """Returns the layer that normalises the images, to go in front of a network."""
         return data.rescaling(self.mean, self.std)
+
+    @contextlib.contextmanager
+    def errors_named(self) -> Iterator[None]:
+        """Raises an error that names the file, where one in the block is no image.
+
+        TensorFlow's has the whole graph in it, and often no name: then all files are
+        looked at.
+
+        Raises:
+            ValueError: In place of a `tf.errors.InvalidArgumentError`.
+        """
+        try:
+            yield
+        except tf.errors.InvalidArgumentError as error:
+            reason = decoding.why(error)
+            if " in '" in reason:  # of a file, see `decoding.decode_file`
+                raise ValueError(reason) from error
+            for dataset in (self.train, self.test):
+                undecodable(getattr(dataset, "files", ()), "refuse")
+            raise
 
     def record(self) -> dict:
         """Returns what `run.json` says of the images."""

@@ -313,6 +313,7 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
         with (
             recorder.outcome() if is_chief else contextlib.nullcontext(),
             KeepInterrupt() as keep_interrupt,
+            images.errors_named(),
         ):
             distribution.wait_for_workers(trainer)  # they have read what was there
             if is_chief:
@@ -480,7 +481,8 @@ def import_torch(
         if not checkpoints.has_heads(state):
             network = strip_heads(network)
         checkpoints.load_torch(network, state)
-        measured = measure(network, images.test, verbose=verbose)
+        with images.errors_named():
+            measured = measure(network, images.test, verbose=verbose)
         results = {"epoch": 0, **{f"val_{name}": v for name, v in measured.items()}}
         run = Run(
             os.path.abspath(output),
