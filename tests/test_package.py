@@ -32,8 +32,8 @@ GROUPS = [
     {"losses", "graph"},
     {"layers"},
     {"distribution", "lock", "results"},
-    {"ops", "compat", "digests", "figures", "files", "lazy", "machine", "names"}
-    | {"optional", "signals", "suggestions", "zoo"},
+    {"ops", "compat", "digests", "documents", "figures", "files", "lazy", "machine"}
+    | {"names", "optional", "signals", "suggestions", "zoo"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 
