@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import shlex
 import sys
 import traceback
 import types
@@ -177,31 +178,48 @@ def _parser():
         "--list", action="store_true", help="print all experiments and end"
     )
     command.add_argument("--output", help="folder to write")
-    command.add_argument(
-        "--teacher", help="run folder of a teacher, in place of training one"
-    )
-    command.add_argument(
-        "--backbone", help="run folder of a teacher's backbone, the same way"
-    )
-    command.add_argument("--student", help="run folder of a student, the same way")
-    for flag, type_, help in (
-        ("epochs", int, "epochs of the last training; others change in proportion"),
-        ("seed", int, "seed of all trainings"),
-        ("batch-size", int, "images in a batch"),
-        ("data", str, "other images: a named data set, tfds:NAME, or a folder"),
-        ("target-data", str, "other images of the linear classifier"),
-        ("data-dir", str, "folder of tensorflow-datasets"),
-        ("image-size", int, "height and width of the images"),
-        ("limit", int, "most training images, and test images"),
-    ):
-        command.add_argument(
-            f"--{flag}", type=type_, help=f"{help} (default: the paper's)"
-        )
+    _add_given(command)
+    _add_scale(command)
     command.add_argument(
         "--overwrite", action="store_true", help="replace other runs in that folder"
     )
     _add_verbose(command)
     _add_settings(command, ExecutionSettings)
+
+    command = add(
+        "study",
+        _study,
+        "run many experiments, and what is missing of them when started again",
+        "Runs the experiments in a text file, one a line: the words of `keras-hsakd "
+        "run`, without --output; what follows a # is for people. Teachers that several "
+        "need are trained once. Started again, it goes on where it was stopped.",
+    )
+    command.add_argument("file", help="text file with a line for each experiment")
+    command.add_argument("--output", required=True, help="folder to write")
+    _add_scale(command, "that of the line, or the paper's")
+    _add_verbose(command)
+    _add_settings(command, ExecutionSettings, omit=("resume",))
+
+    command = add(
+        "report",
+        _report_runs,
+        "compare trainings: mean, spread and differences over seeds",
+        "Compares finished trainings: mean and standard deviation over seeds, paired "
+        "differences with 95 % intervals, what was spent, published figures beside.",
+    )
+    command.add_argument(
+        "runs", nargs="+", help="run folders, or folders with run folders below them"
+    )
+    command.add_argument(
+        "--against",
+        help="method that the others are compared with: a run folder of it, or a "
+        "folder above, or its name in the table (default: the first)",
+    )
+    command.add_argument(
+        "--output",
+        help="folder for report.md, report.csv and report.html, where curves are "
+        "(default: none)",
+    )
 
     command = add(
         "cache",
@@ -450,6 +468,48 @@ class _Pairs(argparse.Action):
         setattr(namespace, self.dest, numbers)
 
 
+def _add_given(command):
+    """Adds flags for run folders that stand for steps of an experiment."""
+    command.add_argument(
+        "--teacher", help="run folder of a teacher, in place of training one"
+    )
+    command.add_argument(
+        "--backbone", help="run folder of a teacher's backbone, the same way"
+    )
+    command.add_argument("--student", help="run folder of a student, the same way")
+
+
+def _add_scale(command, default="the paper's"):
+    """Adds flags for what an experiment has otherwise than the paper."""
+    for flag, type_, help in _SCALE:
+        command.add_argument(
+            f"--{flag}", type=type_, help=f"{help} (default: {default})"
+        )
+    command.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="seeds, each of which has trainings of its own in folders seed_N",
+    )
+    command.add_argument(
+        "--one-teacher",
+        action="store_true",
+        help="with --seeds: train all steps but the last once, with the first seed",
+    )
+
+
+_SCALE = (
+    ("epochs", int, "epochs of the last training; others change in proportion"),
+    ("seed", int, "seed of all trainings"),
+    ("batch-size", int, "images in a batch"),
+    ("data", str, "other images: a named data set, tfds:NAME, or a folder"),
+    ("target-data", str, "other images of the linear classifier"),
+    ("data-dir", str, "folder of tensorflow-datasets"),
+    ("image-size", int, "height and width of the images"),
+    ("limit", int, "most training images, and test images"),
+)
+
+
 def _add_verbose(command):
     command.add_argument(
         "--verbose",
@@ -521,13 +581,114 @@ def _run_recipe(options):
             )
     running = {k: options.pop(k) for k in ("output", "overwrite", "verbose")}
     running["execution"] = ExecutionSettings(**_taken(options, ExecutionSettings))
-    steps = ("teacher", "backbone", "student")
-    given = {k: v for k in steps if (v := options.pop(k)) is not None}
-    recipe = recipes.get(options.pop("name")).scaled(**options)
-    for run in runs.run_recipe(recipe, given=given, **running).values():
+    line = _line(options)
+    recipe, of_all = line.recipe, {"given": line.given, **running}
+    if options["seeds"] is None:
+        found = runs.run_recipe(recipe, **of_all)
+    else:
+        found = runs.run_seeds(
+            recipe, seeds=line.seeds, one_teacher=line.one_teacher, **of_all
+        )
+    for run in found.values():
         _report(run)
     if recipe.published:
         print(f"Published, best epoch on the test images: {recipe.published} %")
+
+
+def _line(options):
+    """Returns the experiment of a line of a study, or of the command line."""
+    from keras_hsakd.runs import recipes
+
+    options = dict(options)
+    name, seeds, seed = (options.pop(key) for key in ("name", "seeds", "seed"))
+    one_teacher = options.pop("one_teacher")
+    if seeds is None and one_teacher:
+        raise ValueError("Expected `--seeds` with `--one-teacher`. Received: none")
+    if seeds is not None and seed is not None:
+        raise ValueError(
+            f"Expected `--seed` or `--seeds`. Received: both, {seed} and {seeds}"
+        )
+    if seeds is not None and (min(seeds) < 0 or len(set(seeds)) < len(seeds)):
+        raise ValueError(
+            f"Expected `--seeds` to be different numbers from 0 on. Received: {seeds}"
+        )
+    steps = ("teacher", "backbone", "student")
+    given = {k: v for k in steps if (v := options.pop(k)) is not None}
+    recipe = recipes.get(name)
+    recipe.without(*given)  # which there must be
+    recipe = recipe.scaled(seed=seed, **options)
+    return runs.Line(
+        recipe,
+        name,
+        seeds or (recipe.steps[-1].training.seed,),
+        one_teacher,
+        given,
+    )
+
+
+class _LineParser(argparse.ArgumentParser):
+    """Raises what is wrong with a line, in place of ending the process."""
+
+    def error(self, message):
+        raise ValueError(message)
+
+
+def _study(options):
+    path, output = options.pop("file"), options.pop("output")
+    verbose = options.pop("verbose")
+    execution = ExecutionSettings(**_taken(options, ExecutionSettings))
+    parser = _LineParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("name")
+    _add_given(parser)
+    _add_scale(parser)
+    lines = []
+    with open(path, encoding="utf-8") as file:
+        for number, text in enumerate(file, start=1):
+            try:
+                words = shlex.split(text, comments=True)
+                if words:
+                    told = vars(parser.parse_args(words))
+                    line = _line(_with_defaults(told, options))
+                    lines.append(dataclasses.replace(line, name=_folder_of(told)))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+    if not lines:
+        raise ValueError(
+            f"Expected the name of an experiment in a line of '{path}'. Received: none"
+        )
+    found = runs.run_study(lines, output, verbose, execution)
+    for by_seed in found.values():
+        for run in by_seed.values():
+            _report(run)
+    print(f"Compare them: keras-hsakd report {output}")
+
+
+def _with_defaults(told, defaults):
+    """Returns the flags of a line, and those for all lines that it does not have."""
+    defaults = dict(defaults)
+    for name, other in (("seed", "seeds"), ("seeds", "seed")):
+        if told[name] is not None:
+            defaults[other] = None
+    if told["seed"] is not None:
+        defaults["one_teacher"] = False
+    return {k: defaults.get(k) if v in (None, False) else v for k, v in told.items()}
+
+
+def _folder_of(told):
+    """Returns the name of the folder for what a line tells, whatever its seeds."""
+    words = [told["name"]]
+    for name, value in told.items():
+        if value not in (None, False) and name not in ("name", "seed", "seeds"):
+            words += [name.replace("_", "-")] if value is True else [f"{name}-{value}"]
+    return "--".join(word.replace("/", "--") for word in words)
+
+
+def _report_runs(options):
+    report = runs.compare(options["runs"], options["against"])
+    print(report.markdown(), end="")
+    if options["output"] is not None:
+        report.write(options["output"])
+        print(f"Wrote {options['output']}: report.md, report.csv, report.html")
 
 
 def _cache(options):

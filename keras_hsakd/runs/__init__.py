@@ -18,13 +18,14 @@ if TYPE_CHECKING:
         Teacher,
     )
     from keras_hsakd.runs.planning import plan
-    from keras_hsakd.runs.recipes import run_recipe
+    from keras_hsakd.runs.report import compare
     from keras_hsakd.runs.settings import (
         CacheSettings,
         DataSettings,
         ExecutionSettings,
         TrainingSettings,
     )
+    from keras_hsakd.runs.study import Line, run_recipe, run_seeds, run_study
     from keras_hsakd.runs.training import import_torch, train
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Distill",
     "ExecutionSettings",
     "Kind",
+    "Line",
     "Linear",
     "Mutual",
     "Run",
@@ -42,12 +44,15 @@ __all__ = [
     "TrainingSettings",
     "cache_teacher",
     "check_cache",
+    "compare",
     "evaluate",
     "export_run",
     "export_torch",
     "import_torch",
     "plan",
     "run_recipe",
+    "run_seeds",
+    "run_study",
     "train",
 ]
 
@@ -62,10 +67,11 @@ __getattr__, __dir__ = lazy.names_of(
             *("KINDS", "Baseline", "Distill", "Kind", "Linear", "Mutual", "Teacher"),
         ),
         "planning": ("plan",),
-        "recipes": ("run_recipe",),
+        "report": ("compare",),
         "settings": (
             *("CacheSettings", "DataSettings", "ExecutionSettings", "TrainingSettings"),
         ),
+        "study": ("Line", "run_recipe", "run_seeds", "run_study"),
         "training": ("import_torch", "train"),
     },
 )

@@ -214,6 +214,13 @@ class Run:
         """Returns what the run was told of its training."""
         return TrainingSettings(**self.record["training"])
 
+    def settings(self) -> dict:
+        """Returns what the run was told, and what those before it were."""
+        settings = {name: self.record[name] for name in _IDENTITY}
+        origin = settings["origin"]
+        settings["origin"] = origin and origin.get("settings")
+        return settings
+
     def network(self, checkpoint: str = "last") -> "keras.Model":
         """Loads the network that the run trained.
 

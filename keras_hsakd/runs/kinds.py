@@ -94,6 +94,7 @@ class Origin(NamedTuple):
             "model": self.run.record["training"]["model"],
             "checkpoint": self.checkpoint,
             "weights": self.weights,
+            "settings": self.run.settings(),
             **(self.run.record[self.checkpoint] or {}),
         }
         if self.cache is not None:

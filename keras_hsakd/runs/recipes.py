@@ -12,12 +12,9 @@ distillation, [Zhao et al., 2022](https://arxiv.org/abs/2203.08679) for DKD, and
 """
 
 import dataclasses
-import os
 from collections.abc import Mapping
 
-from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.kinds import KINDS
-from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.suggestions import did_you_mean
 
 
@@ -212,81 +209,6 @@ def table() -> str:
             f"| {recipe.published} |"
         )
     return "\n".join(lines)
-
-
-def run_recipe(
-    recipe: Recipe,
-    output: str | os.PathLike,
-    given: Mapping[str, str | os.PathLike] | None = None,
-    overwrite: bool = False,
-    verbose: int = 1,
-    execution: ExecutionSettings = ExecutionSettings(),
-) -> dict[str, Run]:
-    """Runs an experiment of the paper, each training in a run folder of its own.
-
-    A training that is finished already is not run again: one with the same settings,
-    which started from the same weights.
-
-    Args:
-        recipe: A row of the table, scaled or not.
-        output: Folder to write.
-        given: Run folders that stand for steps of the recipe, for example
-            `{"teacher": "runs/teacher"}`. Defaults to `None`, all steps are run.
-        overwrite: Whether to replace runs in `output` with other settings, or that
-            were not finished. Defaults to `False`.
-        verbose: As in `keras.Model.fit`. Defaults to 1, a progress bar.
-        execution: As in `train`, of each training. Defaults to `ExecutionSettings()`.
-
-    Returns:
-        The runs by the names of the steps.
-
-    Raises:
-        BlockingIOError: If another process writes to one of them; says which.
-        FileExistsError: If a folder of `output` holds something else; says what.
-        ValueError: If a setting does not suit, or `given` names no step.
-
-    Example:
-    >>> recipe = get("cifar100/wrn_16_2/baseline")
-    >>> recipe = recipe.scaled(data="digits", epochs=1, limit=40)
-    >>> list(run_recipe(recipe, "baseline", verbose=0))  # doctest: +SKIP
-    ['baseline']
-    """
-    # Imported when used: the table needs no Keras, which takes seconds.
-    from keras_hsakd import distribution
-    from keras_hsakd.runs.training import claimed, finished_run, train
-
-    strategy = distribution.make_strategy(execution.strategy)  # before anything else
-    folders = {step.name: os.path.join(output, step.name) for step in recipe.steps}
-    folders |= given or {}
-    steps = recipe.without(*(given or ())).steps
-
-    def arguments(step):
-        needs = {name: folders[of] for name, of in step.needs.items()}
-        kind = KINDS[step.kind](**needs, **step.options)
-        return kind, folders[step.name], step.training, step.data
-
-    # Before anything is trained. What is there of a step whose own steps are to be
-    # trained anew cannot be kept.
-    to_train = set()
-    for step in steps:
-        anew = to_train & set(step.needs.values())
-        if anew or not finished_run(*arguments(step)):
-            to_train.add(step.name)
-            replaces = overwrite or execution.resume
-            with claimed(folders[step.name], replaces, strategy):
-                pass
-    os.makedirs(output, exist_ok=True)
-    runs = {}
-    for step in steps:
-        found = finished_run(*arguments(step))
-        if found:
-            print(f"{step.name}: {found.path} has it, a {found.describe()}")
-        else:
-            print(f"{step.name}: {step.training.model}, {step.training.epochs} epochs")
-        runs[step.name] = found or train(
-            *arguments(step), execution, overwrite, verbose
-        )
-    return runs
 
 
 def _schedule(training):

@@ -36,6 +36,7 @@ def train(
     execution: ExecutionSettings = ExecutionSettings(),
     overwrite: bool = False,
     verbose: int = 1,
+    recipe: str | None = None,
 ) -> Run:
     """Trains a network, and leaves a run folder.
 
@@ -51,6 +52,8 @@ def train(
             the run in `output`. Defaults to `ExecutionSettings()`.
         overwrite: Whether to replace a run in `output`. Defaults to `False`.
         verbose: As in `keras.Model.fit`. Defaults to 1, a progress bar.
+        recipe: Name of the experiment whose result it is, for the record. Defaults to
+            `None`, none.
 
     Returns:
         The finished `Run`.
@@ -92,6 +95,7 @@ def train(
             **wanted,
             **_facts(job.network, job.monitor, views, images),
             "execution": dataclasses.asdict(execution),
+            "recipe": recipe,
         }
         compile_job(job, training, images, execution)
         at_once = job.trainer.steps_per_execution
@@ -142,6 +146,25 @@ def _finished(output, wanted, kind):
         return None
     found.tidy()
     return found
+
+
+def check_goes_on(
+    kind: Kind,
+    output: str | os.PathLike,
+    training: TrainingSettings,
+    data: DataSettings | Mapping | None = None,
+    resume: bool = True,
+) -> None:
+    """Raises an error where `train` would, as far as it is seen without images.
+
+    Raises:
+        FileNotFoundError: If the run that it starts from is not there.
+        ValueError: If `output` has a run of other settings, which is to be resumed.
+    """
+    origin = kind.origin()
+    data = kind.data_settings(data, origin)
+    if resume:
+        _found(output, settings_record(kind, training, data, origin), kind)
 
 
 def settings_record(
