@@ -1,7 +1,8 @@
 """What a training costs, by arithmetic: multiply-adds and hours."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 # A network that is trained computes its outputs, the gradients of what its layers take,
 # and those of their weights: as many multiply-adds each time.
@@ -116,6 +117,97 @@ def image_multiply_adds(
     if way.kind == "distill" and not way.cached:
         an_image += _through(teacher, way.teaching)
     return way.views * an_image
+
+
+class Spent(NamedTuple):
+    """Multiply-adds of a training, by arithmetic.
+
+    Attributes:
+        training: Of all its steps, with a teacher's forward passes where it has one.
+        cache: Of writing the cache that it learned from; 0 without one.
+    """
+
+    training: int
+    cache: int = 0
+
+
+def spent(
+    record: Mapping, num_views: int, parts: Callable[[str, str], Mapping[str, int]]
+) -> Spent:
+    """Returns the multiply-adds that a run took, without its validations.
+
+    What stands before it, the training of its teacher, is not among them.
+
+    Args:
+        record: The content of its `run.json`.
+        num_views: Number of views that the heads tell apart.
+        parts: Function from the name of a network and its auxiliary heads, `"copy"` or
+            `"light"`, to the multiply-adds of a view through its parts, as
+            `keras_hsakd.heads.multiply_adds_by_part` returns them.
+
+    Example:
+    >>> record = {
+    ...     "kind": "baseline",
+    ...     "options": {},
+    ...     "training": {"model": "resnet8"},
+    ...     "origin": None,
+    ...     "epochs_done": 2,
+    ...     "images": {"train": 10},
+    ... }
+    >>> spent(record, 4, lambda model, head: {"backbone": 100}).training
+    6000
+    """
+    kind, options, origin = (record[name] for name in ("kind", "options", "origin"))
+    head = record["training"].get("head", "copy")
+    network = parts(record["training"]["model"], head)
+    views = options.get("sampled_views") or num_views
+    images = record["epochs_done"] * record["images"]["train"]
+    heads = tuple(name for name in network if name != "backbone")
+    if kind == "linear":  # of which the classifier alone is trained, next to nothing
+        an_image = network["backbone"]
+    elif kind == "mutual":
+        peers = options.get("peers") or [record["training"]["model"]]
+        networks = [network, *(parts(peer, head) for peer in peers)]
+        an_image = views * _TRAINED * sum(sum(each.values()) for each in networks)
+    elif kind == "teacher" and origin:  # its backbone is frozen
+        trained = sum(network[head] for head in heads)
+        an_image = views * (network["backbone"] + _TRAINED * trained)
+    elif kind == "distill":
+        return _spent_in_distillation(record, parts, network, num_views, views, images)
+    else:
+        way = Way(
+            kind=kind,
+            views=1 if kind == "baseline" else views,
+            heads=heads if kind == "teacher" else (),
+        )
+        an_image = image_multiply_adds(way, network, network)
+    return Spent(images * an_image)
+
+
+def _spent_in_distillation(record, parts, network, num_views, views, images):
+    options, origin = record["options"], record["origin"]
+    weights = options.get("loss_weights", {})
+    with_heads = options.get("heads", True)
+    names = [name for name in network if name != "backbone"] if with_heads else []
+    heads = [name for name in names if weights.get(f"kl_{name}", 1)]
+    training = (origin.get("settings") or {}).get("training", {})
+    teacher = parts(origin["model"], training.get("head", "copy"))
+    # The last heads of a teacher with more of them teach.
+    of_teacher = [name for name in teacher if name != "backbone"] if names else []
+    taught_by = dict(zip(reversed(names), reversed(of_teacher), strict=False))
+    learns = bool(heads) or bool(weights.get("kl_main", 1))
+    way = Way(
+        kind="distill" if learns else "baseline",
+        views=views if with_heads else 1,
+        heads=tuple(heads),
+        teaching=tuple(taught_by[name] for name in heads),
+        cached="cache" in origin,
+    )
+    written = 0
+    if way.cached:  # a pass of the teacher, all heads and views, for each variant
+        passes = origin["cache"]["variants"] * record["images"]["train"]
+        written = passes * num_views * sum(teacher.values())
+    return Spent(images * image_multiply_adds(way, teacher, network), written)
 
 
 def _through(parts, heads):

@@ -1,12 +1,14 @@
 """From settings to networks."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import keras
 
-from keras_hsakd import distribution, models, views
+from keras_hsakd import distribution, heads, models, views
 from keras_hsakd.attach import attach_heads
+from keras_hsakd.compat import shapes_only
 from keras_hsakd.graph import with_preprocessing
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.layers import finalize_states
@@ -45,28 +47,51 @@ def create(
     """
     keras.utils.set_random_seed(training.seed)
     networks = [
-        models.create(
+        _of_the_zoo(
             name,
+            training.head,
             num_classes=len(images.class_names),
             input_shape=tuple(images.train.element_spec[0].shape[1:]),
             num_views=len(views.get(view_names)),
         )
         for name in (training.model, *peers)
     ]
-    if training.head != "copy":
-        networks = [
-            attach_heads(
-                strip_heads(network),
-                head=training.head,
-                num_views=len(views.get(view_names)),
-            )
-            for network in networks
-        ]
     networks = [with_preprocessing(n, images.preprocessing()) for n in networks]
     if training.synchronize_batch_norm:
         for network in networks:
             distribution.synchronize_batch_norm(network)
     return networks
+
+
+def _of_the_zoo(name, head, num_classes, input_shape, num_views):
+    network = models.create(
+        name, num_classes=num_classes, input_shape=input_shape, num_views=num_views
+    )
+    if head == "copy":
+        return network
+    return attach_heads(strip_heads(network), head=head, num_views=num_views)
+
+
+@functools.cache
+def multiply_adds_by_part(
+    name: str, head: str, num_classes: int, image_size: int, num_views: int
+) -> dict[str, int]:
+    """Returns what a view costs in the parts of a network of the zoo, never made.
+
+    Args:
+        name: Name of the network.
+        head: Which auxiliary heads it has, as in `TrainingSettings`.
+        num_classes: Number of classes.
+        image_size: Height and width of its images.
+        num_views: Number of views that its heads tell apart.
+
+    Returns:
+        As `keras_hsakd.heads.multiply_adds_by_part`.
+    """
+    with shapes_only():
+        shape = (image_size, image_size, 3)
+        network = _of_the_zoo(name, head, num_classes, shape, num_views)
+    return heads.multiply_adds_by_part(network)
 
 
 def linear_classifier(

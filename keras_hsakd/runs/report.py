@@ -1,1 +1,607 @@
-def compare(*a): ...
+"""What finished trainings say together: means over seeds, differences, costs."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from keras_hsakd.documents import Block, Drawing, Heading, Table, Text, markdown, page
+from keras_hsakd.figures import amount
+from keras_hsakd.files import atomic_write, read_json
+from keras_hsakd.runs import curves, recipes
+from keras_hsakd.runs.costs import Spent, spent
+from keras_hsakd.runs.folder import Run
+from keras_hsakd.runs.intervals import Difference, Spread, paired_difference, spread
+from keras_hsakd.runs.kinds import KINDS
+from keras_hsakd.runs.settings import DataSettings, TrainingSettings
+
+_QUALITY = "quality.json"
+_OF_IMAGES = ("image_size", "mean", "std")
+_FILES = ("report.md", "report.csv", "report.html")
+
+
+@dataclasses.dataclass
+class Method:
+    """Runs that differ in nothing but their seeds.
+
+    Attributes:
+        name: What it is, and what other methods of its table have otherwise.
+        runs: Its runs by their seeds.
+        differences: What it gave more than the method that all are compared with, in
+            the last and in the best epoch; empty of that one itself.
+    """
+
+    name: str
+    runs: dict[int, Run]
+    differences: dict[str, Difference | None] = dataclasses.field(default_factory=dict)
+
+    def accuracies(self, epoch: str) -> dict[int, float]:
+        """Returns the accuracies by seed, in percent.
+
+        Args:
+            epoch: `"last"` or `"best"`.
+        """
+        return {
+            seed: 100 * run.record[epoch][run.record["monitor"]]
+            for seed, run in self.runs.items()
+        }
+
+    def accuracy(self, epoch: str) -> Spread:
+        """Returns mean and deviation of the accuracies, in percent."""
+        return spread(list(self.accuracies(epoch).values()))
+
+    @property
+    def seconds(self) -> float:
+        """Mean of the seconds of a training."""
+        return spread([run.record["seconds"] for run in self.runs.values()]).mean
+
+    @property
+    def spent(self) -> Spent | None:
+        """Multiply-adds of one training; `None` of a network that is not in the zoo."""
+        first, *_ = self.runs.values()
+        return _spent(first.record)
+
+    @property
+    def published(self) -> str:
+        """The published figure of the experiment that the runs are of, or nothing."""
+        first, *_ = self.runs.values()
+        return _published(first.record)
+
+    def quality(self) -> dict[str, float]:
+        """Returns means of what is known of the networks beyond their accuracy."""
+        values = {}
+        for run in self.runs.values():
+            for name, value in _quality(run).items():
+                values.setdefault(name, []).append(value)
+        return {name: spread(of_seeds).mean for name, of_seeds in values.items()}
+
+    def curves(self) -> list[list[float]]:
+        """Returns the accuracies by epoch of each run that has a log, in percent."""
+        return [curve for run in self.runs.values() if (curve := _curve(run))]
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Methods that were measured on the same images.
+
+    Attributes:
+        title: Which images.
+        measured_on: Which of them: `"test images"` or `"validation images"`.
+        methods: The methods; all are compared with `against`.
+        against: One of them.
+    """
+
+    title: str
+    measured_on: str
+    methods: list[Method]
+    against: Method
+
+    def rows(self) -> list[dict]:
+        """Returns a dict of numbers for each method, as they are in `report.csv`."""
+        rows = []
+        for method in self.methods:
+            cost = method.spent
+            row = {
+                "images": self.title,
+                "method": method.name,
+                "seeds": " ".join(map(str, method.runs)),
+            }
+            for epoch in ("last", "best"):
+                row[f"{epoch}_mean"], row[f"{epoch}_deviation"] = method.accuracy(epoch)
+            row["against"] = self.against.name
+            for epoch, found in method.differences.items():
+                if found is not None:
+                    row[f"{epoch}_difference"] = found.mean
+                    row[f"{epoch}_difference_low"] = found.low
+                    row[f"{epoch}_difference_high"] = found.high
+                    row["seeds_in_common"] = found.seeds
+            row |= {
+                "multiply_adds": cost and cost.training,
+                "cache_multiply_adds": cost and cost.cache,
+                "seconds": method.seconds,
+                "published": method.published,
+                **method.quality(),
+            }
+            rows.append(row)
+        return rows
+
+    def blocks(self) -> list[Block]:
+        """Returns the comparison for people, without its curves."""
+        blocks = [Table(self._table())]
+        qualities = {method.name: method.quality() for method in self.methods}
+        names = dict.fromkeys(n for of_method in qualities.values() for n in of_method)
+        if names:
+            known = {method: found for method, found in qualities.items() if found}
+            blocks.append(
+                Table(
+                    [
+                        ["", *known],
+                        *(
+                            [
+                                name.replace("_", " "),
+                                *(_figure(name, of.get(name)) for of in known.values()),
+                            ]
+                            for name in names
+                        ),
+                    ]
+                )
+            )
+        return [*blocks, Text(self._explained())]
+
+    def drawing(self) -> Drawing | None:
+        """Returns the curves of all methods, or `None` where no run has a log."""
+        found = {
+            method.name: of_runs
+            for method in self.methods
+            if (of_runs := method.curves())
+        }
+        if not found:
+            return None
+        label = f"accuracy on {self.measured_on}, %"
+        caption = f"{self.title}: mean over seeds, and each seed"
+        return Drawing(curves.svg(found, label), caption)
+
+    def _table(self):
+        columns = {
+            "method": lambda m: m.name,
+            "seeds": lambda m: ", ".join(map(str, m.runs)),
+            "last epoch, %": lambda m: _shown(m.accuracy("last")),
+            "best epoch*, %": lambda m: _shown(m.accuracy("best")),
+            "difference": self._difference,
+            "multiply-adds": lambda m: _cost(m.spent),
+            "seconds": lambda m: f"{m.seconds:,.0f}",
+            "published": lambda m: m.published,
+        }
+        if len(self.methods) == 1:
+            del columns["difference"]
+        if not any(method.published for method in self.methods):
+            del columns["published"]
+        shown = ([show(m) for show in columns.values()] for m in self.methods)
+        return [list(columns), *shown]
+
+    def _difference(self, method):
+        if method is self.against:
+            return "–"
+        found = method.differences["last"]
+        if found is None:
+            return "no seed in common"
+        if found.low is None:
+            return f"{found.mean:+.2f} (one seed)"
+        return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+    def _explained(self):
+        texts = ["Mean ± standard deviation over seeds."]
+        if len(self.methods) > 1:
+            texts.append(
+                f"Difference: of the last epoch to '{self.against.name}', in "
+                "percentage points, paired by seed, with the 95 % interval of "
+                "Student's t."
+            )
+        texts.append(
+            f"* The best epoch is chosen on the {self.measured_on} themselves."
+        )
+        texts.append(
+            "Multiply-adds: of the steps of one training, by arithmetic, the teacher's "
+            "passes in them included, its training and validations not."
+        )
+        if any(m.spent and m.spent.cache for m in self.methods):
+            texts.append("What writing a cache took stands apart; students share it.")
+        texts.append("Seconds count on an otherwise idle machine only.")
+        if any(method.published for method in self.methods):
+            texts.append("Published: the authors' figures, of their best epoch.")
+        runs = [run for method in self.methods for run in method.runs.values()]
+        texts.append(f"{'; '.join(dict.fromkeys(map(_conditions, runs)))}.")
+        return " ".join(texts)
+
+
+@dataclasses.dataclass
+class Report:
+    """What finished trainings say together.
+
+    Attributes:
+        comparisons: A comparison for all that was measured on the same images.
+        unfinished: A line for each run that has not finished, and is in no mean.
+    """
+
+    comparisons: list[Comparison]
+    unfinished: list[str]
+
+    def blocks(self, pictures: bool = True) -> list[Block]:
+        """Returns the report as a document.
+
+        Args:
+            pictures: Whether it has curves. Defaults to `True`.
+        """
+        blocks = [Heading("Trainings compared", level=1)]
+        for comparison in self.comparisons:
+            blocks += [Heading(comparison.title), *comparison.blocks()]
+            drawing = comparison.drawing() if pictures else None
+            blocks += [drawing] if drawing else []
+        if self.unfinished:
+            blocks.append(Heading("Not finished, and in no mean"))
+            blocks += [Text(line) for line in self.unfinished]
+        return blocks
+
+    def markdown(self) -> str:
+        """Returns the report as Markdown."""
+        return markdown(self.blocks(pictures=False))
+
+    def write(self, folder: str | os.PathLike) -> None:
+        """Writes `report.md`, `report.csv` and `report.html`, each whole.
+
+        Args:
+            folder: Where; it is made if it is not there.
+        """
+        os.makedirs(folder, exist_ok=True)
+        for name, text in zip(
+            _FILES, (self.markdown(), self._csv(), page(self.blocks())), strict=True
+        ):
+            with (
+                atomic_write(os.path.join(folder, name)) as temporary,
+                open(temporary, "w", encoding="utf-8", newline="") as file,
+            ):
+                file.write(text)
+
+    def _csv(self):
+        rows = [row for comparison in self.comparisons for row in comparison.rows()]
+        names = dict.fromkeys(name for row in rows for name in row)
+        file = io.StringIO()
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+        return file.getvalue()
+
+
+def compare(
+    runs: Iterable[str | os.PathLike], against: str | os.PathLike | None = None
+) -> Report:
+    """Returns what finished trainings say together.
+
+    Runs that differ in their seeds alone, or in those of their teachers, are one
+    method. Runs that were measured on different images are not compared.
+
+    Args:
+        runs: Run folders, or folders with some below them. `run.json`, and `log.csv`
+            for the curves, are enough.
+        against: The method that the others are compared with: its name in the report,
+            or a folder with its runs. Defaults to the first.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        FileNotFoundError: If there is no run in one of the folders.
+        ValueError: If `against` is no method, or a method has two runs of a seed.
+
+    Example:
+    >>> report = compare(["study"], against="study/labels")  # doctest: +SKIP
+    >>> report.write("report")  # doctest: +SKIP
+    """
+    found = {}
+    for folder in runs:
+        found |= _found(folder)
+    unfinished = [
+        f"{shown}: {run.describe()}"
+        for shown, run in found.items()
+        if not run.is_finished
+    ]
+    by_images = {}
+    for run in found.values():
+        if run.is_finished:
+            by_images.setdefault(_images(run.record), []).append(run)
+    comparisons = []
+    for (title, measured_on, *_), of_images in by_images.items():
+        methods = _methods(of_images)
+        comparisons.append(Comparison(title, measured_on, methods, methods[0]))
+    if against is not None:
+        _compare_with(comparisons, os.fspath(against))
+    for comparison in comparisons:
+        for method in comparison.methods:
+            if method is not comparison.against:
+                method.differences = {
+                    epoch: paired_difference(
+                        method.accuracies(epoch), comparison.against.accuracies(epoch)
+                    )
+                    for epoch in ("last", "best")
+                }
+    return Report(comparisons, unfinished)
+
+
+def _found(folder):
+    """Returns the runs in a folder by their paths, beginning with its own name."""
+    root = os.path.abspath(folder)
+    found = {}
+    for path, folders, files in os.walk(root):
+        folders.sort()
+        if "run.json" in files:
+            shown = os.path.relpath(path, os.path.dirname(root))
+            found[shown] = Run.open(path)
+    if not found:
+        raise FileNotFoundError(
+            "Expected a run folder, or a folder with some below it. "
+            f"Received: '{os.fspath(folder)}', with no run.json"
+        )
+    return found
+
+
+def _images(record):
+    """Returns what tells the images that runs were measured on from others."""
+    images, data = record["images"], record["data"]
+    classes = images["class_names"]
+    title = (
+        f"{_name(data['data'])}: {images['test']:,} {images['measured_on']} of "
+        f"{len(classes)} classes"
+    )
+    return title, images["measured_on"], data.get("test_split"), tuple(classes)
+
+
+def _name(data):
+    """Returns the name of a data set, or of a folder without those above it."""
+    return data if ":" in data else os.path.basename(os.path.normpath(data))
+
+
+def _methods(runs):
+    """Returns runs of the same images as methods, in the order that they came in."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(json.dumps(_told(run.record), sort_keys=True), []).append(run)
+    groups = list(itertools.chain.from_iterable(map(_apart, groups.values())))
+    told = [_told(group[0].record) for _, group in groups]
+    return [
+        Method(_named(known, told) + where, _by_seed(group))
+        for known, (where, group) in zip(told, groups, strict=True)
+    ]
+
+
+def _apart(runs):
+    """Returns runs, by where they are if a seed is there twice.
+
+    As where the students of one teacher stand beside those of a teacher for each.
+    """
+    seeds = [run.record["training"]["seed"] for run in runs]
+    if len(set(seeds)) == len(seeds):
+        return [("", runs)]
+    by_place = {}
+    for run in runs:
+        place = re.sub(r"([/\\])seed_\d+(?=[/\\]|$).*", "", run.path)
+        by_place.setdefault(place, []).append(run)
+    above = os.path.commonpath(by_place)
+    return [(f", in {os.path.relpath(p, above)}", of) for p, of in by_place.items()]
+
+
+def _by_seed(runs):
+    by_seed = {}
+    for run in sorted(runs, key=lambda run: run.record["training"]["seed"]):
+        other = by_seed.setdefault(run.record["training"]["seed"], run)
+        if other is not run:
+            raise ValueError(
+                "Expected one run of each method and seed. "
+                f"Received: '{other.path}' and '{run.path}', with the same settings"
+            )
+    return by_seed
+
+
+def _told(record):
+    """Returns what a run was told, its seeds left out, by what to call it."""
+    told = _flat(record["kind"], record)
+    origin = record["origin"]
+    if origin:
+        word = KINDS[record["kind"]].starts_from
+        told["from"] = origin["model"]
+        told[f"{word} epoch"] = origin["checkpoint"]
+        if "cache" in origin:
+            told["cached variants"] = origin["cache"]["variants"]
+        # Older records do not have it.
+        while (settings := origin.get("settings")) is not None:
+            more = _flat(settings["kind"], settings)
+            told |= {f"{word} {name}": value for name, value in more.items()}
+            origin = {"settings": settings["origin"]}
+            word = f"{word}'s origin"
+    # As they are, whether that was told or not.
+    images = record["images"]
+    told |= {name: images[name] for name in _OF_IMAGES}
+    told["training images"] = images["train"]
+    return {
+        name: float(value) if type(value) is int else value
+        for name, value in told.items()
+    }
+
+
+def _flat(kind, settings):
+    options = {**KINDS[kind].default_options(), **settings["options"]}
+    for name, value in list(options.items()):
+        if isinstance(value, Mapping):
+            options |= options.pop(name)
+    training = vars(TrainingSettings(**settings["training"])).copy()
+    del training["seed"]
+    data = vars(DataSettings(**settings["data"])).copy()
+    for name in ("data_dir", *_OF_IMAGES):  # where they are, and what is looked up
+        del data[name]
+    for name in ("data", "unlabeled"):
+        data[name] = data[name] and _name(data[name])
+    known = {"kind": kind, **training, **options, **data}
+    return {name.replace("_", " "): value for name, value in known.items()}
+
+
+def _named(told, all_told):
+    """Returns what a method is, and what it has otherwise than others."""
+    name = f"{told['kind']} {told['model']}"
+    if "from" in told:
+        name += f" from {told['from']}"
+    of_kind = [other for other in all_told if other["kind"] == told["kind"]]
+    options = {name for other in of_kind for name in other}
+    for each in dict.fromkeys(itertools.chain.from_iterable(all_told)):
+        if each in ("kind", "model", "from"):
+            continue
+        # An option of one kind is not missing in another one.
+        others = of_kind if each in options - _common(all_told) else all_told
+        if any(other.get(each) != told.get(each) for other in others):
+            name += _difference_shown(each, told.get(each))
+    return name
+
+
+def _common(all_told):
+    """Returns the names that everything that was told has."""
+    return set.intersection(*map(set, all_told))
+
+
+def _difference_shown(name, value):
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return f", {name}" if value else f", no {name}"
+    if isinstance(value, float):
+        value = f"{value:g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = " ".join(map(str, value))
+    return f", {name} {value}"
+
+
+def _compare_with(comparisons, against):
+    """Puts the method that is meant in its place, in each comparison that has it."""
+    folder = os.path.join(os.path.realpath(against), "")
+    anywhere = False
+    for comparison in comparisons:
+        meant = [method for method in comparison.methods if method.name == against]
+        meant = meant or [
+            method
+            for method in comparison.methods
+            if any(
+                os.path.join(os.path.realpath(run.path), "").startswith(folder)
+                for run in method.runs.values()
+            )
+        ]
+        if len(meant) > 1:
+            raise ValueError(
+                "Expected `against` to be one method. "
+                f"Received: '{against}', with {[method.name for method in meant]}"
+            )
+        for comparison.against in meant:
+            anywhere = True
+    if not anywhere:
+        names = [method.name for each in comparisons for method in each.methods]
+        raise ValueError(
+            "Expected `against` to be a folder with finished runs of the report, or "
+            f"one of {names}. Received: '{against}'"
+        )
+
+
+def _spent(record):
+    # Keras takes seconds to import.
+    from keras_hsakd import models, views
+    from keras_hsakd.runs import networks
+
+    known = [record["training"]["model"], (record["origin"] or {}).get("model")]
+    if not {name for name in known if name} <= set(models.names()):
+        return None
+    images = record["images"]
+    num_views = len(views.get(record["views"]))
+
+    def parts(name, head):
+        return networks.multiply_adds_by_part(
+            name, head, len(images["class_names"]), images["image_size"], num_views
+        )
+
+    return spent(record, num_views, parts)
+
+
+def _cost(cost):
+    if cost is None:
+        return "–"
+    written = f" + {amount(cost.cache)}, cache" if cost.cache else ""
+    return amount(cost.training) + written
+
+
+def _published(record):
+    """Returns the published figure of the experiment that a run is of, or nothing."""
+    name = record.get("recipe")
+    if name not in recipes.names():
+        return ""
+    recipe = recipes.get(name)
+    if not recipe.published:
+        return ""
+    *_, last = recipe.steps
+    source = next(
+        step.data for step in recipe.steps[::-1] if isinstance(step.data, DataSettings)
+    )
+    training = TrainingSettings(**record["training"])
+    expected = dataclasses.replace(last.training, seed=training.seed)
+    data = record["data"]
+    as_there = (
+        training == expected
+        and _name(data["data"]) == source.data
+        and data.get("limit") is None
+        and not data.get("validation")
+    )
+    return recipe.published if as_there else f"{recipe.published} (other settings)"
+
+
+def _quality(run):
+    """Returns what `keras-hsakd evaluate --quality` left of a run, if it did."""
+    path = os.path.join(run.path, _QUALITY)
+    if not os.path.isfile(path):
+        return {}
+    found = read_json(path)
+    of = " of the best epoch" if found.get("checkpoint") == "best" else ""
+    return {
+        f"{name}{of}": value
+        for name, value in found.items()
+        if isinstance(value, float) and math.isfinite(value)
+    }
+
+
+def _figure(name, value):
+    if value is None:
+        return "–"
+    if "accuracy" in name or "agreement" in name:
+        return f"{value:.2%}"
+    return f"{value:.4f}"
+
+
+def _curve(run):
+    if not os.path.isfile(run.log):
+        return []
+    with open(run.log, newline="") as file:
+        values = [row.get(run.record["monitor"]) for row in csv.DictReader(file)]
+    return [100 * float(value) for value in values if value]
+
+
+def _conditions(run):
+    record = run.record
+    machine, versions = record["machine"], record["versions"]
+    return (
+        f"keras_hsakd {versions['keras_hsakd']}, Keras {versions['keras']}, "
+        f"{machine['processor']}, {machine['cores']} cores, "
+        f"{', '.join(machine['devices'])}"
+    )
+
+
+def _shown(found):
+    if found.deviation is None:
+        return f"{found.mean:.2f}"
+    return f"{found.mean:.2f} ± {found.deviation:.2f}"
