@@ -44,6 +44,15 @@ _NAMED = {
     ),
 }
 
+_QUARTER_TURNS = ("0°", "90°", "180°", "270°")
+# name: what people call each
+_CAPTIONS = {
+    "rotations": _QUARTER_TURNS,
+    "padded_rotations": _QUARTER_TURNS,
+    "half_turns": ("0°", "180°"),
+    "color_permutations": ("RGB", "RBG", "GRB", "GBR", "BRG", "BGR"),
+}
+
 
 def names() -> list[str]:
     """Returns the names of the views that come with the package.
@@ -59,6 +68,19 @@ def names() -> list[str]:
     ['rotations', 'padded_rotations', 'half_turns', 'color_permutations']
     """
     return list(_NAMED)
+
+
+def captions(views: str) -> tuple[str, ...]:
+    """Returns what to call each view for people, in their order.
+
+    Args:
+        views: One of `names()`.
+
+    Example:
+    >>> captions("half_turns")
+    ('0°', '180°')
+    """
+    return _CAPTIONS[views]
 
 
 def get(views: str | Sequence[View] | None) -> tuple[View, ...]:

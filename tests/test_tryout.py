@@ -9,13 +9,12 @@ import subprocess
 import sys
 import time
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from numpy_reference import softmax
 
-from keras_hsakd import export, strip_heads, views
+from keras_hsakd import export, strip_heads
 from keras_hsakd.data.decoding import MAX_PIXELS
 from keras_hsakd.grad_cam import grad_cam
 from keras_hsakd.runs import (
@@ -28,7 +27,6 @@ from keras_hsakd.runs import (
 )
 from keras_hsakd.tryout import opening, page
 from keras_hsakd.tryout.answers import (
-    VIEW_NAMES,
     Answer,
     JointPrediction,
     NetworkOfRun,
@@ -116,18 +114,6 @@ def test_a_run_answers_as_its_network(runs, center_crop):
                 joint.probability, probabilities[best], rtol=1e-4
             )
     assert number == 3
-
-
-def test_all_views_have_names():
-    assert set(VIEW_NAMES) == set(views.names())
-    for name, of_views in VIEW_NAMES.items():
-        assert len(set(of_views)) == len(views.get(name))
-    image = keras.ops.convert_to_tensor([[[[1.0, 2.0, 3.0]]]])
-    for name, view in zip(
-        VIEW_NAMES["color_permutations"], views.get("color_permutations"), strict=True
-    ):
-        order = keras.ops.convert_to_numpy(view(image)).ravel()
-        assert name == "".join("RGB"[int(channel) - 1] for channel in order)
 
 
 def test_a_teacher_answers_beside_its_student(runs, networks):

@@ -64,6 +64,16 @@ def test_named_views(name, dtype):
     )
 
 
+def test_all_views_have_captions():
+    for name in views.names():
+        assert len(set(views.captions(name))) == len(views.get(name))
+    image = keras.ops.convert_to_tensor([[[[1.0, 2.0, 3.0]]]])
+    captions = views.captions("color_permutations")
+    for caption, view in zip(captions, views.get("color_permutations"), strict=True):
+        order = keras.ops.convert_to_numpy(view(image)).ravel()
+        assert caption == "".join("RGB"[int(channel) - 1] for channel in order)
+
+
 def test_integer_images_are_turned_as_floats_are():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 12, 3), "uint8")
     functions = views.get("padded_rotations")

@@ -95,6 +95,72 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / len(confidences))
 
 
+def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of `-log p[label]`, the cross-entropy of the labels.
+
+    Args:
+        probabilities: Array of shape `(B, N)`.
+        labels: Array of integers of shape `(B,)`.
+
+    Returns:
+        A float of 0 or more; 0 is certainty of all labels.
+
+    Example:
+    >>> negative_log_likelihood(np.array([[1.0, 0.0], [0.5, 0.5]]), [0, 1]) * 2
+    0.6931471805599453
+    """
+    return float(-np.mean(_log(_of_labels(probabilities, labels))))
+
+
+def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean squared distance between probabilities and labels.
+
+    The sum over the classes of `(p_k - [k is the label])^2`, from 0 to 2.
+
+    Args:
+        probabilities: Array of shape `(B, N)`.
+        labels: Array of integers of shape `(B,)`.
+
+    Reference:
+        - [Brier, 1950](https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2)
+
+    Example:
+    >>> brier_score(np.array([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]), [0, 1, 1])
+    0.8333333333333334
+    """
+    probabilities = np.asarray(probabilities, "float64")
+    squares = (probabilities**2).sum(axis=1)
+    return float(np.mean(squares - 2 * _of_labels(probabilities, labels) + 1))
+
+
+def divergence(expected: np.ndarray, probabilities: np.ndarray) -> float:
+    """Returns the mean of `KL(expected || probabilities)`, in nats.
+
+    Args:
+        expected: Array of shape `(B, N)`, a teacher's probabilities.
+        probabilities: The student's, of the same images.
+
+    Returns:
+        A float of 0 or more; 0 is the same probabilities.
+
+    Example:
+    >>> divergence(np.array([[1.0, 0.0]]), np.array([[0.5, 0.5]]))
+    0.6931471805599453
+    """
+    ratios = _log(expected) - _log(probabilities)
+    return float(np.mean(np.sum(expected * ratios, axis=1)))
+
+
+def _of_labels(probabilities, labels):
+    rows = np.arange(len(probabilities))
+    return np.asarray(probabilities, "float64")[rows, labels]
+
+
+def _log(probabilities):
+    """Returns logarithms; a probability that underflowed is not quite 0."""
+    return np.log(np.maximum(probabilities, np.finfo("float64").tiny))
+
+
 def confusion_matrix(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns how many images of each class were taken for each class.
 

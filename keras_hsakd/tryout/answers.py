@@ -21,14 +21,6 @@ from keras_hsakd.runs import Run
 
 # Classes that are told of an image.
 _TOP = 5
-_QUARTER_TURNS = ("0°", "90°", "180°", "270°")
-# By the name of the views.
-VIEW_NAMES = {
-    "rotations": _QUARTER_TURNS,
-    "padded_rotations": _QUARTER_TURNS,
-    "half_turns": ("0°", "180°"),
-    "color_permutations": ("RGB", "RBG", "GRB", "GBR", "BRG", "BGR"),
-}
 
 
 class Prediction(NamedTuple):
@@ -134,7 +126,7 @@ class NetworkOfRun:
         rows = transformed_views(images, views.get(self._views))
         outputs = self._network.predict_on_batch(rows)
         joint = [softmax(outputs[name]) for name in head_names(self._network)]
-        names = VIEW_NAMES[self._views]
+        names = views.captions(self._views)
 
         def prediction(probabilities):
             label, view = divmod(int(probabilities.argmax()), len(names))
