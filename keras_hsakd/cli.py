@@ -18,7 +18,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 from keras_hsakd import runs, signals, zoo
-from keras_hsakd.files import read_json, write_json
+from keras_hsakd.files import check_parent, read_json, write_json
 from keras_hsakd.names import CARD, FORMATS, VIEWS
 from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.runs import (
@@ -271,6 +271,26 @@ def _parser():
         "--heads",
         action="store_true",
         help="add the accuracies of the heads on rotated images",
+    )
+    group = command.add_argument_group("quality")
+    group.add_argument(
+        "--quality",
+        action="store_true",
+        help="measure more than accuracy: calibration, agreement with the teacher, "
+        "heads by rotation and class, corruptions; the flags below do so, too",
+    )
+    group.add_argument(
+        "--teacher",
+        help="run folder of the teacher (default: the one that the run learned from)",
+    )
+    group.add_argument(
+        "--beside", help="run folder of a network to compare each class with"
+    )
+    group.add_argument(
+        "--severity", type=int, help="of the corruptions, from 1 to 5 (default: 3)"
+    )
+    group.add_argument(
+        "--output", help="JSON file to write (default: quality.json in the run folder)"
     )
     _add_settings(
         command, DataSettings, inherited="the run's", omit=OF_THE_NETWORK + OF_TRAINING
@@ -551,11 +571,8 @@ def _plan(options):
     from keras_hsakd.runs import planning
 
     output = options.pop("output")
-    if output and not os.path.isdir(os.path.dirname(os.path.abspath(output))):
-        raise FileNotFoundError(
-            f"Expected `output` to be a file in a folder that exists. "
-            f"Received: '{output}'"
-        )
+    if output:
+        check_parent(output, "output")
     found = runs.plan(
         training=TrainingSettings(**_taken(options, TrainingSettings)),
         data=_taken(options, DataSettings),
@@ -739,8 +756,22 @@ def _report(run):
 
 
 def _evaluate(options):
+    wanted = options.pop("quality")
+    names = ("teacher", "beside", "severity", "output")
+    given = {k: v for k in names if (v := options.pop(k)) is not None}
+    if wanted or given:
+        _measure_quality(options, given)
+        return
     for name, value in runs.evaluate(**options).items():
         print(f"{name} {value:.4f}")
+
+
+def _measure_quality(options, given):
+    from keras_hsakd.runs import quality
+
+    options.pop("heads")  # they are among it
+    print(quality.table(runs.measure_quality(**options, **given)))
+    print(f"Wrote {given.get('output', runs.Run.open(options['run']).quality)}")
 
 
 def _export(options):

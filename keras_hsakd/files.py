@@ -58,6 +58,26 @@ def sync_folder(folder: str | os.PathLike) -> None:
         os.close(directory)
 
 
+def check_parent(path: str | os.PathLike, argument: str) -> None:
+    """Raises an error unless a file can be made where there is a folder for it.
+
+    Args:
+        path: Path of the file.
+        argument: What the user called it.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+
+    Example:
+    >>> check_parent("plan.json", "output")
+    """
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise FileNotFoundError(
+            f"Expected `{argument}` to be a file in a folder that exists. "
+            f"Received: '{os.fspath(path)}'"
+        )
+
+
 def remove_partial(folder: str | os.PathLike) -> None:
     """Removes what `atomic_write` had begun in processes that were killed.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Teacher,
     )
     from keras_hsakd.runs.planning import plan
+    from keras_hsakd.runs.quality import measure_quality
     from keras_hsakd.runs.report import compare
     from keras_hsakd.runs.settings import (
         CacheSettings,
@@ -49,6 +50,7 @@ __all__ = [
     "export_run",
     "export_torch",
     "import_torch",
+    "measure_quality",
     "plan",
     "run_recipe",
     "run_seeds",
@@ -67,6 +69,7 @@ __getattr__, __dir__ = lazy.names_of(
             *("KINDS", "Baseline", "Distill", "Kind", "Linear", "Mutual", "Teacher"),
         ),
         "planning": ("plan",),
+        "quality": ("measure_quality",),
         "report": ("compare",),
         "settings": (
             *("CacheSettings", "DataSettings", "ExecutionSettings", "TrainingSettings"),

@@ -14,6 +14,7 @@ from keras_hsakd.export.serving import as_pixels
 from keras_hsakd.heads import is_plain, strip_heads
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import (
+    Images,
     changed,
     check_same,
     load,
@@ -58,12 +59,6 @@ def evaluate(
     >>> sorted(evaluate("student"))  # doctest: +SKIP
     ['accuracy', 'loss']
     """
-    for name in OF_THE_NETWORK:
-        if name in data_changes:
-            raise ValueError(
-                f"Expected no `{name}`, which the network of a run has fixed. "
-                f"Received: {name}={data_changes[name]!r}"
-            )
     opened = Run.open(run)
     network = opened.network(checkpoint)
     if heads and is_plain(network):
@@ -71,13 +66,28 @@ def evaluate(
             "Expected the run of a network with auxiliary heads for `heads`. "
             f"Received: '{run}', a {opened.describe()}"
         )
-    images = _measured_on(opened, data_changes)
+    images = images_measured_on(opened, data_changes)
     with images.errors_named():
         return measure(network, images.test, opened.views, heads, verbose)
 
 
-def _measured_on(run, changes):
-    """Returns the images that a run is measured on, with changed settings."""
+def images_measured_on(run: Run, changes: Mapping) -> Images:
+    """Returns the images that a run is measured on, with changed settings.
+
+    Args:
+        run: The run.
+        changes: Attributes of `DataSettings` that differ from the run's.
+
+    Raises:
+        ValueError: If the data has other classes than the run, or a setting is given
+            that the network has fixed.
+    """
+    for name in OF_THE_NETWORK:
+        if name in changes:
+            raise ValueError(
+                f"Expected no `{name}`, which the network of a run has fixed. "
+                f"Received: {name}={changes[name]!r}"
+            )
     of_training = dict.fromkeys(set(OF_TRAINING) - {"crop", "flip"})
     settings = changed(run, of_training | changes)
     training = run.training_settings()
@@ -187,10 +197,12 @@ def export_run(
     trial = None
     if report or max_drop is not None or beside or card is not None:
         trial = export.Trial(
-            test=_measured_on(opened, {"validation": False}).test,
+            test=images_measured_on(opened, {"validation": False}).test,
             max_drop=max_drop,
             beside={
-                name: export.serving_model(_beside(opened, name, folder, checkpoint))
+                name: export.serving_model(
+                    network_beside(opened, name, folder, checkpoint)
+                )
                 for name, folder in beside.items()
             },
             card=_card(opened) | dict(card or {}),
@@ -209,8 +221,21 @@ def export_run(
     )
 
 
-def _beside(run, argument, folder, checkpoint):
-    """Returns the network of another run, on the same images of the same classes."""
+def network_beside(
+    run: Run, argument: str, folder: str | os.PathLike, checkpoint: str
+) -> keras.Model:
+    """Returns the network of another run, on the same images of the same classes.
+
+    Args:
+        run: The run.
+        argument: What the user called the other one.
+        folder: Run folder of the other one.
+        checkpoint: Which of its networks.
+
+    Raises:
+        FileNotFoundError: If it is not a run folder with a finished epoch.
+        ValueError: If it takes other images or has other classes.
+    """
     other = Run.open(folder)
     for what, received, expected in (
         ("classes", other.class_names, run.class_names),

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 _RECORD = "run.json"
 _SNAPSHOTS = "snapshots"
 _LOG = "log.csv"
+_QUALITY = "quality.json"
 # In this order they are removed: after a kill in between, no snapshots are there
 # whose networks are gone, and a record without a network is no finished one.
 _FILES = (
     _SNAPSHOTS,
     *(f"{checkpoint}.keras" for checkpoint in CHECKPOINTS),
     _LOG,
+    _QUALITY,
     "curves.png",
     "tensorboard",
     _RECORD,
@@ -59,6 +61,7 @@ class Run:
     | `log.csv` | all that was measured, a row an epoch |
     | `curves.png` | the same as a picture, where matplotlib is installed |
     | `tensorboard/` | the same for TensorBoard |
+    | `quality.json` | what `evaluate --quality` measured |
     | `snapshots/` | while it trains: what `--resume` goes on from |
 
     Attributes:
@@ -195,6 +198,11 @@ class Run:
     def log(self) -> str:
         """File of all that was measured, a row an epoch."""
         return os.path.join(self.path, _LOG)
+
+    @property
+    def quality(self) -> str:
+        """File of what was measured beyond the accuracy."""
+        return os.path.join(self.path, _QUALITY)
 
     @property
     def class_names(self) -> list[str]:
