@@ -31,6 +31,7 @@ _RECORD = "run.json"
 _SNAPSHOTS = "snapshots"
 _LOG = "log.csv"
 _QUALITY = "quality.json"
+_TENSORBOARD = "tensorboard"
 # In this order they are removed: after a kill in between, no snapshots are there
 # whose networks are gone, and a record without a network is no finished one.
 _FILES = (
@@ -39,7 +40,7 @@ _FILES = (
     _LOG,
     _QUALITY,
     "curves.png",
-    "tensorboard",
+    _TENSORBOARD,
     _RECORD,
 )
 # Keeps room, so that `run.json` can say that a training failed on a full disk.
@@ -198,6 +199,10 @@ class Run:
     def log(self) -> str:
         """File of all that was measured, a row an epoch."""
         return os.path.join(self.path, _LOG)
+
+    def tensorboard(self, part: str) -> str:
+        """Returns the folder of TensorBoard's files of `"train"` or `"validation"`."""
+        return os.path.join(self.path, _TENSORBOARD, part)
 
     @property
     def quality(self) -> str:

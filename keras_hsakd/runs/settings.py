@@ -262,6 +262,10 @@ class ExecutionSettings:
             device, see `keras.Model.compile`. They change nothing in the results.
         augment_on_device: Whether training images are cropped and flipped in the step,
             see `fit` of the trainers. It changes nothing in the results.
+        tensorboard_images: Epochs between two pictures for TensorBoard: test images
+            under their views with the heads' predictions, confusion matrices. Each
+            takes a pass over the test images under all views. It changes nothing in the
+            results.
         plan: JSON file of `keras_hsakd.runs.plan`; what it foretold stands in
             `run.json` beside what the training took.
     """
@@ -288,6 +292,11 @@ class ExecutionSettings:
     augment_on_device: bool = setting(
         False, "crop and flip training images on the device, where the processor lags"
     )
+    tensorboard_images: int | None = setting(
+        None,
+        "epochs between two pictures for TensorBoard: views with the heads' "
+        "predictions, confusion matrices (default: none)",
+    )
     plan: str | None = setting(
         None,
         "file of `keras-hsakd plan --output`; run.json has what it foretold beside "
@@ -296,11 +305,12 @@ class ExecutionSettings:
 
     def __post_init__(self):
         """Checks what nothing else checks before training."""
-        if self.steps_per_execution is not None and self.steps_per_execution < 1:
-            raise ValueError(
-                "Expected `steps_per_execution` to be at least 1. "
-                f"Received: steps_per_execution={self.steps_per_execution}"
-            )
+        for name in ("steps_per_execution", "tensorboard_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(
+                    f"Expected `{name}` to be at least 1. Received: {name}={value}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from keras_hsakd.runs.images import Images, absolute, load, load_to_measure
 from keras_hsakd.runs.kinds import Job, Kind, Origin
 from keras_hsakd.runs.planning import planned
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd.runs.tensorboard import TensorBoard
 
 
 def train(
@@ -374,14 +375,14 @@ def callbacks(
     Args:
         recorder: Of the run that is trained.
         images: What it is trained on.
-        execution: Of which the snapshots matter.
+        execution: Of which snapshots and pictures matter.
         is_chief: Whether this process writes the files. Defaults to `True`.
     """
     run = recorder.run
     files = [
         keras.callbacks.CSVLogger(run.log),
-        keras.callbacks.TensorBoard(
-            os.path.join(run.path, "tensorboard"), write_graph=False
+        TensorBoard(
+            run, recorder.saving.network, images.test, execution.tensorboard_images
         ),
         recorder.saving,
         recorder.step_seconds,
