@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from keras_hsakd import Distiller, MutualDistiller, Resume, TeacherTrainer, files
-from keras_hsakd.resume import Preempted, Snapshot, list_snapshots
-from keras_hsakd.resume.snapshot import newest_snapshot
+from keras_hsakd.resume import Preempted, Snapshot, list_snapshots, states
+from keras_hsakd.resume.snapshot import DamagedError, newest_snapshot
 from keras_hsakd.trainers import BaselineTrainer
 
 pytestmark = pytest.mark.core
@@ -313,7 +313,7 @@ def test_no_code_is_read(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
 
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(DamagedError, match="allow_pickle=False"):
         state = {"x": np.array([Malicious()], object)}
         Snapshot.read(Snapshot(0, 1, state).write(tmp_path))
     assert not (tmp_path / "executed").exists()
@@ -356,6 +356,78 @@ def test_a_damaged_snapshot_is_passed_over(train, tmp_path, capsys):
     assert f"from '{before}'" in capsys.readouterr().out
     # It is not taken for one of the newest, which are kept.
     assert list_snapshots(tmp_path / "snapshots")[0] == before
+
+
+def write_as_snapshot(folder, content, place="epoch-00009-step-0000000"):
+    """Writes any bytes as a snapshot with the right checksum."""
+    path = folder / f"{place}-{hashlib.sha256(content).hexdigest()[:16]}.npz"
+    path.write_bytes(content)
+    return str(path)
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def as_record(**record):
+    return np.frombuffer(json.dumps({"format": 3, **record}).encode(), "uint8")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no archive",
+        npz(),
+        npz(record=np.zeros(3)),
+        npz(record=as_record(epoch=9, step=0)),
+        npz(record=as_record(epoch="9", step=0, state={})),
+        npz(record=as_record(epoch=9, step=0, state={"x": {"$array": "array_0"}})),
+    ],
+)
+def test_whatever_is_damaged_is_passed_over(tmp_path, content):
+    before = Snapshot(1, 0, {}).write(tmp_path)
+    newest = write_as_snapshot(tmp_path, content)
+    os.mkdir(tmp_path / f"epoch-00010-step-0000000-{'0' * 16}.npz")
+    path, _, damaged = newest_snapshot(tmp_path)
+    assert path == before and len(damaged) == 2
+    assert f"Expected '{newest}' to be a snapshot" in damaged[newest]
+
+
+def without(state, name):
+    return {key: value for key, value in state.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(functools.partial(without, name=name) for name in states.PARTS),
+        lambda state: state | {"metrics": [1]},
+        lambda state: state | {"values": {"model": [np.ones(3)], "optimizer": []}},
+        lambda state: state | {"callbacks": ["CSVLogger"]},
+        lambda state: state | {"callbacks": [["CSVLogger", 3]]},
+        lambda state: state | {"history": {"epoch": []}},
+        lambda state: state | {"random": state["random"] | {"python": [3, [1], None]}},
+        lambda state: state | {"random": state["random"] | {"numpy": ["MT19937"]}},
+        lambda state: state | {"random": state["random"] | {"keras": np.ones(3)}},
+    ],
+)
+def test_a_state_without_a_part_is_damaged(change):
+    described = [["kernel", [2], "float32"]]
+    state = {
+        "identity": {"variables": {"model": described, "optimizer": []}},
+        "values": {"model": [np.ones(2)], "optimizer": []},
+        "stop_training": False,
+        "data": [],
+        "history": {"history": {}, "epoch": []},
+        "callbacks": [["Own", {"own": 3}]],
+        "random": states.random_states(),
+        "metrics": np.zeros((1, 2)),
+    }
+    states.check(Snapshot(3, 5, state))
+    with pytest.raises(DamagedError, match="after step 5 of epoch 4 to have the state"):
+        states.check(Snapshot(3, 5, change(state)))
 
 
 def test_a_snapshot_of_another_version_is_refused_before_training(train, tmp_path):

@@ -169,7 +169,7 @@ class Resume(FitCallback):
 
     def _newest(self):
         """Returns path and content of the newest snapshot, on which workers agree."""
-        path, snapshot, damaged = newest_snapshot(self.folder)
+        path, snapshot, damaged = newest_snapshot(self.folder, states.check)
         seen = (snapshot.epoch, snapshot.step) if snapshot else (-1, -1)
         by_worker = gathered(self.model, np.array(seen))
         if len(np.unique(by_worker, axis=0)) > 1:

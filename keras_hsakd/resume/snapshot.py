@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,27 +69,44 @@ class Snapshot:
 
         Raises:
             DamagedError: If its content is not what was written.
+            PermissionError: If it may not be read.
             ValueError: If another version of the package wrote it.
         """
-        with open(path, "rb") as file:
-            content = file.read()
-        expected = _NAME.fullmatch(os.path.basename(path))[3]
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except PermissionError:
+            raise
+        except OSError as error:  # of a disk, or a folder of that name
+            raise DamagedError(
+                f"Expected '{path}' to be a file. Received: {error.strerror}"
+            ) from error
+        *expected_place, expected = _NAME.fullmatch(os.path.basename(path)).groups()
         if _digest(content) != expected:
             raise DamagedError(
                 f"Expected '{path}' to have the checksum {expected}. "
                 f"Received: {_digest(content)}, of {len(content)} bytes"
             )
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = dict(file)
-        record = json.loads(arrays.pop("record").tobytes())
-        if (received := record.get("format", 1)) != FORMAT:  # the first had no number
-            raise ValueError(
-                f"Expected a snapshot of this version of keras_hsakd, format {FORMAT}. "
-                f"Received: '{path}', format {received}; go on with the version that "
-                "wrote it, or remove the snapshots to train anew"
-            )
-        state = _unpacked(record["state"], arrays)
-        return cls(record["epoch"], record["step"], state)
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = dict(file)
+            record = json.loads(arrays.pop("record").tobytes())
+            received = record.get("format", 1)  # the first had no number
+            if received == FORMAT:
+                place = [record["epoch"], record["step"]]
+                if place != [*map(int, expected_place)]:
+                    raise ValueError(f"another place than its name says, {place}")
+                return cls(*place, _unpacked(record["state"], arrays))
+        except Exception as error:  # shows as whatever its parsers raise
+            raise DamagedError(
+                f"Expected '{path}' to be a snapshot. "
+                f"Received: {type(error).__name__}: {error}"
+            ) from error
+        raise ValueError(
+            f"Expected a snapshot of this version of keras_hsakd, format {FORMAT}. "
+            f"Received: '{path}', format {received}; go on with the version that "
+            "wrote it, or remove the snapshots to train anew"
+        )
 
     def __str__(self):
         return place(self.epoch, self.step)
@@ -165,12 +183,14 @@ def list_snapshots(folder: str | os.PathLike) -> list[str]:
 
 
 def newest_snapshot(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike, check: Callable[[Snapshot], None] = lambda snapshot: None
 ) -> tuple[str | None, Snapshot | None, dict[str, str]]:
     """Finds the newest snapshot of a folder that is whole.
 
     Args:
         folder: The folder; it may be missing.
+        check: Function that raises an error of a snapshot that is not whole. Defaults
+            to one that takes any.
 
     Returns:
         A tuple `(path, snapshot, damaged)`, the first two `None` where there is none.
@@ -183,7 +203,9 @@ def newest_snapshot(
     damaged = {}
     for path in list_snapshots(folder):
         try:
-            return path, Snapshot.read(path), damaged
+            snapshot = Snapshot.read(path)
+            check(snapshot)
+            return path, snapshot, damaged
         except DamagedError as error:
             damaged[path] = str(error)
     if damaged:

@@ -10,6 +10,7 @@ import numpy as np
 from keras_hsakd.compat import CALLBACK_STATES, global_seed, set_global_seed
 from keras_hsakd.distribution import read_replicas
 from keras_hsakd.layers import finalize_states
+from keras_hsakd.resume.snapshot import DamagedError, Snapshot
 
 # The training itself: what must be the same when it goes on.
 
@@ -50,6 +51,50 @@ def first_difference(expected, received) -> tuple:
             if a != b:
                 return a, b
     return expected, received
+
+
+# The parts of a state.
+
+PARTS = {
+    "identity": dict,
+    "values": dict,
+    "stop_training": bool,
+    "data": list,
+    "history": dict,
+    "callbacks": list,
+    "random": dict,
+}
+
+
+def check(snapshot: Snapshot) -> None:
+    """Raises a DamagedError unless a snapshot has all that a training needs.
+
+    Whether it is of the training at hand is another question, see `identity`.
+    """
+    state = snapshot.state
+    kinds = PARTS | ({"metrics": np.ndarray} if snapshot.step else {})
+    try:
+        for name, kind in kinds.items():
+            if not isinstance(state[name], kind):
+                raise TypeError(f"'{name}' of type {type(state[name]).__name__}")
+        for kind, described in state["identity"]["variables"].items():
+            shapes = [shape for _, shape, _ in described]
+            if [list(value.shape) for value in state["values"][kind]] != shapes:
+                raise ValueError(f"values of other shapes for '{kind}'")
+        for name, own in state["callbacks"]:
+            if not isinstance(own, dict):
+                raise TypeError(f"a state of '{name}' of type {type(own).__name__}")
+        _ = state["history"]["history"], state["history"]["epoch"]
+        # Generators of their own, which take a state or do not.
+        random.Random().setstate(_of_python(state["random"]))
+        np.random.RandomState().set_state(tuple(state["random"]["numpy"]))
+        if (seed := state["random"]["keras"]) is not None and seed.shape != (2,):
+            raise ValueError(f"a seed of Keras of shape {seed.shape}")
+    except Exception as error:  # shows as whatever it lacks
+        raise DamagedError(
+            f"Expected the snapshot after {snapshot} to have the state of a training. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from error
 
 
 # Variables.
@@ -167,8 +212,12 @@ def random_states() -> dict:
 
 def set_random_states(states: dict) -> None:
     """Gives the generators the states that they had."""
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate(_of_python(states))
     np.random.set_state(tuple(states["numpy"]))
     if states["keras"] is not None:
         set_global_seed(states["keras"])
+
+
+def _of_python(states):
+    version, internal, gauss = states["python"]
+    return version, tuple(internal), gauss
