@@ -410,7 +410,7 @@ def _parser():
         "--output", default="demo", help="folder to write (default: demo)"
     )
     command.add_argument(
-        "--seeds", type=int, default=3, help="number of repetitions (default: 3)"
+        "--seeds", type=int, default=5, help="number of repetitions (default: 5)"
     )
     command.add_argument(
         "--validation",

@@ -319,7 +319,7 @@ class DemoSettings:
 
     teacher: str = setting("resnet14", "network of the teacher")
     student: str = setting("resnet8", "network of the students")
-    examples_per_class: int = setting(10, "labelled training images of each digit")
+    examples_per_class: int = setting(3, "labelled training images of each digit")
     image_size: int = setting(12, "height and width of the images")
     batch_size: int = setting(25, "images in a batch")
     teacher_epochs: int = setting(8, "epochs of the teacher")
