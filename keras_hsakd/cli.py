@@ -647,7 +647,7 @@ class _LineParser(argparse.ArgumentParser):
     """Raises what is wrong with a line, in place of ending the process."""
 
     def error(self, message):
-        raise ValueError(message)
+        raise ValueError(f"Expected words of `keras-hsakd run`. Received: {message}")
 
 
 def _study(options):

@@ -72,6 +72,63 @@ def test_what_a_cache_saves(teacher, student, ratio):
     assert exact / saved == pytest.approx(ratio, abs=0.01)
 
 
+def parts(model, head):
+    network = TEACHER if model == "teacher" else STUDENT
+    return network if head == "copy" else {"backbone": 100, "aux_1": 1, "aux_2": 1}
+
+
+def spent(kind, options=(), origin=None, **training):
+    record = {
+        "kind": kind,
+        "options": dict(options),
+        "training": {"model": "student", **training},
+        "origin": origin,
+        "epochs_done": 3,
+        "images": {"train": 5},
+    }
+    total, cache = costs.spent(record, 4, parts)
+    assert total % 15 == 0
+    return total // 15 if not cache else (total // 15, cache)
+
+
+def test_what_a_run_took():
+    """An image in a step, by the record of the run."""
+    teacher = {"model": "teacher"}
+    assert spent("baseline") == 3 * 100
+    assert spent("teacher", model="teacher") == 4 * 3 * 1550
+    # On a frozen backbone.
+    frozen = spent("teacher", origin=teacher, model="teacher")
+    assert frozen == 4 * (1000 + 3 * 550)
+    assert spent("teacher", {"sampled_views": 2}) == 2 * 3 * 123
+    assert spent("linear", origin=teacher) == 100
+    assert spent("mutual", {"peers": None}) == 4 * 3 * 2 * 123
+    assert spent("mutual", {"peers": ["teacher"]}) == 4 * 3 * (123 + 1550)
+    # The teacher's last two heads teach.
+    assert spent("distill", origin=teacher) == 4 * (3 * 123 + 1350)
+    light = {"model": "teacher", "settings": {"training": {"head": "light"}}}
+    assert spent("distill", origin=light, head="light") == 4 * (3 * 102 + 102)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"sampled_views": 2}, 2 * (3 * 123 + 1350)),
+        ({"heads": False, "loss_weights": {"kl_main": 0.9}}, 3 * 100 + 1000),
+        ({"loss_weights": {"kl_aux_1": 0}}, 4 * (3 * 103 + 1050)),
+        ({"loss_weights": {"kl_main": 0, "kl_aux_1": 0}}, 4 * (3 * 103 + 1050)),
+        # Nothing is learned from the teacher, which does not run.
+        ({"loss_weights": dict.fromkeys(("kl_main", "kl_aux_1", "kl_aux_2"), 0)}, 1200),
+    ],
+)
+def test_what_a_distillation_took(options, expected):
+    assert spent("distill", options, {"model": "teacher"}) == expected
+
+
+def test_what_a_cached_distillation_took():
+    origin = {"model": "teacher", "cache": {"variants": 2}}
+    assert spent("distill", origin=origin) == (4 * 3 * 123, 2 * 5 * 4 * 1550)
+
+
 def test_hours():
     # 10 epochs of 30 minutes in steps and 6 minutes in validation.
     assert costs.hours(10, 900, 2.0, 36, 10.0) == 6.0

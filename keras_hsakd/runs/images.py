@@ -174,6 +174,16 @@ def without_foreign(settings: DataSettings) -> DataSettings:
     return dataclasses.replace(settings, **dict.fromkeys(_foreign(settings)))
 
 
+def check_settings(settings: DataSettings) -> None:
+    """Raises an error unless data settings suit each other, and a folder is there.
+
+    Raises:
+        FileNotFoundError: As in `load`.
+        ValueError: As in `load`.
+    """
+    _arguments(settings)
+
+
 def _arguments(settings):
     """Returns the settings that are given, as arguments of `data`'s functions."""
     given = {k: v for k, v in vars(settings).items() if v is not None and k != "data"}

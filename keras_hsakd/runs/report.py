@@ -428,8 +428,13 @@ def _told(record):
     told["training images"] = images["train"]
     return {
         name: float(value) if type(value) is int else value
-        for name, value in told.items()
+        for name, value in _as_json(told).items()
     }
+
+
+def _as_json(content):
+    """Returns content as it is read from a file, which has no tuples."""
+    return json.loads(json.dumps(content))
 
 
 def _flat(kind, settings):
@@ -551,6 +556,7 @@ def _published(record):
     )
     training = TrainingSettings(**record["training"])
     expected = dataclasses.replace(last.training, seed=training.seed)
+    training, expected = (_as_json(vars(each)) for each in (training, expected))
     data = record["data"]
     as_there = (
         training == expected

@@ -174,23 +174,28 @@ def run_study(
     >>> lines = [Line(recipes.get(name), name, seeds=(0, 1, 2)) for name in names]
     >>> runs = run_study(lines, "study")  # doctest: +SKIP
     """
-    placed = {}
-    for line in lines:
-
-        def folder(step, line=line):
-            if step.name == line.recipe.steps[-1].name:
-                return os.path.join(output, line.name, _of_seed(step), step.name)
-            return os.path.join(output, "shared", _name_of(step, line))
-
-        placed[line.name] = _place_line(line, folder)
-    execution = dataclasses.replace(execution, resume=True)
+    placed = [_place_line(line, _folders(line, output)) for line in lines]
     runs = _run_all(
-        [each for of_line in placed.values() for each in of_line],
+        [each for of_line in placed for each in of_line],
         overwrite=False,
         verbose=verbose,
-        execution=execution,
+        execution=dataclasses.replace(execution, resume=True),
     )
-    return {line.name: _of_line(line, placed[line.name], runs) for line in lines}
+    found = {line.name: {} for line in lines}
+    for line, of_line in zip(lines, placed, strict=True):
+        found[line.name] |= _of_line(line, of_line, runs)
+    return found
+
+
+def _folders(line, output):
+    """Returns the function from a step of a study to its run folder."""
+
+    def folder(step):
+        if step.name == line.recipe.steps[-1].name:
+            return os.path.join(output, line.name, _of_seed(step), step.name)
+        return os.path.join(output, "shared", _name_of(step, line))
+
+    return folder
 
 
 def _of_seed(step):

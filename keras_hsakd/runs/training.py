@@ -22,7 +22,13 @@ from keras_hsakd.resume import Resume, list_snapshots
 from keras_hsakd.runs import networks, plots
 from keras_hsakd.runs.evaluation import measure
 from keras_hsakd.runs.folder import FORMAT, Run, differences, writing
-from keras_hsakd.runs.images import Images, absolute, load, load_to_measure
+from keras_hsakd.runs.images import (
+    Images,
+    absolute,
+    check_settings,
+    load,
+    load_to_measure,
+)
 from keras_hsakd.runs.kinds import Job, Kind, Origin
 from keras_hsakd.runs.planning import planned
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
@@ -159,11 +165,13 @@ def check_goes_on(
     """Raises an error where `train` would, as far as it is seen without images.
 
     Raises:
-        FileNotFoundError: If the run that it starts from is not there.
-        ValueError: If `output` has a run of other settings, which is to be resumed.
+        FileNotFoundError: If the run that it starts from, or the data, is not there.
+        ValueError: If a setting does not suit, or `output` has a run of other settings,
+            which is to be resumed.
     """
     origin = kind.origin()
     data = kind.data_settings(data, origin)
+    check_settings(data)
     if resume:
         _found(output, settings_record(kind, training, data, origin), kind)
 

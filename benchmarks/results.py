@@ -1,0 +1,114 @@
+"""The tables of results in the documentation, made from committed records of runs.
+
+    python benchmarks/results.py
+    python benchmarks/results.py --check
+    python benchmarks/results.py --keep runs/study study
+
+In `docs/results.md` and `README.md`, what stands between
+
+    <!-- results: NAME against FOLDER -->
+    <!-- end -->
+
+is what `keras-hsakd report benchmarks/records/NAME --against FOLDER` prints, a folder
+within NAME; `against FOLDER` may be left out. `--check` changes nothing, and fails with
+what would change. `--keep RUNS NAME` makes records of run folders: `run.json`,
+`log.csv` and `quality.json`, without networks, and without the folders above what
+paths name.
+"""
+
+import argparse
+import difflib
+import os
+import pathlib
+import re
+import shutil
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from keras_hsakd.documents import Heading, Text, markdown
+from keras_hsakd.files import read_json, write_json
+from keras_hsakd.runs import compare
+
+ROOT = pathlib.Path(__file__).parent.parent
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+RECORDS = ROOT / "benchmarks" / "records"
+TABLE = re.compile(
+    r"(<!-- results: (\S+)(?: against (\S+))? -->\n)(.*?)(<!-- end -->)", re.S
+)
+
+
+def filled(text: str, records: pathlib.Path) -> str:
+    """Returns a document with the tables of the records between its marks."""
+
+    def table(match):
+        begin, name, against, _, end = match.groups()
+        report = compare([records / name], against and records / name / against)
+        _, *blocks = report.blocks(pictures=False)
+        blocks = [
+            Text(f"{block.text}:") if isinstance(block, Heading) else block
+            for block in blocks
+        ]
+        return f"{begin}\n{markdown(blocks)}\n{end}"
+
+    return TABLE.sub(table, text)
+
+
+def keep(runs: pathlib.Path, folder: pathlib.Path) -> None:
+    """Makes records of run folders."""
+    for record in sorted(runs.rglob("run.json")):
+        to = folder / record.parent.relative_to(runs)
+        to.mkdir(parents=True, exist_ok=True)
+        for name in ("run.json", "quality.json"):
+            if record.with_name(name).exists():
+                write_json(
+                    to / name, without_folders(read_json(record.with_name(name)))
+                )
+        shutil.copy(record.with_name("log.csv"), to)
+
+
+def without_folders(content):
+    """Returns JSON values in which absolute paths are the names at their ends."""
+    if isinstance(content, dict):
+        return {name: without_folders(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [without_folders(value) for value in content]
+    if isinstance(content, str) and os.path.isabs(content):
+        return os.path.basename(content)
+    return content
+
+
+def main(arguments=None, documents=DOCUMENTS, records=RECORDS):
+    """Returns the exit status: 1 where `--check` finds a difference."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    parser.add_argument(
+        "--keep", nargs=2, metavar=("RUNS", "NAME"), help="make records of run folders"
+    )
+    options = parser.parse_args(arguments)
+    if options.keep:
+        runs, name = options.keep
+        keep(pathlib.Path(runs), records / name)
+    differ = False
+    for document in documents:
+        text = document.read_text(encoding="utf-8")
+        new = filled(text, records)
+        differ |= new != text
+        if not options.check:
+            document.write_text(new, encoding="utf-8")
+            continue
+        lines = difflib.unified_diff(
+            text.splitlines(),
+            new.splitlines(),
+            f"{document.name}, as it is",
+            f"{document.name}, by the records",
+            lineterm="",
+        )
+        print("\n".join(lines), end="")
+    if options.check and differ:
+        print("\nExpected the tables of the records: python benchmarks/results.py")
+    return int(options.check and differ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

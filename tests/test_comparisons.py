@@ -1,0 +1,245 @@
+"""What finished trainings say together, by records made by hand."""
+
+import csv
+import json
+import math
+import statistics
+
+import numpy as np
+import pytest
+from records import write_run
+
+from keras_hsakd import cli
+from keras_hsakd.runs import compare, recipes
+from keras_hsakd.runs.intervals import paired_difference, spread, t_quantile
+
+# By seed, of labels alone and of a student.
+LABELS = {0: 0.61, 1: 0.63, 2: 0.60}
+STUDENT = {0: 0.70, 1: 0.69, 2: 0.72, 3: 0.99}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Returns a folder with two methods, and the teacher of one."""
+    folder = tmp_path / "runs"
+    teacher = write_run(folder / "teacher", 0.75, kind="teacher", model="resnet20")
+    for seed, accuracy in LABELS.items():
+        write_run(folder / "a" / f"seed_{seed}", accuracy, accuracy + 0.01, seed)
+    for seed, accuracy in STUDENT.items():
+        place = folder / "b" / f"seed_{seed}" / "student"
+        write_run(place, accuracy, seed=seed, kind="distill", teacher=teacher)
+    return folder
+
+
+def methods(*folders, **options):
+    """Returns the methods of the only comparison, by name."""
+    (comparison,) = compare(folders, **options).comparisons
+    return {method.name: method for method in comparison.methods}
+
+
+# Statistics.
+
+
+def test_means_and_deviations():
+    values = list(LABELS.values())
+    assert spread(values) == (statistics.mean(values), np.std(values, ddof=1))
+    assert spread([0.5]) == (0.5, None)
+
+
+def test_quantiles_of_student():
+    """Against tables, and against SciPy where it is."""
+    for freedom, expected in ((1, 12.7062), (2, 4.30265), (4, 2.77645), (30, 2.04227)):
+        assert t_quantile(0.975, freedom) == pytest.approx(expected, rel=1e-5)
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (*range(1, 12), 57, 400):
+        for probability in (0.6, 0.95, 0.975, 0.999):
+            expected = stats.t.ppf(probability, freedom)
+            assert t_quantile(probability, freedom) == pytest.approx(expected)
+
+
+def test_differences_are_paired_by_seed():
+    found = paired_difference(STUDENT, LABELS)
+    paired = [STUDENT[seed] - LABELS[seed] for seed in LABELS]
+    half = 4.30265273 * np.std(paired, ddof=1) / math.sqrt(3)
+    expected = np.mean(paired) + [0, -half, half]
+    np.testing.assert_allclose(found[:3], expected)
+    assert found.seeds == 3
+    one = paired_difference({1: 2.0, 2: 4.0}, {1: 1.5})
+    assert one == (0.5, None, None, 1)
+    assert paired_difference({1: 2.0}, {2: 1.0}) is None
+
+
+# Methods.
+
+
+def test_runs_are_one_method_whatever_their_seeds(runs):
+    found = methods(runs)
+    names = ["baseline resnet8", "distill resnet8 from resnet20", "teacher resnet20"]
+    assert list(found) == names
+    student = found[names[1]]
+    assert list(student.runs) == [0, 1, 2, 3]
+    assert student.accuracy("last").mean == pytest.approx(77.5)
+    assert found[names[0]].accuracy("best").mean == pytest.approx(62.3333333)
+    assert student.differences["last"].seeds == 3
+    assert student.differences["last"].mean == pytest.approx(9.0)
+    assert found[names[0]].differences == {}
+    assert found[names[2]].seconds == 10
+
+
+def test_teachers_of_other_seeds_are_the_same_method(tmp_path):
+    for seed in (0, 1):
+        made = tmp_path / f"seed_{seed}"
+        teacher = write_run(made / "teacher", seed=seed, kind="teacher")
+        write_run(made / "student", seed=seed, kind="distill", teacher=teacher)
+    found = methods(tmp_path)
+    assert [list(method.runs) for method in found.values()] == [[0, 1], [0, 1]]
+
+
+def test_what_differs_is_in_the_name(tmp_path):
+    teacher = write_run(tmp_path / "teacher", kind="teacher")
+    other = write_run(tmp_path / "other", kind="teacher", epochs=5)
+    write_run(tmp_path / "long", epochs=7)
+    write_run(tmp_path / "few", label_fraction=0.5)
+    for number, options in enumerate(
+        (
+            {"teacher": teacher},
+            {"teacher": teacher, "heads": False, "loss_weights": {"kl_main": 0.9}},
+            {"teacher": other, "head": "light", "milestones": (0.5,)},
+        )
+    ):
+        write_run(tmp_path / f"student_{number}", kind="distill", **options)
+    found = list(methods(tmp_path))
+    assert "baseline resnet8, epochs 7, label fraction" not in found
+    *_, first, second, third, _ = found
+    assert "heads" in first and "no heads" not in first
+    assert "no heads, " in second and "kl main 0.9" in second
+    assert "milestones 0.5" in third and "head light" in third
+    assert "teacher epochs 5" in third and "teacher epochs 2" in first
+    assert "temperature" not in "".join(found)
+
+
+def test_a_setting_that_an_older_record_lacks_is_as_by_default(tmp_path):
+    for seed in (0, 1):
+        record = write_run(tmp_path / str(seed), seed=seed)
+    del record["training"]["head"]
+    del record["data"]
+    record["data"] = {"data": "/elsewhere/photographs", "limit": None}
+    (tmp_path / "1" / "run.json").write_text(json.dumps(record))
+    assert [list(method.runs) for method in methods(tmp_path).values()] == [[0, 1]]
+
+
+def test_one_seed_twice_is_told_apart_by_folders(tmp_path):
+    for name in ("own", "shared"):
+        for seed in (0, 1):
+            write_run(tmp_path / name / f"seed_{seed}" / "student", seed=seed)
+    found = methods(tmp_path)
+    assert list(found) == ["baseline resnet8, in own", "baseline resnet8, in shared"]
+    assert [list(method.runs) for method in found.values()] == [[0, 1], [0, 1]]
+    write_run(tmp_path / "own" / "seed_1" / "again", seed=1)
+    with pytest.raises(ValueError, match="one run of each method and seed. Received"):
+        compare([tmp_path])
+
+
+def test_other_images_are_another_comparison(runs, tmp_path):
+    write_run(tmp_path / "more" / "a", measured=200)
+    write_run(tmp_path / "more" / "b", data="tfds:photographs")
+    report = compare([runs, tmp_path / "more"], against=runs / "b")
+    assert [comparison.title for comparison in report.comparisons] == [
+        "photographs: 100 test images of 2 classes",
+        "photographs: 200 test images of 2 classes",
+        "tfds:photographs: 100 test images of 2 classes",
+    ]
+    assert str(tmp_path) not in report.markdown()
+
+
+def test_what_is_not_finished_is_in_no_mean(runs, tmp_path):
+    write_run(runs / "a" / "seed_9", 0.1, seed=9, status="interrupted")
+    report = compare([runs])
+    assert list(report.comparisons[0].methods[0].runs) == [0, 1, 2]
+    line = "runs/a/seed_9: baseline run of resnet8, interrupted after 2 of 2 epochs"
+    assert f"\n\n{line} (val_accuracy 0.1000)\n" in report.markdown()
+    report = compare([runs / "a" / "seed_9"])
+    assert report.comparisons == [] and len(report.unfinished) == 1
+
+
+def test_against_what(runs):
+    by_name = methods(runs, against="teacher resnet20")
+    by_folder = methods(runs, against=runs / "teacher")
+    for found in (by_name, by_folder):
+        assert found["teacher resnet20"].differences == {}
+        assert found["baseline resnet8"].differences["last"].low is None
+        assert found["baseline resnet8"].differences["last"].mean == pytest.approx(-14)
+    with pytest.raises(ValueError, match="to be one method. Received: .*, with \\['b"):
+        compare([runs], against=runs)
+    with pytest.raises(
+        ValueError, match="or one of \\['baseline resnet8', .*'nothing'"
+    ):
+        compare([runs], against="nothing")
+
+
+def test_no_runs(tmp_path):
+    with pytest.raises(FileNotFoundError, match="with some below it. Received: '"):
+        compare([tmp_path])
+
+
+# What is written.
+
+
+def test_the_report_on_paper(runs, tmp_path, capsys):
+    record = json.loads((runs / "a" / "seed_0" / "run.json").read_text())
+    quality = {"checkpoint": "last", "top_5_accuracy": 0.875, "nll": 1.25, "seed": 3}
+    (runs / "a" / "seed_0" / "quality.json").write_text(json.dumps(quality))
+    quality |= {"top_5_accuracy": 0.925, "by_class": {"cat": 0.5}, "bad": math.nan}
+    (runs / "a" / "seed_1" / "quality.json").write_text(json.dumps(quality))
+    output = tmp_path / "report"
+    assert cli.main(["report", str(runs), "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    text = (output / "report.md").read_text()
+    assert printed.startswith(text)
+    row = next(line for line in text.splitlines() if line.startswith("| distill"))
+    assert row == (
+        "| distill resnet8 from resnet20 | 0, 1, 2, 3 | 77.50 ± 14.39 "
+        "| 77.50 ± 14.39 | +9.00 [+1.55, +16.45] | 14.3 G | 12 |"
+    )
+    assert "| +14.00 (one seed) |" in text
+    assert "chosen on the test images themselves" in text
+    assert "| top 5 accuracy | 90.00% |" in text and "| nll | 1.2500 |" in text
+    assert "seed |" not in text and "nan" not in text
+    assert record["machine"]["processor"] in text
+
+    with open(output / "report.csv", newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    student = rows["distill resnet8 from resnet20"]
+    assert float(student["last_difference_low"]) == pytest.approx(1.547587)
+    assert student["seeds_in_common"] == "3"
+    assert student["against"] == "baseline resnet8"
+    assert float(rows["baseline resnet8"]["top_5_accuracy"]) == pytest.approx(0.9)
+    assert rows["teacher resnet20"]["last_deviation"] == ""
+    page = (output / "report.html").read_text()
+    # A mean of each method, and each seed where there are several.
+    assert page.count("<polyline") == 3 + 3 + 4
+    assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_published_figures_stand_beside(tmp_path):
+    recipe = recipes.get("cifar100/resnet20/baseline")
+    settings = vars(recipe.steps[-1].training)
+    for name, changes in (("as_there", {}), ("shorter", {"epochs": 3})):
+        record = write_run(tmp_path / name, **{**settings, **changes}, data="cifar100")
+        record["recipe"] = recipe.name
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    published = [method.published for method in methods(tmp_path).values()]
+    assert published == ["69.62 ± 0.26", "69.62 ± 0.26 (other settings)"]
+    text = compare([tmp_path]).markdown()
+    assert "| 69.62 ± 0.26 |" in text and "Published: the authors' figures" in text
+
+
+def test_what_a_cache_took_stands_apart(tmp_path):
+    teacher = write_run(tmp_path / "teacher", kind="teacher")
+    record = write_run(tmp_path / "student", kind="distill", teacher=teacher)
+    record["origin"]["cache"] = {"path": "/x", "digest": "a", "variants": 4}
+    (tmp_path / "student" / "run.json").write_text(json.dumps(record))
+    # 2 epochs, and 4 passes, of 10 images in 4 views.
+    text = compare([tmp_path]).markdown()
+    assert "| 6.78 G + 4.52 G, cache | " in text
+    assert "students share it" in text

@@ -1,0 +1,44 @@
+"""The tables of the documentation are those of the committed records."""
+
+import importlib.util
+import json
+import pathlib
+
+from records import write_run
+
+PROGRAM = pathlib.Path(__file__).parent.parent / "benchmarks" / "results.py"
+spec = importlib.util.spec_from_file_location("results", PROGRAM)
+results = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(results)
+
+
+def test_the_documents_agree_with_the_records(capsys):
+    assert results.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_tables_are_made_and_checked(tmp_path, capsys):
+    for seed, (one, other) in enumerate([(0.6, 0.7), (0.62, 0.71)]):
+        runs = tmp_path / "runs"
+        write_run(runs / "labels" / f"seed_{seed}", accuracy=one, seed=seed)
+        write_run(runs / "long" / f"seed_{seed}", accuracy=other, seed=seed, epochs=4)
+    document, records = tmp_path / "results.md", tmp_path / "records"
+    before = "<!-- results: study against long -->\n<!-- end -->\n\nAfter it.\n"
+    document.write_text(f"# Results\n\n{before}")
+    where = {"documents": [document], "records": records}
+    assert results.main(["--keep", str(runs), "study"], **where) == 0
+    text = document.read_text()
+    assert text.startswith("# Results\n\n<!-- results: study against long -->\n")
+    assert text.endswith("<!-- end -->\n\nAfter it.\n")
+    assert "| 70.50 ± 0.71 |" in text
+    assert "| -9.50 [-15.85, -3.15] |" in text
+    assert str(tmp_path) not in text
+    assert results.main(["--check"], **where) == 0
+    document.write_text(text.replace("70.50", "75.50"))
+    assert results.main(["--check"], **where) == 1
+    assert "75.50" in document.read_text()
+    assert "+| baseline resnet8, epochs 4 | 0, 1 | 70.50" in capsys.readouterr().out
+
+    kept = sorted(path.name for path in records.rglob("*") if path.is_file())
+    assert kept == ["log.csv"] * 4 + ["run.json"] * 4
+    record = json.loads((records / "study/long/seed_0/run.json").read_text())
+    assert record["data"]["data"] == "photographs"
