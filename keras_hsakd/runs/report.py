@@ -305,14 +305,12 @@ def compare(
     found = {}
     for folder in runs:
         found |= _found(folder)
-    unfinished = [
-        f"{shown}: {run.describe()}"
-        for shown, run in found.items()
-        if not run.is_finished
-    ]
-    by_images = {}
-    for run in found.values():
-        if run.is_finished:
+    unfinished, by_images = [], {}
+    for shown, run in found.items():
+        # By the record alone: its networks need not be there.
+        if run.record["status"] != "finished":
+            unfinished.append(f"{shown}: {run.describe()}")
+        else:
             by_images.setdefault(_images(run.record), []).append(run)
     comparisons = []
     for (title, measured_on, *_), of_images in by_images.items():
