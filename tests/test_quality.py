@@ -172,12 +172,23 @@ def numpy_of(network, images):
     return {k: np.asarray(v) for k, v in network(images.astype("float32")).items()}
 
 
-def test_a_network_is_asked_about_views_and_corruptions(tiny_network):
+def test_a_network_is_asked_about_views_and_corruptions(tiny_network, monkeypatch):
     network, other = tiny_network(), tiny_network("other")
     images = rng.integers(0, 256, (11, 8, 8, 3)).astype("float32")
     labels = rng.integers(0, 3, 11)
     test = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
-    answers = answers_of(network, test, severity=5, seed=7, others={"beside": other})
+    drawn = []
+
+    def corrupted(pixels, name, severity, seed, indices):
+        drawn.extend(indices if name == "gaussian_noise" else ())
+        return original(pixels, name, severity, seed, indices)
+
+    original = corruptions.corrupted
+    with monkeypatch.context() as patch:
+        patch.setattr(corruptions, "corrupted", corrupted)
+        others = {"beside": other}
+        answers = answers_of(network, test, severity=5, seed=7, others=others)
+    assert drawn == list(range(11))
     np.testing.assert_array_equal(answers.labels, labels)
     np.testing.assert_allclose(
         answers.others["beside"], numpy_of(other, images)["logits"], rtol=1e-4

@@ -55,7 +55,7 @@ def test_terms_heads_settings_and_pictures_of_a_run(tmp_path):
     each, second = [0, 1, 2], [1]
     training = steps(run.tensorboard("train"))
     assert training.keys() == {
-        *("results/loss", "results/accuracy"),
+        *("loss", "accuracy"),
         *("terms/ce_loss", "terms/ce_aux_1", "terms/ce_aux_2", "terms/ce_aux_3"),
         *(f"heads/aux_{n}_{kind}_accuracy" for n in "123" for kind in KINDS),
         *("training/learning_rate", "training/images_per_second"),
@@ -63,7 +63,7 @@ def test_terms_heads_settings_and_pictures_of_a_run(tmp_path):
     assert all(of_tag == each for of_tag in training.values())
     validation = steps(run.tensorboard("validation"))
     assert validation == {
-        **dict.fromkeys(("results/loss", "results/accuracy"), each),
+        **dict.fromkeys(("loss", "accuracy"), each),
         **{f"heads/aux_{n}_{kind}_accuracy": each for n in "123" for kind in KINDS},
         "_hparams_/session_start_info": [0],
         **dict.fromkeys(
@@ -71,11 +71,13 @@ def test_terms_heads_settings_and_pictures_of_a_run(tmp_path):
         ),
     }
     values = {tag: value for _, tag, value in events(run.tensorboard("validation"))}
-    accuracy = float(tf.make_ndarray(values["results/accuracy"].tensor))
+    accuracy = float(tf.make_ndarray(values["accuracy"].tensor))
     assert accuracy == pytest.approx(run.record["last"]["val_accuracy"])
-    settings = plugin_data_pb2.HParamsPluginData.FromString(
+    started = plugin_data_pb2.HParamsPluginData.FromString(
         values["_hparams_/session_start_info"].metadata.plugin_data.content
-    ).session_start_info.hparams
+    ).session_start_info
+    assert started.group_name.startswith(f"run in {tmp_path.parent.name}/")
+    settings = started.hparams
     assert settings["kind"].string_value == "teacher"
     assert settings["head_metrics"].bool_value is True
     assert settings["batch_size"].number_value == 10
@@ -167,14 +169,15 @@ def test_pictures_are_asked_for_by_epochs():
 def test_a_confusion_matrix_is_dark_where_predictions_are():
     matrix = np.diag([5, 3, 0, 2]) + 5 * np.eye(4, k=1, dtype=int)
     picture = confusion(matrix, ["ant", "bee"])
-    cells = picture[108:, 108:][80:640:160, 80:640:160].astype(int)
+    margin = len(picture) - 320 - 8
+    cells = picture[margin:, margin:][40:320:80, 40:320:80].astype(int)
     blue = np.array(pictures._FULL)
     parts = matrix / matrix.sum(axis=1, keepdims=True)
     expected = 255 - parts[..., np.newaxis] * (255 - blue)
     np.testing.assert_allclose(cells, expected, atol=1)
     # Names are on the left and above, and nowhere where there are too many.
-    assert (picture[:108, 108:] < 128).any()
-    assert (picture[108:, :108] < 128).any()
+    assert (picture[:margin, margin:] < 128).any()
+    assert (picture[margin:, :margin] < 128).any()
     many = confusion(np.zeros((60, 60), int), [str(n) for n in range(60)])
     assert (many == 255).all()
 
@@ -214,7 +217,7 @@ def test_a_picture_says_what_class_logits_and_heads_say(tiny_network, monkeypatc
             for head in ("aux_1", "aux_2"):
                 found = int(np.argmax(outputs[head]))
                 color = right if found == 4 * label + turns else wrong
-                expected = f"{names[found // 4]} {90 * (found % 4)}°"
+                expected = f"{90 * (found % 4)}° {names[found // 4]}"
                 assert next(text) == (expected, color)
                 highest = float(keras.ops.softmax(outputs[head]).numpy().max())
                 percent = int(next(text)[0].removesuffix(" %"))
@@ -242,6 +245,6 @@ def test_a_picture_is_as_wide_as_its_views(tiny_network):
     views = draw(network, test, "half_turns", ["a" * 50, "b", "c"]).views
     assert len({picture.shape for picture in views}) == 1
     picture = Image.fromarray(views[0])
-    assert picture.width == 90 + 2 * 136
-    assert picture.getpixel((90 + 48, 50)) == (0, 128, 255)
-    assert picture.getpixel((90 + 136 + 48, 50)) == (0, 128, 255)
+    assert picture.width == 52 + 2 * 120
+    assert picture.getpixel((52 + 40, 40)) == (0, 128, 255)
+    assert picture.getpixel((52 + 120 + 40, 40)) == (0, 128, 255)

@@ -1,5 +1,6 @@
 """Pictures of what a network says of its test images, drawn with Pillow."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ from keras_hsakd.heads import head_names, is_plain, named_outputs
 from keras_hsakd.ops import transformed_views
 
 _SHOWN = 8  # images, of as many classes
-# In pixels: an image, a cell of the table below it, the font, a confusion matrix, and
-# the largest one that is drawn.
-_EDGE, _WIDTH, _LINE, _SIDE, _LARGEST = 96, 136, 18, 640, 1200
+# In pixels: an image, a cell of the table below it, the names of its rows, a line of
+# text, a confusion matrix, and the largest one that is drawn. TensorBoard shows a
+# picture about 320 wide.
+_EDGE, _WIDTH, _FIRST, _LINE, _SIDE, _LARGEST = 80, 120, 52, 16, 320, 1200
 _RIGHT, _WRONG, _GREY, _FULL = "#15803d", "#b91c1c", "#666666", (30, 64, 175)
 _NAMED_CLASSES = 25  # more names than these beside a matrix cannot be read
 
@@ -90,14 +92,14 @@ def draw(
 def _views(pixels, said, label, class_names, captions):
     """Returns a table of a column a view, and below it a row an output."""
     lines = 1 + len(said)
-    size = (_LINE * 5 + _WIDTH * len(captions), _EDGE + _LINE * lines + 12)
+    size = (_FIRST + _WIDTH * len(captions), _EDGE + _LINE * lines + 12)
     picture = Image.new("RGB", size, "white")
     pen = _Pen(picture)
-    pen.write((4, _EDGE + 6), class_names[label], "black", _LINE * 5)
+    pen.write((4, _EDGE + 6), class_names[label], "black", _FIRST)
     for row, name in enumerate(said, start=1):
-        pen.write((4, _EDGE + 6 + _LINE * row), name, _GREY, _LINE * 5)
+        pen.write((4, _EDGE + 6 + _LINE * row), name, _GREY, _FIRST)
     for column, caption in enumerate(captions):
-        left = _LINE * 5 + _WIDTH * column
+        left = _FIRST + _WIDTH * column
         image = Image.fromarray(np.rint(pixels[column]).clip(0, 255).astype("uint8"))
         image = image.resize((_EDGE, _EDGE), Image.Resampling.NEAREST)
         picture.paste(image, (left, 4))
@@ -110,11 +112,11 @@ def _views(pixels, said, label, class_names, captions):
             else:
                 right = found == label * len(captions) + column
                 of_class, view = divmod(found, len(captions))
-                text = f"{class_names[of_class]} {captions[view]}"
+                text = f"{captions[view]} {class_names[of_class]}"
             top = _EDGE + 6 + _LINE * row
             color = _RIGHT if right else _WRONG
-            pen.write((left, top), text, color, _WIDTH - 48)
-            pen.write((left + _WIDTH - 44, top), percent, color, 40)
+            pen.write((left, top), text, color, _WIDTH - 46)
+            pen.write((left + _WIDTH - 42, top), percent, color, 40)
     return np.asarray(picture)
 
 
@@ -131,7 +133,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
 
     Example:
     >>> confusion(np.eye(4, dtype=int), ["ant", "bee"]).shape
-    (756, 756, 3)
+    (361, 361, 3)
     """
     parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     colors = 255 - parts[..., np.newaxis] * (255 - np.array(_FULL))
@@ -140,40 +142,46 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     cells = Image.fromarray(np.rint(colors).astype("uint8"))
     cells = cells.resize((side, side), Image.Resampling.NEAREST)
     is_named = len(class_names) <= _NAMED_CLASSES
-    margin = 6 * _LINE if is_named else 4
+    margin = 8 + (max(_Pen.width(name) for name in class_names) if is_named else 0)
+    margin = min(margin, _SIDE // 3)
     picture = Image.new("RGB", (margin + side + 8, margin + side + 8), "white")
     picture.paste(cells, (margin, margin))
-    pen = _Pen(picture)
-    step = side / len(class_names)
-    if is_named:
-        for number in range(len(class_names) + 1):
-            place = round(margin + step * number)
-            pen.line((margin, place, margin + side, place))
-            pen.line((place, margin, place, margin + side))
-        middle = margin + (step - _LINE) / 2
-        for number, name in enumerate(class_names):
-            pen.write((4, middle + step * number), name, "black", margin - 8)
-        # The names of the columns run upwards.
-        turned = picture.transpose(Image.Transpose.ROTATE_270)
-        pen = _Pen(turned)
-        for number, name in enumerate(class_names):
-            left = turned.width - margin + 4
-            pen.write((left, middle + step * number), name, "black", margin - 8)
-        picture = turned.transpose(Image.Transpose.ROTATE_90)
-    return np.asarray(picture)
+    if not is_named:
+        return np.asarray(picture)
+    pen, step = _Pen(picture), side / len(class_names)
+    for number in range(len(class_names) + 1):
+        place = round(margin + step * number)
+        pen.line((margin, place, margin + side, place))
+        pen.line((place, margin, place, margin + side))
+    middle = margin + (step - _LINE) / 2
+    for number, name in enumerate(class_names):
+        pen.write((4, middle + step * number), name, "black", margin - 8)
+    # The names of the columns run upwards.
+    turned = picture.transpose(Image.Transpose.ROTATE_270)
+    pen = _Pen(turned)
+    for number, name in enumerate(class_names):
+        left = turned.width - margin + 4
+        pen.write((left, middle + step * number), name, "black", margin - 8)
+    return np.asarray(turned.transpose(Image.Transpose.ROTATE_90))
 
 
 class _Pen:
     """Writes on a picture, no wider than there is room."""
 
+    _font = ImageFont.load_default(size=13)
+
     def __init__(self, picture):
         self._draw = ImageDraw.Draw(picture)
-        self._font = ImageFont.load_default(size=13)
+
+    @classmethod
+    def width(cls, text):
+        """Returns the pixels that a text takes."""
+        return math.ceil(cls._font.getlength(str(text)))
 
     def write(self, place, text, color, width):
         text = str(text)
-        if self._draw.textlength(text, self._font) > width:
-            while text and self._draw.textlength(text + "…", self._font) > width:
+        if self.width(text) > width:
+            while text and self.width(text + "…") > width:
                 text = text[:-1]
             text += "…"
         self._draw.text(place, text, fill=color, font=self._font)

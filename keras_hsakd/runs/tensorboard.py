@@ -19,9 +19,9 @@ _PARTS = ("train", "validation")
 class TensorBoard(keras.callbacks.Callback):
     """Writes scalars, hyperparameters and pictures of a run for TensorBoard.
 
-    - `train/` and `validation/` have a point an epoch of all that is logged: terms of
-      the loss (`terms/kl_aux_1`), heads (`heads/aux_1_joint_accuracy`), `results/loss`
-      and `results/accuracy`, and of training `training/learning_rate` and
+    - `train/` and `validation/` have a point an epoch of all that is logged: `accuracy`
+      and `loss`, terms of the loss (`terms/kl_aux_1`), heads
+      (`heads/aux_1_joint_accuracy`), and of training `training/learning_rate` and
       `training/images_per_second`;
     - the settings of the run are hyperparameters of `validation/`, so that runs below
       one folder are rows of the tab HPARAMS;
@@ -71,7 +71,7 @@ class TensorBoard(keras.callbacks.Callback):
                         tf.summary.scalar(_tag(name.removeprefix("val_"), terms), value)
         with self._writer("validation").as_default(step=epoch):
             if epoch == 0:
-                hparams.hparams(hyperparameters(self.run.record))
+                hparams.hparams(hyperparameters(self.run.record), _name(self.run.path))
             if self.every is not None and (epoch + 1) % self.every == 0:
                 self._write_pictures()
         for writer in self._writers.values():
@@ -110,6 +110,12 @@ class TensorBoard(keras.callbacks.Callback):
                 )
 
 
+def _name(path):
+    """Returns what to call a run: TensorBoard shows the beginning of it."""
+    *above, name = os.path.abspath(path).split(os.sep)
+    return f"{name} in {'/'.join(above[-2:])}"
+
+
 def _tag(name, terms):
     """Returns what a logged value is called, by the group of charts that it is in."""
     if name in terms:
@@ -118,7 +124,7 @@ def _tag(name, terms):
         return f"heads/{name}"
     if name in ("learning_rate", "images_per_second"):
         return f"training/{name}"
-    return f"results/{name}"
+    return name
 
 
 def hyperparameters(record: Mapping) -> dict[str, bool | int | float | str]:
