@@ -183,9 +183,9 @@ def read_json(path: str | os.PathLike) -> dict:
         ValueError: If it is not a JSON object.
     """
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             content = json.load(file)
-    except ValueError as error:  # also what is no text
+    except (ValueError, RecursionError) as error:  # also what is no text
         raise ValueError(
             f"Expected '{path}' to be a JSON file. Received: {error}"
         ) from error

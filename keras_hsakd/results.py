@@ -49,5 +49,5 @@ def read_results(path: str | os.PathLike) -> dict | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return json.loads(archive.comment) if archive.comment else None
-    except (FileNotFoundError, zipfile.BadZipFile):
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError):
         return None

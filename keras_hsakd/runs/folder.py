@@ -21,6 +21,7 @@ from keras_hsakd.files import (
     write_json,
 )
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, read_results
+from keras_hsakd.runs.record import are_results, check
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 
 # What a folder says is read without Keras, which takes seconds to import.
@@ -45,8 +46,6 @@ _FILES = (
 )
 # Keeps room, so that `run.json` can say that a training failed on a full disk.
 _ROOM = ".partial-room"
-# Of the layout of `run.json`.
-FORMAT = 3
 # The first whose networks take images of 0 to 255; those before took normalised ones.
 _WITH_PREPROCESSING = 3
 
@@ -99,17 +98,9 @@ class Run:
                 f"`distill` wrote. Received: '{os.fspath(path)}', which "
                 + ("has no run.json" if os.path.isdir(path) else "is not a folder")
             )
-        content = read_json(record)
-        try:
-            run = cls(os.path.abspath(path), _with_results(_upgraded(content), path))
-            run.describe(), run.data_settings()
-            run.training_settings(), run.class_names
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"Expected '{record}' to be the record of a run. "
-                f"Received: {type(error).__name__}: {error}"
-            ) from error
-        return run
+        content = _upgraded(read_json(record))
+        check(content, record)
+        return cls(os.path.abspath(path), _with_results(content, path))
 
     def begin(self) -> None:
         """Makes the folder, or removes the files of the run that is replaced there."""
@@ -259,9 +250,10 @@ class Run:
             network = keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # a damaged file shows as whatever its parsers raise
             raise _damaged(path, error) from error
+        images = self.record["images"]
+        _check_of(network, images, path)
         if self.record["format"] >= _WITH_PREPROCESSING:
             return network
-        images = self.record["images"]
         normalisation = rescaling(images["mean"], images["std"])
         return with_preprocessing(network, normalisation)
 
@@ -316,6 +308,20 @@ class Run:
         return path
 
 
+def _check_of(network, images, path):
+    """Raises a ValueError unless a network is of the images in its record."""
+    size, classes = images["image_size"], len(images["class_names"])
+    outputs = network.output
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs
+    _, *shape, _ = network.input_shape
+    if shape != [size, size] or logits.shape[-1] != classes:
+        raise ValueError(
+            f"Expected '{path}' to be of the images in run.json, {size} x {size} and "
+            f"{classes} classes. Received: {' x '.join(map(str, shape))} and "
+            f"{logits.shape[-1]} classes"
+        )
+
+
 def _damaged(path, error):
     return ValueError(
         f"Expected '{path}' to be a whole Keras file. "
@@ -353,7 +359,7 @@ def _with_results(record, path):
     record = dict(record)
     for checkpoint in CHECKPOINTS:
         results = read_results(checkpoint_path(path, checkpoint))
-        if results is not None:
+        if results is not None and are_results(results, record["monitor"]):
             record[checkpoint] = results
     if record["last"]:
         record["epochs_done"] = record["last"]["epoch"]

@@ -21,7 +21,7 @@ from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.resume import Resume, list_snapshots
 from keras_hsakd.runs import networks, plots
 from keras_hsakd.runs.evaluation import measure
-from keras_hsakd.runs.folder import FORMAT, Run, differences, writing
+from keras_hsakd.runs.folder import Run, differences, writing
 from keras_hsakd.runs.images import (
     Images,
     absolute,
@@ -31,6 +31,7 @@ from keras_hsakd.runs.images import (
 )
 from keras_hsakd.runs.kinds import Job, Kind, Origin
 from keras_hsakd.runs.planning import planned
+from keras_hsakd.runs.record import FORMAT
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.tensorboard import TensorBoard
 
