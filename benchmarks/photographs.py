@@ -1,57 +1,45 @@
-"""The command line on photographs: CIFAR-10 with 500 training images a class.
+"""Few photographs, for `benchmarks/photographs.txt`: 500 training images a class.
 
-Trains a resnet20 teacher, a resnet8 on labels alone and a resnet8 by HSAKD, 10 epochs
-each, and copies their run files to `benchmarks/photographs/`:
+    python benchmarks/photographs.py cifar10.tar.xz --output photographs
 
-    python benchmarks/photographs.py cifar10.tar.xz --output runs/photographs
-
-The archive holds `cifar10/{train,test}/<class>/NNNN.jpg`; the first 500 images of each
-class by file name are trained on, all 10,000 test images are measured on.
+The archive holds CIFAR-10 as image files, `cifar10/{train,test}/<class>/NNNN.jpg`. The
+first 500 training images of each class by file name are trained on, and all test images
+measured on; with `--choose`, the next 1,000 of each class, to choose settings by.
 """
 
 import argparse
 import pathlib
-import shlex
 import shutil
-import subprocess
-import sys
 import tarfile
+import tempfile
 
-PER_CLASS = 500
-RESULTS = pathlib.Path(__file__).parent / "photographs"
-TRAINING = "--epochs 10 --batch-size 64 --learning-rate 0.05 --seed 0 --verbose 2"
-COMMANDS = {
-    "teacher": "teacher --data {output}/cifar10 --model resnet20 --head-metrics",
-    "baseline": "baseline --data {output}/cifar10 --model resnet8",
-    "student": "distill --teacher {output}/teacher --model resnet8 --head-metrics",
-}
-
-
-def unpack(archive, output):
-    output.mkdir(parents=True)
-    with tarfile.open(archive) as file:
-        file.extractall(output, filter="data")
-    for folder in sorted((output / "cifar10" / "train").iterdir()):
-        for file in sorted(folder.iterdir())[PER_CLASS:]:
-            file.unlink()
+TRAINED, CHOSEN_BY = 500, 1000  # of each class
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("archive", type=pathlib.Path)
-    parser.add_argument("--output", type=pathlib.Path, default="runs/photographs")
+    parser.add_argument("--output", type=pathlib.Path, default="photographs")
+    parser.add_argument(
+        "--choose", action="store_true", help="measure on other training images"
+    )
     options = parser.parse_args()
-    unpack(options.archive, options.output)
-    for name, command in COMMANDS.items():
-        run = options.output / name
-        words = shlex.split(f"{command} {TRAINING} --output {{output}}/{name}")
-        words = [word.format(output=options.output) for word in words]
-        print("keras-hsakd", shlex.join(words), flush=True)
-        program = pathlib.Path(sys.executable).parent / "keras-hsakd"
-        subprocess.run([program, *words], check=True)
-        (RESULTS / name).mkdir(parents=True, exist_ok=True)
-        for file in ("run.json", "log.csv", "curves.png"):
-            shutil.copy(run / file, RESULTS / name)
+    options.output.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=options.output.parent) as folder:
+        with tarfile.open(options.archive) as file:
+            file.extractall(folder, filter="data")
+        found = pathlib.Path(folder, "cifar10")
+        for name in sorted(entry.name for entry in (found / "train").iterdir()):
+            training = sorted((found / "train" / name).iterdir())
+            measured = sorted((found / "test" / name).iterdir())
+            if options.choose:
+                measured = training[TRAINED : TRAINED + CHOSEN_BY]
+            for part, files in (("train", training[:TRAINED]), ("test", measured)):
+                (options.output / part / name).mkdir(parents=True)
+                for file in files:
+                    shutil.move(file, options.output / part / name)
 
 
 if __name__ == "__main__":

@@ -258,6 +258,32 @@ def test_what_a_teachers_layers_add_is_not_trained_on(tiny_network, batch):
     assert logs.pop("loss") == pytest.approx(sum(logs.values()), rel=1e-5)
 
 
+def test_without_heads_it_is_the_distiller_of_keras(tiny_network, batch):
+    teacher = strip_heads(tiny_network("t", width=6))
+    students = [strip_heads(tiny_network("s")) for _ in range(2)]
+    students[1].set_weights(students[0].get_weights())
+    ours = Distiller(teacher, students[0], temperature=4.0)
+    ours.compile(sgd(), loss_weights={"ce_loss": 0.1, "kl_main": 0.9}, **EAGER)
+    # By name, "kl_divergence" is of logits in Keras 3.15.
+    divergence = keras.distillation.LogitsDistillation(
+        4.0, loss=keras.losses.KLDivergence()
+    )
+    theirs = keras.distillation.Distiller(
+        teacher, students[1], divergence, student_loss_weight=0.1
+    )
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    theirs.compile(sgd(), loss=cross_entropy, **EAGER)
+    for _ in range(3):
+        logs = [
+            trainer.train_on_batch(*batch, return_dict=True)
+            for trainer in (ours, theirs)
+        ]
+        # Keras keeps probabilities above 1e-7.
+        assert logs[0]["loss"] == pytest.approx(logs[1]["total_loss"], rel=1e-5)
+    for weight, expected in zip(*(s.get_weights() for s in students), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-5)
+
+
 @keras.saving.register_keras_serializable("tests")
 def weighted_squares(teacher, student, labels):
     """A divergence that depends on which logits and labels it gets."""
