@@ -128,6 +128,20 @@ def test_a_setting_that_an_older_record_lacks_is_as_by_default(tmp_path):
     assert [list(method.runs) for method in methods(tmp_path).values()] == [[0, 1]]
 
 
+def test_a_student_of_a_converted_checkpoint(tmp_path):
+    record = write_run(tmp_path / "teacher", kind="teacher", epochs=240)
+    record |= {"kind": "converted", "options": {"source": "/somewhere/net.pth"}}
+    (tmp_path / "teacher" / "run.json").write_text(json.dumps(record))
+    write_run(tmp_path / "a", kind="distill", teacher=record)
+    trained = write_run(tmp_path / "trained", kind="teacher")
+    write_run(tmp_path / "b", kind="distill", teacher=trained)
+    text = compare([tmp_path]).markdown()
+    assert "teacher kind converted, " in text and "teacher source net.pth" in text
+    assert "/somewhere" not in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| converted"))
+    assert " | – | 10 |" in row
+
+
 def test_one_seed_twice_is_told_apart_by_folders(tmp_path):
     for name in ("own", "shared"):
         for seed in (0, 1):

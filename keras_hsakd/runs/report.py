@@ -358,9 +358,9 @@ def _images(record):
     return title, images["measured_on"], data.get("test_split"), tuple(classes)
 
 
-def _name(data):
-    """Returns the name of a data set, or of a folder without those above it."""
-    return data if ":" in data else os.path.basename(os.path.normpath(data))
+def _name(text):
+    """Returns a path without the folders above it, and other words as they are."""
+    return os.path.basename(os.path.normpath(text)) if os.path.isabs(text) else text
 
 
 def _methods(runs):
@@ -436,7 +436,9 @@ def _as_json(content):
 
 
 def _flat(kind, settings):
-    options = {**KINDS[kind].default_options(), **settings["options"]}
+    options = dict(settings["options"])
+    if kind in KINDS:  # which a converted checkpoint is not
+        options = {**KINDS[kind].default_options(), **options}
     for name, value in list(options.items()):
         if isinstance(value, Mapping):
             options |= options.pop(name)
@@ -445,10 +447,11 @@ def _flat(kind, settings):
     data = vars(DataSettings(**settings["data"])).copy()
     for name in ("data_dir", *_OF_IMAGES):  # where they are, and what is looked up
         del data[name]
-    for name in ("data", "unlabeled"):
-        data[name] = data[name] and _name(data[name])
     known = {"kind": kind, **training, **options, **data}
-    return {name.replace("_", " "): value for name, value in known.items()}
+    return {
+        name.replace("_", " "): _name(value) if isinstance(value, str) else value
+        for name, value in known.items()
+    }
 
 
 def _named(told, all_told):
@@ -520,7 +523,8 @@ def _spent(record):
     from keras_hsakd.runs import networks
 
     known = [record["training"]["model"], (record["origin"] or {}).get("model")]
-    if not {name for name in known if name} <= set(models.names()):
+    in_zoo = {name for name in known if name} <= set(models.names())
+    if not in_zoo or record["kind"] not in KINDS:
         return None
     images = record["images"]
     num_views = len(views.get(record["views"]))
