@@ -157,11 +157,15 @@ def test_one_seed_twice_is_told_apart_by_folders(tmp_path):
 def test_other_images_are_another_comparison(runs, tmp_path):
     write_run(tmp_path / "more" / "a", measured=200)
     write_run(tmp_path / "more" / "b", data="tfds:photographs")
+    record = write_run(tmp_path / "more" / "c", measured=200)
+    record["images"]["class_names"] = ["eel", "fox"]
+    (tmp_path / "more" / "c" / "run.json").write_text(json.dumps(record))
     report = compare([runs, tmp_path / "more"], against=runs / "b")
     assert [comparison.title for comparison in report.comparisons] == [
         "photographs: 100 test images of 2 classes",
         "photographs: 200 test images of 2 classes",
         "tfds:photographs: 100 test images of 2 classes",
+        "photographs: 200 test images of 2 classes",
     ]
     assert str(tmp_path) not in report.markdown()
 
@@ -250,10 +254,13 @@ def test_published_figures_stand_beside(tmp_path):
 
 def test_what_a_cache_took_stands_apart(tmp_path):
     teacher = write_run(tmp_path / "teacher", kind="teacher")
+    write_run(tmp_path / "exact", kind="distill", teacher=teacher)
     record = write_run(tmp_path / "student", kind="distill", teacher=teacher)
     record["origin"]["cache"] = {"path": "/x", "digest": "a", "variants": 4}
     (tmp_path / "student" / "run.json").write_text(json.dumps(record))
     # 2 epochs, and 4 passes, of 10 images in 4 views.
     text = compare([tmp_path]).markdown()
     assert "| 6.78 G + 4.52 G, cache | " in text
+    assert "| distill resnet8 from resnet8, cached variants 4 | " in text
+    assert "| distill resnet8 from resnet8 | " in text
     assert "students share it" in text

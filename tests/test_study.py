@@ -100,6 +100,18 @@ def test_the_name_of_a_teacher_stays():
     assert name == "teacher-resnet56-seed_0-e65e4e4b"
 
 
+def test_options_of_an_earlier_step_are_in_its_name():
+    recipe = recipes.get("stl10/linear")
+    teacher, student, linear = recipe.steps
+    sampling = dataclasses.replace(student, options={"sampled_views": 2})
+    other = dataclasses.replace(recipe, steps=(teacher, sampling, linear))
+    names = [
+        [study._name_of(step, Line(each, "linear")) for step in each.steps[:2]]
+        for each in (recipe, other)
+    ]
+    assert names[0][0] == names[1][0] and names[0][1] != names[1][1]
+
+
 def test_two_for_a_folder(trained):
     same = [Line(recipes.get(f"cifar100/{n}/baseline"), "a") for n in ("wrn_16_2",) * 2]
     run_study(same, "out")
