@@ -109,6 +109,7 @@ class Comparison:
             row = {
                 "images": self.title,
                 "method": method.name,
+                "recipe": next(iter(method.runs.values())).record.get("recipe"),
                 "seeds": " ".join(map(str, method.runs)),
             }
             for epoch in ("last", "best"):
