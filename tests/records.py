@@ -52,6 +52,7 @@ def write_run(
         "data": settings,
         "training": vars(training),
         "origin": None,
+        "execution": {},
         "views": "rotations",
         "status": status,
         "epochs_done": epochs,

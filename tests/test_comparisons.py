@@ -10,7 +10,7 @@ import pytest
 from records import write_run
 
 from keras_hsakd import cli
-from keras_hsakd.runs import compare, recipes
+from keras_hsakd.runs import compare, curves, recipes
 from keras_hsakd.runs.intervals import paired_difference, spread, t_quantile
 
 # By seed, of labels alone and of a student.
@@ -122,7 +122,7 @@ def test_a_setting_that_an_older_record_lacks_is_as_by_default(tmp_path):
     for seed in (0, 1):
         record = write_run(tmp_path / str(seed), seed=seed)
     del record["training"]["head"]
-    del record["data"]
+    del record["data"], record["machine"], record["versions"]
     record["data"] = {"data": "/elsewhere/photographs", "limit": None}
     (tmp_path / "1" / "run.json").write_text(json.dumps(record))
     assert [list(method.runs) for method in methods(tmp_path).values()] == [[0, 1]]
@@ -140,6 +140,17 @@ def test_a_student_of_a_converted_checkpoint(tmp_path):
     assert "/somewhere" not in text
     (row,) = (line for line in text.splitlines() if line.startswith("| converted"))
     assert " | – | 10 |" in row
+
+
+def test_a_record_that_was_touched_is_named(tmp_path, capsys):
+    teacher = write_run(tmp_path / "teacher", kind="teacher")
+    record = write_run(tmp_path / "student", kind="distill", teacher=teacher)
+    record["origin"]["settings"]["training"] = 3
+    (tmp_path / "student" / "run.json").write_text(json.dumps(record))
+    assert cli.main(["report", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "Expected `origin.settings.training` in '" in error
+    assert error.count("\n") == 1
 
 
 def test_one_seed_twice_is_told_apart_by_folders(tmp_path):
@@ -198,6 +209,19 @@ def test_against_what(runs):
 def test_no_runs(tmp_path):
     with pytest.raises(FileNotFoundError, match="with some below it. Received: '"):
         compare([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (3.1, 98.7, [20, 40, 60, 80]),
+        (60.4, 75.9, [65, 70, 75]),
+        (71.2, 71.9, [71.2, 71.4, 71.6, 71.8]),
+        (-1.0, 1.0, [-1, -0.5, 0, 0.5, 1]),
+    ],
+)
+def test_lines_of_a_chart_are_at_round_numbers(low, high, expected):
+    assert curves._round_values(low, high) == pytest.approx(expected)
 
 
 # What is written.

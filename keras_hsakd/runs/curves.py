@@ -1,6 +1,7 @@
 """Curves as SVG, which every browser draws, without a package for pictures."""
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 
 from keras_hsakd.figures import rounded
@@ -10,7 +11,7 @@ _COLORS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
     "#8c8c00",
 )
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _LINE = 640, 360, 56, 36, 20
+_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM, _LINE = 640, 380, 56, 24, 36, 20
 
 
 def svg(
@@ -38,7 +39,7 @@ def svg(
         right = (epoch - 1) / max(1, epochs - 1)
         up = (value - low) / (high - low)
         x = _LEFT + right * (_WIDTH - _LEFT - 10)
-        return f"{x:.1f},{(1 - up) * (_HEIGHT - _BOTTOM):.1f}"
+        return f"{x:.1f},{_TOP + (1 - up) * (_HEIGHT - _TOP - _BOTTOM):.1f}"
 
     def line(curve, color, more):
         points = " ".join(place(epoch, v) for epoch, v in enumerate(curve, start=1))
@@ -52,8 +53,7 @@ def svg(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'width="{_WIDTH}" font-family="sans-serif" font-size="12" role="img">',
     ]
-    for step in range(5):
-        value = low + margin + step / 4 * (high - low - 2 * margin)
+    for value in _round_values(low, high):
         y = place(1, value).partition(",")[2]
         parts += [
             f'<line x1="{_LEFT}" x2="{_WIDTH - 10}" y1="{y}" y2="{y}" stroke="#ddd"/>',
@@ -76,6 +76,13 @@ def svg(
         swatch = f'x="{_LEFT}" y="{y - 9}" width="18" height="4" fill="{color}"'
         parts += [f"<rect {swatch}/>", text(_LEFT + 26, y - 3, name)]
     return "\n".join([*parts, "</svg>"])
+
+
+def _round_values(low, high):
+    """Returns three to six round numbers within a range."""
+    unit = 10 ** math.floor(math.log10((high - low) / 3))
+    step = max(unit * factor for factor in (1, 2, 5) if unit * factor * 3 <= high - low)
+    return [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _mean(bundle):

@@ -44,6 +44,24 @@ class Cache(TypedDict):
     variants: int
 
 
+class Settings(TypedDict):
+    """What a run was told, and those before it."""
+
+    kind: str
+    options: dict[str, object]
+    data: DataSettings
+    training: TrainingSettings
+    origin: "Settings | None"
+
+
+class Machine(TypedDict):
+    """What a training ran on."""
+
+    processor: str
+    cores: int
+    devices: list[str]
+
+
 class Origin(TypedDict):
     """The run that a training started from."""
 
@@ -51,6 +69,7 @@ class Origin(TypedDict):
     model: str
     checkpoint: str
     weights: NotRequired[str]
+    settings: NotRequired[Settings]
     cache: NotRequired[Cache]
 
 
@@ -72,6 +91,9 @@ class Record(TypedDict):
     best: Results | None
     images: Images
     seconds: float
+    recipe: NotRequired[str | None]
+    machine: NotRequired[Machine]
+    versions: NotRequired[dict[str, str]]
 
 
 def check(record: Mapping, path: str) -> None:

@@ -216,7 +216,9 @@ class Comparison:
         if any(method.published for method in self.methods):
             texts.append("Published: the authors' figures, of their best epoch.")
         runs = [run for method in self.methods for run in method.runs.values()]
-        texts.append(f"{'; '.join(dict.fromkeys(map(_conditions, runs)))}.")
+        texts.append(
+            f"Trained with {'; '.join(dict.fromkeys(map(_conditions, runs)))}."
+        )
         return " ".join(texts)
 
 
@@ -410,7 +412,7 @@ def _told(record):
     told = _flat(record["kind"], record)
     origin = record["origin"]
     if origin:
-        word = KINDS[record["kind"]].starts_from
+        word = KINDS[record["kind"]].starts_from if record["kind"] in KINDS else "of"
         told["from"] = origin["model"]
         told[f"{word} epoch"] = origin["checkpoint"]
         if "cache" in origin:
@@ -601,13 +603,13 @@ def _curve(run):
 
 
 def _conditions(run):
-    record = run.record
-    machine, versions = record["machine"], record["versions"]
-    return (
-        f"keras_hsakd {versions['keras_hsakd']}, Keras {versions['keras']}, "
-        f"{machine['processor']}, {machine['cores']} cores, "
-        f"{', '.join(machine['devices'])}"
-    )
+    """Returns versions and machine of a training, as far as its record has them."""
+    machine, versions = (run.record.get(name, {}) for name in ("machine", "versions"))
+    known = [f"{n} {versions[n]}" for n in ("keras_hsakd", "keras") if n in versions]
+    if machine:
+        cores = f"{machine['cores']} cores"
+        known += [machine["processor"], cores, *machine["devices"]]
+    return ", ".join(known)
 
 
 def _shown(found):
