@@ -527,6 +527,20 @@ FAULTS = {
         "weights = {term_name(name): 0.0 for name in left_out}", "weights = {}", "plan"
     ),
     "teacher_that_was_paid": Fault('del possible["teacher"]', "pass", "plan"),
+    # What a network is worth beyond its accuracy, and TensorBoard.
+    "divergence_from_teacher": Fault(
+        "metrics.divergence(expected, probabilities)",
+        "metrics.divergence(probabilities, expected)",
+        "quality",
+    ),
+    "noise_of_a_batch": Fault(
+        "indices = range(start, start + len(labels))",
+        "indices = range(len(labels))",
+        "quality",
+    ),
+    "points_twice": Fault(
+        "forget(self.run.tensorboard(part), self._epochs)", "pass", "tensorboard"
+    ),
 }
 
 

@@ -77,7 +77,8 @@ def names() -> list[str]:
     """Returns the names of the corruptions.
 
     Example:
-    >>> names()
+    >>> from keras_hsakd.data import corruptions
+    >>> corruptions.names()
     ['gaussian_noise', 'gaussian_blur', 'contrast', 'brightness', 'pixelate']
     """
     return list(_NAMED)
