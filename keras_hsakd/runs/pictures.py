@@ -132,8 +132,8 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
         uint8 of shape `(H, W, 3)`.
 
     Example:
-    >>> confusion(np.eye(4, dtype=int), ["ant", "bee"]).shape
-    (361, 361, 3)
+    >>> confusion(np.eye(40, dtype=int), [f"class {n}" for n in range(40)]).shape
+    (332, 332, 3)
     """
     parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     colors = 255 - parts[..., np.newaxis] * (255 - np.array(_FULL))
