@@ -133,7 +133,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
 
     Example:
     >>> confusion(np.eye(40, dtype=int), [f"class {n}" for n in range(40)]).shape
-    (332, 332, 3)
+    (336, 336, 3)
     """
     parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     colors = 255 - parts[..., np.newaxis] * (255 - np.array(_FULL))
