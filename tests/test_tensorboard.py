@@ -122,7 +122,9 @@ def test_a_run_that_goes_on_has_no_point_twice(tmp_path, monkeypatch, event):
     run = go()
     assert len(os.listdir(run.tensorboard("train"))) > before
     for part in ("train", "validation"):
-        for tag, of_tag in steps(run.tensorboard(part)).items():
+        written = steps(run.tensorboard(part))
+        assert {"accuracy", "loss"} <= set(written)
+        for tag, of_tag in written.items():
             expected = [0] if tag.startswith("_hparams_") else [0, 1, 2]
             assert of_tag == expected, tag
 

@@ -63,7 +63,8 @@ class TensorBoard(keras.callbacks.Callback):
             forget(self.run.tensorboard(part), self._epochs)
 
     def on_epoch_end(self, epoch, logs=None):
-        terms = getattr(self.model, "term_names", ())
+        # A baseline's only term is the loss itself.
+        terms = set(getattr(self.model, "term_names", ())) - {"loss"}
         for part in _PARTS:
             with self._writer(part).as_default(step=epoch):
                 for name, value in logs.items():
