@@ -31,9 +31,11 @@ for part, count in (("train", 8), ("test", 4)):
 """
 SMALL = "--epochs 1 --batch-size 8 --verbose 0"
 COMMANDS = (
-    f"teacher --data photos --image-size 16 --model resnet8 --output teacher {SMALL}",
+    f"teacher --data photos --image-size 16 --model resnet8 --output teacher {SMALL} "
+    "--tensorboard-images 1",
     f"distill --teacher teacher --model wrn_10_1 --output student {SMALL}",
     "evaluate student --heads --verbose 0",
+    "evaluate student --quality --verbose 0",
     "export student serving/student/1",
     "models --image-size 16",
 )

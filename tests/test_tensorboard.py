@@ -87,6 +87,11 @@ def test_terms_heads_settings_and_pictures_of_a_run(tmp_path):
     picture = tf.io.decode_png(shown[0])
     assert picture.shape == (int(height), int(width), 3)
 
+    # The training is the one that it would have been without.
+    without = train(kind, tmp_path / "without", TRAINING, DIGITS, verbose=0)
+    assert without.weights_digest() == run.weights_digest()
+    assert "views" not in steps(without.tensorboard("validation"))
+
 
 KINDS = ("joint", "class")
 
