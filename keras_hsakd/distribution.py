@@ -116,21 +116,22 @@ def scope_of(model: keras.Model):
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
-def num_replicas() -> int:
+def num_replicas(model: keras.Model | None = None) -> int:
     """Returns the number of replicas that share the batch of a step.
 
+    Args:
+        model: A model, for the strategy that it was made under. Defaults to `None`,
+            the current strategy.
+
     Returns:
-        That of the current `tf.distribute` strategy; 1 on other backends.
+        That of the `tf.distribute` strategy; 1 on other backends.
 
     Example:
     >>> num_replicas()
     1
     """
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
+    strategy = _strategy(model)
+    return 1 if strategy is None else strategy.num_replicas_in_sync
 
 
 def distributed(dataset, model: keras.Model):

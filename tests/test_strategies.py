@@ -141,8 +141,12 @@ def train_with_statistics_of_ones_own():
     with strategy.scope():
         trainer = keras_hsakd.TeacherTrainer(network("a"))
         trainer.compile("sgd", head_metrics=True)
+    with pytest.raises(ValueError, match="for each of 2 replicas.* a batch of 1 image"):
+        trainer.fit(weighted_dataset(8), verbose=0)
+    assert not trainer.optimizer.built  # it is before training
+    unknown = weighted_dataset(8).take(2)
     with pytest.raises(ValueError, match="^Expected each batch to have an image for"):
-        trainer.fit(weighted_dataset(1), verbose=0)
+        trainer.fit(unknown, verbose=0)
     few = weighted_dataset(3)
     history = trainer.fit(few, validation_data=weighted_dataset(1), verbose=0)
     assert all(np.isfinite(values).all() for values in history.history.values())

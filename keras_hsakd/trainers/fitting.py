@@ -12,6 +12,7 @@ from keras_hsakd.distribution import (
     ReplicatedFit,
     distributed,
     lost_workers_named,
+    num_replicas,
     replicas_without_images_named,
 )
 from keras_hsakd.ops import shifted, suited_labels
@@ -203,6 +204,9 @@ class Fitting(ReplicatedFit):
         x = look.data
         if self._check(look) or feed.has_unlabeled:
             self.check_unlabeled(kwargs.get("class_weight"))
+        if "steps_per_epoch" not in kwargs:  # else the last batch may never come
+            replicas = num_replicas(self)
+            checks.check_parts(x, batch_size, look.first_batch, replicas)
         kwargs = self._with_validation_checked(kwargs, look)
         shuffle = kwargs.get("shuffle", True)
         fit = Fit(x, feed, look.first_batch, shuffle, epochs, initial_epoch, callbacks)
