@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_hsakd import cli, strip_heads
 from keras_hsakd.data import corruptions
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
+from keras_hsakd.resume.snapshot import FORMAT
 from keras_hsakd.runs import (
     DataSettings,
     Run,
@@ -19,7 +20,6 @@ from keras_hsakd.runs import (
     evaluate,
     measure_quality,
 )
-from keras_hsakd.runs.folder import FORMAT
 from keras_hsakd.runs.images import load
 from keras_hsakd.runs.quality import (
     Answers,
