@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras_hsakd import cli, strip_heads
 from keras_hsakd.data import corruptions
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
-from keras_hsakd.resume.snapshot import FORMAT
 from keras_hsakd.runs import (
     DataSettings,
     Run,
@@ -29,6 +28,7 @@ from keras_hsakd.runs.quality import (
     changed_most,
     figures,
 )
+from keras_hsakd.runs.record import FORMAT
 
 ROTATIONS = ("0°", "90°", "180°", "270°")
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=1, limit=60)
@@ -227,6 +227,7 @@ def runs(tiny_network, tmp_path_factory):
             "data": dataclasses.asdict(DIGITS),
             "training": dataclasses.asdict(TRAINING),
             "origin": origin,
+            "execution": {},
             "views": "rotations",
             "images": images,
             "status": "finished",
@@ -234,6 +235,7 @@ def runs(tiny_network, tmp_path_factory):
             "monitor": "val_accuracy",
             "last": results,
             "best": results,
+            "seconds": 0.0,
         }
         run = Run(str(folder / kind), record)
         run.begin()
@@ -245,7 +247,12 @@ def runs(tiny_network, tmp_path_factory):
     teacher = write("teacher", tiny_network(num_classes=10, heads=1))
     write("baseline", strip_heads(tiny_network(num_classes=10, heads=1)))
     weights = teacher.weights_digest()
-    origin = {"run": teacher.path, "checkpoint": "last", "weights": weights}
+    origin = {
+        "run": teacher.path,
+        "model": TRAINING.model,
+        "checkpoint": "last",
+        "weights": weights,
+    }
     write("distill", tiny_network(num_classes=10, heads=1), origin)
     return folder
 
