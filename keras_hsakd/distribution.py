@@ -165,6 +165,26 @@ def distributed(dataset, model: keras.Model):
     return made
 
 
+def check_shares(dataset, strategy) -> None:
+    """Raises a ValueError if a strategy's replicas cannot share a data set's batches.
+
+    Args:
+        dataset: A data set of `keras_hsakd.data`, which is not read.
+        strategy: A `tf.distribute.Strategy`, or one of its workers'.
+
+    Raises:
+        ValueError: If a batch of training data has fewer images than there are
+            replicas.
+
+    Example:
+    >>> train, _ = keras_hsakd.data.load("digits", image_size=8, limit=16)
+    >>> check_shares(train, make_strategy(None))
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas > 1:
+        dataset.share(replicas, 0, replicas)
+
+
 def global_sum(value):
     """Returns the sum of a value over the replicas of a step.
 

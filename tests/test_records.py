@@ -13,7 +13,13 @@ import pytest
 import keras_hsakd
 from keras_hsakd import cli
 from keras_hsakd.results import checkpoint_path
-from keras_hsakd.runs import DataSettings, Run, TrainingSettings
+from keras_hsakd.runs import (
+    CacheSettings,
+    DataSettings,
+    Run,
+    TrainingSettings,
+    caching,
+)
 from keras_hsakd.runs.record import FORMAT
 
 OLD = json.loads(
@@ -171,6 +177,29 @@ def test_whatever_a_record_holds_is_one_line(tmp_path, capsys, count):
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "Expected" in error, (line, error, record)
         assert len(error) < 2000
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_a_teacher_has_decoded_is_not_again_for_a_cache(
+    tmp_path, monkeypatch, elsewhere
+):
+    class LoadedError(Exception):
+        pass
+
+    def load(settings, batch_size, seed, checked=None):
+        assert checked == (None if elsewhere else record["images"])
+        raise LoadedError
+
+    folders = [tmp_path / name for name in ("photos", "others")]
+    for folder in folders:
+        folder.mkdir()
+    record = changed(("data", "data"), str(folders[0]))
+    record["images"] |= {"skipped": ["train/cat/1.png"]}
+    teacher = write(tmp_path, record)
+    monkeypatch.setattr(caching, "load", load)
+    data = {"data": str(folders[1])} if elsewhere else {}
+    with pytest.raises(LoadedError):
+        caching.cache_teacher(tmp_path / "cache", CacheSettings(teacher=teacher), data)
 
 
 def test_a_network_of_other_images_is_said(tmp_path):

@@ -96,6 +96,7 @@ def train(
         checked = None if found is None else found.record["images"]
         images = load(data, training.batch_size, training.seed, checked)
         kind.check_images(images, origin)
+        distribution.check_shares(images.train, strategy)
         with networks.construction(training.precision, strategy):
             job = kind.job(training, images, origin)
         views = getattr(job.trainer, "views", None)
