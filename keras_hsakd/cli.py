@@ -198,7 +198,7 @@ def _parser():
     command.add_argument("--output", required=True, help="folder to write")
     _add_scale(command, "that of the line, or the paper's")
     _add_verbose(command)
-    _add_settings(command, ExecutionSettings, omit=("resume",))
+    _add_settings(command, ExecutionSettings, omit=("resume", "plan"))
 
     command = add(
         "report",
