@@ -10,7 +10,9 @@ In `docs/results.md` and `README.md`, what stands between
     <!-- end -->
 
 is what `keras-hsakd report benchmarks/records/NAME --against FOLDER` prints, a folder
-within NAME; `against FOLDER` may be left out. `--check` changes nothing, and fails with
+within NAME; `against FOLDER` may be left out. Between `<!-- demo -->` and
+`<!-- end -->` there, and in `docs/demo.md`, is what `keras-hsakd demo` printed when it
+wrote `benchmarks/demo.json`. `--check` changes nothing, and fails with
 what would change. `--keep RUNS NAME` makes records of run folders: `run.json`,
 `log.csv` and `quality.json`, without networks, and without the folders above what
 paths name.
@@ -26,13 +28,20 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from keras_hsakd import demo
 from keras_hsakd.documents import Heading, Text, markdown
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.runs import compare
 
 ROOT = pathlib.Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "demo.md",
+)
 RECORDS = ROOT / "benchmarks" / "records"
+DEMO = ROOT / "benchmarks" / "demo.json"
+OF_DEMO = re.compile(r"(<!-- demo -->\n)(.*?)(<!-- end -->)", re.S)
 TABLE = re.compile(
     r"(<!-- results: (\S+)(?: against (\S+))? -->\n)(.*?)(<!-- end -->)", re.S
 )
@@ -51,7 +60,11 @@ def filled(text: str, records: pathlib.Path) -> str:
         ]
         return f"{begin}\n{markdown(blocks)}\n{end}"
 
-    return TABLE.sub(table, text)
+    def of_demo(match):
+        begin, _, end = match.groups()
+        return f"{begin}\n{demo.table(read_json(DEMO))}\n\n{end}"
+
+    return OF_DEMO.sub(of_demo, TABLE.sub(table, text))
 
 
 def keep(runs: pathlib.Path, folder: pathlib.Path) -> None:

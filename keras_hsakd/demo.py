@@ -163,7 +163,8 @@ def table(results: dict) -> str:
     ]
     for method, row in results["methods"].items():
         role = "teacher" if method == "teacher" else "student"
-        cells = METHODS[method], f"{results['parameters'][role]:,}", _accuracy(row)
+        name = f"{METHODS[method]} ({settings[role]})"
+        cells = name, f"{results['parameters'][role]:,}", _accuracy(row)
         lines.append(f"| {' | '.join(cells)} | {_gain(row)} |")
     lines += ["", f"{results['seconds']:.0f} seconds on {results['machine']}. "]
     lines[-1] += _verdict(results)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_what_is_said_of_a_gain(low, told):
             "measured_on": "test images",
             "data": "digits",
             "seeds": [0, 1],
-            "settings": {"examples_per_class": 3},
+            "settings": dataclasses.asdict(TINY),
             "parameters": {"teacher": 2000, "student": 1000},
             "methods": methods,
             "seconds": 1.0,
