@@ -155,7 +155,8 @@ import contextlib, sys
 sys.argv[0] = "bin/keras-hsakd"
 from keras_hsakd import cli, runs
 lines = ["--help", "run --list", "models", "teacher", "no-command"]
-for line in lines + [f"{kind} --help" for kind in (*runs.KINDS, "export", "demo")]:
+others = "cache convert demo evaluate export plan report study try".split()
+for line in lines + [f"{command} --help" for command in (*runs.KINDS, *others)]:
     with contextlib.suppress(SystemExit):
         cli.main(line.split())
 assert not {"keras", "tensorflow", "numpy", "h5py"} & set(sys.modules)
