@@ -32,9 +32,9 @@ test-slow: $(VENV)/.installed-slow ## The tests that take minutes
 	$(PYTEST) -m slow
 	KERAS_BACKEND=jax $(PYTEST) -m "core and slow"
 
-test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments, exports at all
+test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments, all else at all
 	$(BIN)/python tests/kill_and_resume.py --moments 20
-	$(BIN)/python tests/killed_exports.py
+	$(BIN)/python tests/killed_writers.py
 
 test-mutants: $(VENV)/.installed ## Plant faults; name those that no test notices
 	$(BIN)/python tests/mutants.py

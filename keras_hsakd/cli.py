@@ -787,7 +787,9 @@ def _export(options):
             print(f"Wrote {result.report}")
     failed = {name: result.error for name, result in results.items() if result.error}
     if failed:
-        received = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        received = "; ".join(
+            f"{name}: {_in_one_line(error) or error}" for name, error in failed.items()
+        )
         first, *_ = failed.values()
         raise RuntimeError(
             f"Expected all formats to be written. Received: {received}"

@@ -37,8 +37,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[str]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(folder)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, temporary):
+            error.filename = os.fspath(path)  # which people know
+        raise
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it hides no other error
             os.remove(temporary)
 
 

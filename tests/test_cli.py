@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import json
 import os
@@ -9,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_hsakd import checkpoints, cli, demo, models, runs, strip_heads, tryout
 from keras_hsakd.export import measuring
@@ -266,6 +268,43 @@ def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_an_interrupt_that_became_another_error_is_an_interrupt(monkeypatch, capsys):
+    def lose(*arguments, **keywords):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise TypeError("from C++")
+
+    monkeypatch.setattr(demo, "run", lose)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "keras-hsakd: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("OOM\n\t [[{{node dense}}]]\nHint: ...", "OOM (--debug shows where)"),
+        (
+            "Graph execution error:\n\nDetected at node switch_case\n"
+            "ValueError: Expected an image. Received: text in 'a.png'\n"
+            "Traceback (most recent call last):\n\n  File\n\t [[{{node x}}]]",
+            "Expected an image. Received: text in 'a.png'",
+        ),
+        (
+            "Collective ops is aborted by: Invalid PNG data\nThe error could be from a "
+            "previous operation. Restart your program to reset.\n\t [[{{node x}}]]",
+            "Invalid PNG data (--debug shows where)",
+        ),
+    ],
+)
+def test_an_error_of_tensorflow_is_one_line(message, line, monkeypatch, capsys):
+    def fail(*arguments, **keywords):
+        raise tf.errors.InternalError(None, None, message)
+
+    monkeypatch.setattr(demo, "run", fail)
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == f"keras-hsakd: {line}\n"
+
+
 def start(output, epochs):
     program = pathlib.Path(sys.executable).parent / "keras-hsakd"
     line = f"teacher {SMALL} --model wrn_10_1 --epochs {epochs} --output {output}"
@@ -318,7 +357,7 @@ def test_ctrl_c_at_any_moment(tmp_path):
     for number in range(20):
         output = tmp_path / f"run{number}"
         process = start(output, epochs=100_000)
-        wait_for(output.exists, process)
+        wait_for((output / "run.json").exists, process)
         time.sleep(number * 0.61)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130, process.stderr.read()

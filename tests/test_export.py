@@ -9,7 +9,7 @@ import types
 import zipfile
 
 import keras
-import killed_exports
+import killed_writers
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -528,7 +528,7 @@ def test_without_locks_what_another_may_be_writing_stays(
 
 @pytest.mark.slow
 def test_killed_exports_leave_nothing_half_written():
-    killed_exports.run(["saved_model", "keras"], range(-5, 0))
+    killed_writers.run("export", range(-5, 0))
 
 
 # What is taken.

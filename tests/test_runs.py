@@ -37,6 +37,7 @@ from keras_hsakd.runs import (
     evaluate,
     evaluation,
     export_run,
+    folder,
     import_torch,
     plots,
     tensorboard,
@@ -538,6 +539,45 @@ def test_a_training_that_is_cut_off_leaves_a_readable_run(
         run = train_baseline(run.path, overwrite=True)
         assert run.record["status"] == "finished"
         assert sorted(os.listdir(run.path)) == sorted([*FILES, "notes.txt"])
+
+
+def test_a_full_disk_has_room_for_the_record(tmp_path, monkeypatch):
+    def full(path, content):
+        if os.path.exists(tmp_path / ".partial-room"):
+            raise OSError(28, "No space left on device", path)
+        write(path, content)
+
+    def fill(recorder, epoch, logs=None):
+        monkeypatch.setattr(folder, "write_json", full)
+        recorder.write()
+
+    write = folder.write_json
+    monkeypatch.setattr(training.Recorder, "on_epoch_end", fill)
+    message = r"No space left on device\. There is no snapshot: '.*run.json'"
+    with pytest.raises(OSError, match=message):
+        train_baseline(tmp_path)
+    record = Run.open(tmp_path).record
+    assert record["status"] == "failed" and "No space left" in record["error"]
+    assert not os.path.exists(tmp_path / ".partial-room")
+
+
+def test_a_file_that_is_no_image_is_named_also_unchecked(tmp_path):
+    images = DataSettings(
+        data=make_folder(tmp_path / "photos", ["cat", "dog"]), corrupt="unchecked"
+    )
+    bad = tmp_path / "photos" / "train" / "dog" / "2.png"
+    whole = bad.read_bytes()
+    for content in (b"no picture", whole[: len(whole) // 2]):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=f"Expected .*Received: .*'{bad}'"):
+            train_baseline(tmp_path / "run", images, overwrite=True)
+        error = Run.open(tmp_path / "run").record["error"]
+        assert str(bad) in error and "\n" not in error
+    with (
+        pytest.raises(tf.errors.InvalidArgumentError),
+        load(images, 2, 0).errors_named(),
+    ):
+        raise tf.errors.InvalidArgumentError(None, None, "of something else")
 
 
 def test_a_first_network_that_is_not_saved_is_not_reported(tmp_path, monkeypatch):

@@ -478,11 +478,32 @@ def test_a_full_disk_leaves_the_snapshots_before(train, tmp_path, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(files.os, "replace", full)
-    with pytest.raises(OSError, match="snapshot after step 1 of epoch 2. .*No space"):
+    with pytest.raises(
+        OSError, match="snapshot after step 1 of epoch 2. .*No space"
+    ) as e:
         train(method="frozen")
     monkeypatch.undo()
     (only,) = os.listdir(tmp_path / "snapshots")
+    assert (
+        str(e.value).count(f"The last snapshot is '{tmp_path}/snapshots/{only}'") == 1
+    )
     assert Snapshot.read(tmp_path / "snapshots" / only).step == 2
+
+
+@tensorflow_alone
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "Full", "log.csv"), r"\[Errno 28\] Full. The last .*: 'log.csv'"),
+        (OSError("full"), "^full. The last snapshot is '.*npz'$"),
+    ],
+)
+def test_a_disk_that_is_full_for_another_callback(error, message, train, tmp_path):
+    def fail(*arguments):
+        raise error
+
+    with pytest.raises(OSError, match=message):
+        train(method="frozen", stop=Stop("on_epoch_begin", 1, fail))
 
 
 @tensorflow_alone

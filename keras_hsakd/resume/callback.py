@@ -163,6 +163,11 @@ class Resume(FitCallback):
                 yield fit
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}. {self._last()}") from error
+            except OSError as error:
+                message = f"{error.strerror or error}. {self._last()}"
+                if error.errno is None:
+                    raise OSError(message) from error
+                raise OSError(error.errno, message, error.filename) from error
             finally:
                 if self._train_function is not None:
                     model.train_function = self._train_function
@@ -331,8 +336,7 @@ class Resume(FitCallback):
         self._since, self._steps_since = time.monotonic(), 0
         if not self._is_chief:
             return
-        expected = f"to write a snapshot after {snapshot}"
-        with errors_explained(self.folder, expected, f". {self._last()}"):
+        with errors_explained(self.folder, f"to write a snapshot after {snapshot}"):
             self._path = snapshot.write(self.folder)
             for path in list_snapshots(self.folder)[self.keep :]:
                 os.remove(path)
