@@ -120,3 +120,24 @@ def test_what_cannot_be_written_is_named(tmp_path):
         lock.held_beside(tmp_path / "file" / "cache"),
     ):
         pass
+
+
+def try_to_hold(answers, folder):
+    if os.geteuid() == 0:  # who may write anywhere
+        os.seteuid(65534)
+    try:
+        with lock.held(folder):
+            answers.send("held")
+    except OSError as error:
+        answers.send((type(error), str(error)))
+
+
+def test_a_folder_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o555)
+    for folder in (tmp_path, tmp_path / "run"):
+        _, answers = in_a_process(try_to_hold, folder)
+        assert answers.recv() == (
+            PermissionError,
+            "[Errno 13] Expected a place that can be written. Received: Permission "
+            f"denied: '{folder}'",
+        )
