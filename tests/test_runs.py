@@ -573,6 +573,7 @@ def test_a_file_that_is_no_image_is_named_also_unchecked(tmp_path):
             train_baseline(tmp_path / "run", images, overwrite=True)
         error = Run.open(tmp_path / "run").record["error"]
         assert str(bad) in error and "\n" not in error
+    bad.write_bytes(whole)
     with (
         pytest.raises(tf.errors.InvalidArgumentError),
         load(images, 2, 0).errors_named(),

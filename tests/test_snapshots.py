@@ -503,7 +503,7 @@ def test_a_disk_that_is_full_for_another_callback(error, message, train, tmp_pat
         raise error
 
     with pytest.raises(OSError, match=message):
-        train(method="frozen", stop=Stop("on_epoch_begin", 1, fail))
+        train(method="frozen", stop=Stop("on_epoch_end", 1, fail))
 
 
 @tensorflow_alone
