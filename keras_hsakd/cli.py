@@ -29,7 +29,12 @@ from keras_hsakd.runs import (
     ExecutionSettings,
     TrainingSettings,
 )
-from keras_hsakd.runs.settings import OF_THE_NETWORK, OF_TRAINING, DemoSettings
+from keras_hsakd.runs.settings import (
+    OF_THE_NETWORK,
+    OF_TRAINING,
+    PRESETS,
+    DemoSettings,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +121,7 @@ def _parser():
         )
         _add_settings(command, kind)
         _add_settings(command, DataSettings, inherited=kind.inherits, omit=kind.fixed)
-        _add_settings(command, TrainingSettings)
+        _add_training(command)
         group = command.add_argument_group("output")
         group.add_argument("--output", required=True, help="run folder to write")
         group.add_argument(
@@ -164,7 +169,7 @@ def _parser():
         inherited="the teacher's, of a run folder",
         omit=("unlabeled",),
     )
-    _add_settings(command, TrainingSettings)
+    _add_training(command)
 
     command = add(
         "run",
@@ -447,7 +452,6 @@ def _add_settings(command, settings_class, inherited="", omit=()):
             default = field.default_factory()
         if inherited:
             help = f"{help.partition(' (default')[0]} (default: {inherited})"
-            default = argparse.SUPPRESS
         elif default not in (None, {}, dataclasses.MISSING):
             shown = " ".join(map(str, default)) if type(default) is tuple else default
             help += f" (default: {shown})"
@@ -455,10 +459,30 @@ def _add_settings(command, settings_class, inherited="", omit=()):
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
             required=required,
-            default=None if required else default,
+            default=None if required else argparse.SUPPRESS,
             help=help,
             **_parsing(types_by_name[field.name], field.metadata),
         )
+
+
+def _add_training(command):
+    """Adds flags for the settings of a training, and for all of them at once."""
+    _add_settings(command, TrainingSettings)
+    meaning = "; ".join(
+        f"{name}: {' '.join(f'{k} {v}' for k, v in preset.items())}"
+        for name, preset in PRESETS.items()
+    )
+    command.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help=f"other defaults of the flags for training ({meaning})",
+    )
+
+
+def _training(options):
+    """Takes the settings of a training out of the options."""
+    preset = PRESETS.get(options.pop("preset"), {})
+    return TrainingSettings(**preset | _taken(options, TrainingSettings))
 
 
 def _parsing(hint, metadata):
@@ -560,7 +584,7 @@ def _train(options, kind_class):
     run = runs.train(
         kind_class(**_taken(options, kind_class)),
         data=_taken(options, DataSettings),
-        training=TrainingSettings(**_taken(options, TrainingSettings)),
+        training=_training(options),
         execution=ExecutionSettings(**_taken(options, ExecutionSettings)),
         **options,
     )
@@ -574,7 +598,7 @@ def _plan(options):
     if output:
         check_parent(output, "output")
     found = runs.plan(
-        training=TrainingSettings(**_taken(options, TrainingSettings)),
+        training=_training(options),
         data=_taken(options, DataSettings),
         **options,
     )

@@ -426,6 +426,30 @@ def cross_entropy(
     )
 
 
+def smoothed_labels(
+    labels: keras.KerasTensor, num_classes: int, smoothing: float
+) -> keras.KerasTensor:
+    """Returns probabilities of classes, a part of which is spread over all of them.
+
+    Args:
+        labels: Integers of shape `(rows,)` or probabilities of shape `(rows, K)`.
+        num_classes: Number of classes `K`.
+        smoothing: The part, from 0 to below 1.
+
+    Returns:
+        Tensor of shape `(rows, K)`.
+
+    Example:
+    >>> np.round(smoothed_labels(np.array([1]), 4, 0.2), 2).tolist()
+    [[0.05, 0.85, 0.05, 0.05]]
+
+    Reference: [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567), section 7.
+    """
+    if len(labels.shape) == 1:
+        labels = ops.one_hot(labels, num_classes)
+    return labels * (1 - smoothing) + smoothing / num_classes
+
+
 def temperature_kl_divergence(
     teacher_logits: keras.KerasTensor,
     student_logits: keras.KerasTensor,

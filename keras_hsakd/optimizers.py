@@ -1,4 +1,4 @@
-"""The authors' optimizer and learning-rate schedule."""
+"""The authors' optimizer, and learning-rate schedules."""
 
 from collections.abc import Sequence
 
@@ -132,3 +132,47 @@ def step_decay(
     boundaries = [round(m * epochs) * steps_per_epoch - 1 for m in milestones]
     values = [learning_rate * factor**i for i in range(len(boundaries) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values)
+
+
+@keras.saving.register_keras_serializable("keras_hsakd")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule whose learning rate comes in over the first steps.
+
+    ```
+    rate(step) = schedule(step) * min(step / steps, 1)
+    ```
+
+    `keras.optimizers.schedules.CosineDecay` has a warm-up of its own.
+
+    Args:
+        schedule: The `keras.optimizers.schedules.LearningRateSchedule`.
+        steps: Number of steps over which it comes in, from zero.
+
+    Example:
+    >>> schedule = WarmUp(step_decay(0.05, epochs=10, steps_per_epoch=4), steps=4)
+    >>> [round(float(schedule(step)), 4) for step in (0, 1, 4, 5)]
+    [0.0, 0.0125, 0.05, 0.05]
+    """
+
+    def __init__(
+        self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int
+    ):
+        super().__init__()
+        self.schedule = schedule
+        self.steps = steps
+
+    def __call__(self, step):
+        rate = self.schedule(step)
+        part = ops.cast(step, "float32") / self.steps
+        return rate * ops.cast(ops.minimum(part, 1.0), rate.dtype)
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "steps": self.steps,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["steps"])

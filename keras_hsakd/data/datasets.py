@@ -248,6 +248,7 @@ def load(
     unlabeled: str | os.PathLike | None = None,
     corrupt: str = "refuse",
     skip: Sequence[str] = (),
+    drop_remainder: bool = False,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Loads a named data set as a training and a test pipeline.
 
@@ -322,6 +323,8 @@ def load(
             `image_folder`. Defaults to `"refuse"`.
         skip: Strings, files in `unlabeled` to leave out, as the attribute `skipped` of
             an earlier pipeline has them. Defaults to none.
+        drop_remainder: Bool, whether the training images of a pass that fill no batch
+            are left out of it; others in each pass. Defaults to `False`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -405,6 +408,7 @@ def load(
         class_names,
         center_crop,
         with_indices,
+        drop_remainder,
     )
     for dataset in datasets:
         dataset.skipped = skipped

@@ -53,6 +53,7 @@ def image_folder(
     normalize: bool = True,
     with_indices: bool = False,
     unlabeled: str | os.PathLike | None = None,
+    drop_remainder: bool = False,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Reads a folder of images as a training and a test pipeline.
 
@@ -125,6 +126,8 @@ def image_folder(
             left out by `examples_per_class`, `label_fraction` or `limit`. Or `"rest"`:
             the training images that `examples_per_class` or `label_fraction` would
             leave out. Defaults to `None`.
+        drop_remainder: Bool, whether the training images of a pass that fill no batch
+            are left out of it; others in each pass. Defaults to `False`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -238,6 +241,7 @@ def image_folder(
         class_names,
         center_crop,
         with_indices,
+        drop_remainder,
     )
     for dataset, (files, _) in zip(datasets, (train, test), strict=True):
         dataset.files, dataset.skipped = files.tolist(), list(skip)

@@ -129,7 +129,14 @@ def epoch_batches(
 
 
 def _epoch_indices(
-    num_examples, batch_size, seed, epoch, first_step=0, share=WHOLE, cache=None
+    num_examples,
+    batch_size,
+    seed,
+    epoch,
+    first_step=0,
+    share=WHOLE,
+    cache=None,
+    drop_remainder=False,
 ):
     """Returns the indices of an epoch by the batch, and what is drawn for each.
 
@@ -141,7 +148,8 @@ def _epoch_indices(
     order = tf.random.experimental.stateless_shuffle(
         tf.range(num_examples, dtype=tf.int64), order_seed
     )
-    indices = _batched(order[first_step * batch_size :], batch_size, share)
+    end = num_examples - num_examples % batch_size if drop_remainder else num_examples
+    indices = _batched(order[first_step * batch_size : end], batch_size, share)
     if cache is None:
         return _with_draws(indices, draw(num_examples, draws_seed))
     variant = epoch % cache.variants
@@ -232,6 +240,7 @@ class TrainingPipeline:
         preprocessing: The layer of `rescaling` that images go through, or `None`.
         class_names: Names of the classes.
         with_indices: Whether batches carry the indices of their images, see `load`.
+        drop_remainder: Whether the images of a pass that fill no batch are left out.
         counter: The `EpochCounter`.
     """
 
@@ -242,6 +251,7 @@ class TrainingPipeline:
     preprocessing: keras.layers.Rescaling | None
     class_names: list[str]
     with_indices: bool
+    drop_remainder: bool
     counter: EpochCounter
 
     @functools.cached_property
@@ -298,7 +308,12 @@ class TrainingPipeline:
                 `False`.
         """
         epoch = functools.partial(
-            _epoch_indices, len(self.source), self.batch_size, self.seed, cache=cache
+            _epoch_indices,
+            len(self.source),
+            self.batch_size,
+            self.seed,
+            cache=cache,
+            drop_remainder=self.drop_remainder,
         )
 
         augmentation = None if on_device else self.augmentation
@@ -319,8 +334,8 @@ class TrainingPipeline:
                 read = indices(share)
                 return _training_batches(self.source, read, augmentation, finish)
 
-            last = len(self.source) % self.batch_size or self.batch_size
-            return _dataset(batches, steps, last)
+            rest = 0 if self.drop_remainder else len(self.source) % self.batch_size
+            return _dataset(batches, steps, rest or self.batch_size)
 
         dataset = pipeline(
             functools.partial(_next_epoch, epoch, self.counter), self.counter.num_steps
@@ -374,6 +389,7 @@ def train_and_test(
     class_names: list[str],
     test_crop: float | None = None,
     with_indices: bool = False,
+    drop_remainder: bool = False,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Returns the pipelines to train and to evaluate with.
 
@@ -390,6 +406,8 @@ def train_and_test(
             which resizes whole images.
         with_indices: Whether batches carry the indices of their images, see `load`.
             Defaults to `False`.
+        drop_remainder: Whether the training images of a pass that fill no batch are
+            left out. Defaults to `False`.
 
     Returns:
         Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
@@ -410,6 +428,14 @@ def train_and_test(
     >>> int(train.cardinality())
     3
     """
+    steps = math.ceil(len(train) / batch_size)
+    if drop_remainder:
+        steps = len(train) // batch_size
+        if not steps:
+            raise ValueError(
+                "Expected at least a batch of training images with `drop_remainder`. "
+                f"Received: {len(train)} images, batch_size={batch_size}"
+            )
     training = TrainingPipeline(
         train,
         batch_size,
@@ -418,7 +444,8 @@ def train_and_test(
         preprocessing,
         class_names,
         with_indices,
-        EpochCounter(math.ceil(len(train) / batch_size)),
+        drop_remainder,
+        EpochCounter(steps),
     )
 
     def centered(image):

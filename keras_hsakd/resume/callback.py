@@ -47,6 +47,10 @@ class Preempted(SystemExit):
         super().__init__(self.code)
 
 
+class OutOfTime(Preempted):
+    """Ends a process whose training took all the time it was given, the same way."""
+
+
 class Resume(FitCallback):
     """Takes snapshots of a training, and goes on from the newest one in its folder.
 
@@ -86,6 +90,8 @@ class Resume(FitCallback):
         every_seconds: Seconds after which the next step or epoch ends with a snapshot.
             Defaults to 600, where `every_steps` is not given either.
         keep: Number of snapshots kept, the newest ones. Defaults to 2.
+        max_seconds: Seconds after which the process ends as after SIGTERM, counted from
+            `fit` on; started again, the training has as many. Defaults to `None`.
 
     Raises:
         ValueError: If an argument is outside its range; at `fit`, if the snapshot is
@@ -109,6 +115,7 @@ class Resume(FitCallback):
         every_steps: int | None = None,
         every_seconds: float | None = None,
         keep: int = 2,
+        max_seconds: float | None = None,
     ):
         super().__init__()
         if every_steps is None and every_seconds is None:
@@ -117,6 +124,7 @@ class Resume(FitCallback):
             ("every_steps", every_steps, 1),
             ("every_seconds", every_seconds, 0),
             ("keep", keep, 1),
+            ("max_seconds", max_seconds, 0),
         ):
             if value is not None and not value >= least:
                 raise ValueError(
@@ -127,6 +135,7 @@ class Resume(FitCallback):
         self.every_steps = every_steps
         self.every_seconds = every_seconds
         self.keep = keep
+        self.max_seconds = max_seconds
         self.callbacks = []
 
     # Around a training.
@@ -136,6 +145,7 @@ class Resume(FitCallback):
         _check_data(fit.data, fit.shuffle)
         fit.feed.check_exact(model.steps_per_execution)
         self._feed = fit.feed
+        self._begun = time.monotonic()
         self.callbacks = []
         self.set_model(model)
         # It calls the others, whose states it keeps; History and progress bar are
@@ -277,11 +287,11 @@ class Resume(FitCallback):
         self._steps_since += step - self._step
         self._step = step
         self._each("on_train_batch_end", batch, logs)
-        take, end = self._agreed()
+        take, end, time_is_up = self._agreed()
         if take:
             self._take(self._epoch, self._step)
         if end:
-            self._end()
+            self._end(time_is_up)
 
     def on_test_begin(self, logs=None):
         if num_workers(self.model) == 1:
@@ -295,9 +305,9 @@ class Resume(FitCallback):
     def on_test_batch_end(self, batch, logs=None):
         self._each("on_test_batch_end", batch, logs)
         # Several workers go on to where all can be asked.
-        if self._terminated and num_workers(self.model) == 1:
+        if num_workers(self.model) == 1 and (self._terminated or self._time_is_up()):
             self._take(self._epoch, self._step, metrics=self._metrics_of_training)
-            self._end()
+            self._end(not self._terminated)
 
     def on_test_end(self, logs=None):
         self._each("on_test_end", logs)
@@ -305,13 +315,13 @@ class Resume(FitCallback):
     def on_epoch_end(self, epoch, logs=None):
         self._done = 0
         self._each("on_epoch_end", epoch, logs)
-        take, end = self._agreed()
+        take, end, time_is_up = self._agreed()
         last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
         if take or last:
             # Keras' history gets the epoch after the callbacks of the user.
             self._take(epoch + 1, 0, states.history(self.model, epoch, logs))
         if end and not last:
-            self._end()
+            self._end(time_is_up)
 
     def on_train_end(self, logs=None):
         if self._snapshot is not None:  # nothing was left to train
@@ -321,14 +331,22 @@ class Resume(FitCallback):
     # Taking snapshots.
 
     def _agreed(self):
-        """Returns whether to take a snapshot, and whether to end, on all workers."""
+        """Returns whether to take a snapshot, to end, and to end for the time."""
         due = (
             self.every_seconds is not None
             and time.monotonic() - self._since >= self.every_seconds
         )
-        due, end = any_worker(self.model, due, self._terminated is not None)
+        due, told, time_is_up = any_worker(
+            self.model, due, self._terminated is not None, self._time_is_up()
+        )
+        end = told or time_is_up
         steps = self.every_steps or float("inf")
-        return due or end or self._steps_since >= steps, end
+        return due or end or self._steps_since >= steps, end, not told and time_is_up
+
+    def _time_is_up(self):
+        if self.max_seconds is None:
+            return False
+        return time.monotonic() - self._begun >= self.max_seconds
 
     def _take(self, epoch, step, history=None, metrics=None):
         """Writes a snapshot: all workers read, the first writes."""
@@ -360,14 +378,17 @@ class Resume(FitCallback):
             state["metrics"] = states.metrics(model) if metrics is None else metrics
         return Snapshot(epoch, step, state)
 
-    def _end(self):
+    def _end(self, time_is_up):
+        why = self._terminated or "Another worker"
+        if time_is_up:
+            why = f"After {self.max_seconds:g} seconds"
         if self._is_chief:
             print(
-                f"{self._terminated or 'Another worker'}: wrote '{self._path}'; "
-                "started again, training goes on from there",
+                f"{why}: wrote '{self._path}'; started again, training goes on from "
+                "there",
                 file=sys.stderr,
             )
-        raise Preempted
+        raise OutOfTime if time_is_up else Preempted
 
     # Going on.
 

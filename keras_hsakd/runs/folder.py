@@ -130,9 +130,14 @@ class Run:
             yield
             self.finish()
         except BaseException as error:
-            from keras_hsakd.resume import Preempted  # for reading, Keras is not needed
+            # For reading, Keras is not needed.
+            from keras_hsakd.resume import OutOfTime, Preempted
 
-            status = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}
+            status = {
+                KeyboardInterrupt: "interrupted",
+                Preempted: "preempted",
+                OutOfTime: "out of time",
+            }
             self.record["status"] = status.get(type(error), "failed")
             if type(error) not in status:
                 self.record["error"] = f"{type(error).__name__}: {error}"

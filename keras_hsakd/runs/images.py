@@ -96,7 +96,11 @@ class Images(NamedTuple):
 
 
 def load(
-    settings: DataSettings, batch_size: int, seed: int, checked: Mapping | None = None
+    settings: DataSettings,
+    batch_size: int,
+    seed: int,
+    checked: Mapping | None = None,
+    drop_remainder: bool = False,
 ) -> Images:
     """Returns the pipelines of data settings.
 
@@ -106,6 +110,7 @@ def load(
         seed: Seed of their choice, order and augmentation.
         checked: What the record of a run says of these images: they were all decoded
             when it began, and are not again. Defaults to `None`.
+        drop_remainder: See `keras_hsakd.data.load`. Defaults to `False`.
 
     Raises:
         FileNotFoundError: If `settings.data` is no data set and no folder, or what it
@@ -114,6 +119,7 @@ def load(
     """
     arguments = _arguments(settings)
     arguments |= {"batch_size": batch_size, "seed": seed, "normalize": False}
+    arguments["drop_remainder"] = drop_remainder
     kind = _kind(settings)
     if checked is not None and (kind == _FOLDER or settings.unlabeled):
         arguments |= {"corrupt": "unchecked", "skip": checked.get("skipped", ())}

@@ -70,7 +70,10 @@ class Pair:
 
         That is done once before a training, and is no part of its steps.
         """
-        return load(self.data, self.training.batch_size, self.training.seed, {})
+        training = self.training
+        return load(
+            self.data, training.batch_size, training.seed, {}, training.drop_remainder
+        )
 
     def teacher_network(self, images: Images) -> keras.Model:
         """Returns the teacher, trained or not."""
@@ -188,7 +191,7 @@ def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
                 images.train.repeat(),
                 steps_per_epoch=_STEPS,
                 callbacks=[
-                    *callbacks(recorder, images, execution),
+                    *callbacks(recorder, images, training, execution),
                     _Until(step_seconds, seconds, "on_train_batch_end"),
                 ],
                 shuffle=False,

@@ -153,11 +153,23 @@ class TrainingSettings:
             `keras_hsakd.attach_heads`.
         epochs: Number of passes over the training images.
         batch_size: Images in a batch; each is seen under four rotations.
-        learning_rate: Before its drops.
+        optimizer: `"sgd"`, PyTorch's, or `"adamw"`, Keras'.
+        learning_rate: The largest that the schedule has. AdamW needs one of its own.
+        schedule: `"steps"`, drops of the learning rate, or `"cosine"`, down to zero.
         milestones: Fractions of the epochs at which it drops to a tenth.
+        warmup_epochs: Epochs over which the learning rate comes in, from zero.
         momentum: Of SGD.
         nesterov: Whether the momentum is Nesterov's.
-        weight_decay: Coupled (L2), on all trained variables.
+        weight_decay: On all trained variables; coupled (L2) of SGD, else decoupled.
+        label_smoothing: Of the cross-entropy of the classes in training, see `compile`
+            of the trainers.
+        ema: Momentum of a moving average of the weights, an update; it is measured and
+            saved in their place.
+        gradient_accumulation: Batches whose gradients' mean makes an update.
+        clip_norm: Largest norm of all gradients together.
+        drop_remainder: Whether the images of each epoch that fill no batch are left
+            out.
+        patience: Epochs without a better one after which the training ends.
         seed: Of the initial weights, the order of the images and the augmentation.
         precision: Name of a Keras dtype policy.
         synchronize_batch_norm: Whether batch normalization uses the batch of all
@@ -175,14 +187,52 @@ class TrainingSettings:
     )
     epochs: int = setting(240, "passes over the training images")
     batch_size: int = setting(64, "images in a batch, each seen under four rotations")
-    learning_rate: float = setting(0.05, "learning rate before its drops")
+    optimizer: str = setting(
+        "sgd", "sgd, as PyTorch has it, or adamw", choices=("sgd", "adamw")
+    )
+    learning_rate: float = setting(
+        0.05, "largest learning rate; adamw needs a smaller one"
+    )
+    schedule: str = setting(
+        "steps",
+        "how the learning rate falls: in steps, or as a cosine to zero",
+        choices=("steps", "cosine"),
+    )
     milestones: tuple[float, ...] = setting(
         (0.625, 0.75, 0.875),
-        "fractions of the epochs at which the learning rate drops to a tenth",
+        "steps: fractions of the epochs at which the learning rate drops to a tenth",
     )
-    momentum: float = setting(0.9, "momentum of SGD")
-    nesterov: bool = setting(True, "Nesterov momentum")
-    weight_decay: float = setting(5e-4, "coupled weight decay (L2)")
+    warmup_epochs: float = setting(
+        0.0, "epochs over which the learning rate comes in, from zero"
+    )
+    momentum: float = setting(0.9, "momentum of sgd")
+    nesterov: bool = setting(True, "Nesterov momentum of sgd")
+    weight_decay: float = setting(
+        5e-4, "weight decay: coupled (L2) of sgd, decoupled of adamw"
+    )
+    label_smoothing: float = setting(
+        0.0, "probability that is spread over all classes, of the labels of images"
+    )
+    ema: float | None = setting(
+        None,
+        "momentum of a moving average of the weights, for example 0.999, which is "
+        "measured and saved in their place (default: no average)",
+    )
+    gradient_accumulation: int = setting(
+        1, "batches whose gradients make an update of the weights together"
+    )
+    clip_norm: float | None = setting(
+        None,
+        "largest norm of the gradients of all variables together (default: any)",
+    )
+    drop_remainder: bool = setting(
+        False, "leave out the images of each epoch that fill no batch"
+    )
+    patience: int | None = setting(
+        None,
+        "epochs without a better one, by what is measured, after which the training "
+        "ends (default: none ends it)",
+    )
     seed: int = setting(0, "seed of weights, order of images and augmentation")
     precision: str = setting(
         "float32",
@@ -204,14 +254,80 @@ class TrainingSettings:
             ("learning_rate", 0, True),
             ("momentum", 0, False),
             ("weight_decay", 0, False),
+            ("warmup_epochs", 0, False),
+            ("label_smoothing", 0, False),
+            ("ema", 0, True),
+            ("gradient_accumulation", 1, False),
+            ("clip_norm", 0, True),
+            ("patience", 1, False),
             ("seed", 0, False),
         ):
+            _check_least(self, name, minimum, strict)
+        for name, most in (
+            ("warmup_epochs", self.epochs),
+            ("label_smoothing", 1),
+            ("ema", 1),
+        ):
             value = getattr(self, name)
-            if not (value > minimum if strict else value >= minimum):
+            if value is not None and not value < most:
                 raise ValueError(
-                    f"Expected `{name}` to be {'above' if strict else 'at least'} "
-                    f"{minimum}. Received: {name}={value}"
+                    f"Expected `{name}` to be below {most}. Received: {name}={value}"
                 )
+        self._check_together()
+
+    def _check_together(self):
+        """Raises a ValueError where a setting has no effect beside the others."""
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for name, rivals in _ONLY_FOR.items():
+            choice = getattr(self, name)
+            if choice not in (choices := fields[name].metadata["choices"]):
+                raise ValueError(
+                    f"Expected `{name}` to be one of {choices}. "
+                    f"Received: {name}={choice!r}"
+                )
+            for other in rivals:
+                value, default = getattr(self, other), fields[other].default
+                given = tuple(value) if type(default) is tuple else value
+                if choice != fields[name].default and given != default:
+                    raise ValueError(
+                        f"Expected no `{other}` with {name}={choice!r}, which has "
+                        f"none. Received: {other}={value}"
+                    )
+        default = fields["learning_rate"].default
+        if self.optimizer == "adamw" and self.learning_rate == default:
+            raise ValueError(
+                "Expected a `learning_rate` for optimizer='adamw', for example 0.001. "
+                f"Received: learning_rate={default}, the default, which is for 'sgd'"
+            )
+
+
+# What the first choice alone has, by the name of the setting.
+_ONLY_FOR = {"optimizer": ("momentum", "nesterov"), "schedule": ("milestones",)}
+
+# Settings that go together, by the word that stands for them.
+PRESETS = {
+    "finetune": {
+        "epochs": 20,
+        "optimizer": "adamw",
+        "learning_rate": 3e-4,
+        "schedule": "cosine",
+        "warmup_epochs": 1.0,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+    },
+}
+
+
+def _check_least(settings, name, minimum, strict=False):
+    """Raises a ValueError unless a setting is none or large enough."""
+    value = getattr(settings, name)
+    if value is None:
+        return
+    if not (value > minimum if strict else value >= minimum):
+        raise ValueError(
+            f"Expected `{name}` to be {'above' if strict else 'at least'} "
+            f"{minimum}. Received: {name}={value}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,6 +378,10 @@ class ExecutionSettings:
             device, see `keras.Model.compile`. They change nothing in the results.
         augment_on_device: Whether training images are cropped and flipped in the step,
             see `fit` of the trainers. It changes nothing in the results.
+        jit_compile: Whether steps are compiled by XLA, see `keras.Model.compile`. It
+            changes nothing in the results but their rounding.
+        max_hours: Hours after which a training ends with a snapshot, to be gone on
+            with, for as many hours.
         tensorboard_images: Epochs between two pictures for TensorBoard: test images
             under their views with the heads' predictions, confusion matrices. Each
             takes a pass over the test images under all views. It changes nothing in the
@@ -292,6 +412,14 @@ class ExecutionSettings:
     augment_on_device: bool = setting(
         False, "crop and flip training images on the device, where the processor lags"
     )
+    jit_compile: bool | None = setting(
+        None, "compile steps by XLA (default: on an accelerator, where it can be done)"
+    )
+    max_hours: float | None = setting(
+        None,
+        "hours after which a training ends with a snapshot and exit code 75; --resume "
+        "goes on, for as many (default: any)",
+    )
     tensorboard_images: int | None = setting(
         None,
         "epochs between two pictures for TensorBoard: views with the heads' "
@@ -306,11 +434,13 @@ class ExecutionSettings:
     def __post_init__(self):
         """Checks what nothing else checks before training."""
         for name in ("steps_per_execution", "tensorboard_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(
-                    f"Expected `{name}` to be at least 1. Received: {name}={value}"
-                )
+            _check_least(self, name, 1)
+        _check_least(self, "max_hours", 0, strict=True)
+        if self.jit_compile and self.strategy is not None:
+            raise ValueError(
+                "Expected no `jit_compile` with `strategy`, whose steps Keras does not "
+                f"compile by XLA. Received: strategy={self.strategy!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

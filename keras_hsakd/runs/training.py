@@ -16,10 +16,9 @@ from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, StepSeconds, Throu
 from keras_hsakd.files import best_effort
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.machine import machine, versions
-from keras_hsakd.optimizers import SGD, step_decay
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.resume import Resume, list_snapshots
-from keras_hsakd.runs import networks, plots
+from keras_hsakd.runs import networks, optimization, plots
 from keras_hsakd.runs.evaluation import measure
 from keras_hsakd.runs.folder import Run, differences, writing
 from keras_hsakd.runs.images import (
@@ -94,7 +93,13 @@ def train(
             return found
 
         checked = None if found is None else found.record["images"]
-        images = load(data, training.batch_size, training.seed, checked)
+        images = load(
+            data,
+            training.batch_size,
+            training.seed,
+            checked,
+            training.drop_remainder,
+        )
         kind.check_images(images, origin)
         distribution.check_shares(images.train, strategy)
         with networks.construction(training.precision, strategy):
@@ -206,10 +211,29 @@ def _prepare(training, execution, overwrite):
             "Received: both"
         )
     strategy = distribution.make_strategy(execution.strategy)
+    _check_together(training, execution, strategy)
     if training.deterministic:
         keras.utils.set_random_seed(training.seed)
         tf.config.experimental.enable_op_determinism()
     return strategy
+
+
+def _check_together(training, execution, strategy):
+    """Raises a ValueError where Keras would not do what settings say."""
+    if execution.jit_compile and training.deterministic:
+        raise ValueError(
+            "Expected no `jit_compile` with `deterministic`, for which Keras does not "
+            "compile steps by XLA. Received: both"
+        )
+    if strategy.num_replicas_in_sync == 1:
+        return
+    for name, unset in (("gradient_accumulation", 1), ("clip_norm", None)):
+        if (value := getattr(training, name)) != unset:
+            raise ValueError(
+                f"Expected no `{name}` on several devices, each of which has a part of "
+                f"the gradients when Keras looks at them. Received: {name}={value} on "
+                f"{strategy.num_replicas_in_sync} devices"
+            )
 
 
 def claimed(
@@ -311,22 +335,13 @@ def compile_job(
     execution: ExecutionSettings,
 ) -> None:
     """Compiles a job's trainer with the optimizer and the schedule of the settings."""
-    schedule = step_decay(
-        training.learning_rate,
-        training.epochs,
-        len(images.train),
-        training.milestones,
-    )
+    compiled = execution.jit_compile
     with distribution.scope_of(job.trainer):
-        optimizer = SGD(
-            schedule,
-            momentum=training.momentum,
-            nesterov=training.nesterov,
-            weight_decay=training.weight_decay,
-        )
         job.trainer.compile(
-            optimizer=optimizer,
+            optimizer=optimization.optimizer(training, len(images.train)),
             weighted_metrics=["accuracy"],
+            label_smoothing=training.label_smoothing,
+            jit_compile="auto" if compiled is None else compiled,
             steps_per_execution=_steps_per_execution(execution, training, images),
             **job.compiling,
         )
@@ -359,7 +374,7 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
                 epochs=training.epochs,
                 callbacks=[
                     keep_interrupt,
-                    *callbacks(recorder, images, execution, is_chief),
+                    *callbacks(recorder, images, training, execution, is_chief),
                 ],
                 verbose=verbose if is_chief else 0,
                 shuffle=False,
@@ -377,6 +392,7 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
 def callbacks(
     recorder: "Recorder",
     images: Images,
+    training: TrainingSettings,
     execution: ExecutionSettings,
     is_chief: bool = True,
 ) -> list[keras.callbacks.Callback]:
@@ -385,10 +401,21 @@ def callbacks(
     Args:
         recorder: Of the run that is trained.
         images: What it is trained on.
-        execution: Of which snapshots and pictures matter.
+        training: Of which the moving average and the end matter.
+        execution: Of which snapshots, pictures and the time matter.
         is_chief: Whether this process writes the files. Defaults to `True`.
     """
-    run = recorder.run
+    run, monitor = recorder.run, recorder.saving.monitor
+    shown = min(images.train.num_examples, len(images.train) * training.batch_size)
+    of_training = []
+    if training.ema is not None:  # before the others, which are to see the average
+        of_training.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    if training.patience is not None:
+        of_training.append(
+            keras.callbacks.EarlyStopping(
+                monitor, patience=training.patience, mode="max"
+            )
+        )
     files = [
         keras.callbacks.CSVLogger(run.log),
         TensorBoard(
@@ -399,13 +426,15 @@ def callbacks(
         recorder,
     ]
     return [
-        Throughput(images.train.num_examples),
+        Throughput(shown),
+        *of_training,
         *(files if is_chief else ()),
         Resume(
             run.snapshots,
             execution.snapshot_steps,
             execution.snapshot_seconds,
             execution.snapshots,
+            execution.max_hours and execution.max_hours * 3600,
         ),
     ]
 

@@ -20,6 +20,7 @@ from keras_hsakd.ops import (
     sampled_view_weights,
     sampled_views,
     seen_rows,
+    smoothed_labels,
     standardized_labels,
     transformed_views,
     untransformed,
@@ -90,6 +91,7 @@ class HeadsTrainer(Fitting, keras.Model):
         self._evaluates_heads = False
         self.head_metrics = False
         self.loss_weights = {}
+        self.label_smoothing = 0.0
         image_terms = {f"{prefix}ce_loss": (prefix, "logits") for prefix in networks}
         self._trained_by = {**image_terms, **view_terms}
         self._term_metrics = {
@@ -231,6 +233,7 @@ class HeadsTrainer(Fitting, keras.Model):
         weighted_metrics=None,
         head_metrics: bool = False,
         loss_weights: dict[str, float] | None = None,
+        label_smoothing: float = 0.0,
         **kwargs,
     ):
         """Configures training; the losses are the method's own.
@@ -251,6 +254,11 @@ class HeadsTrainer(Fitting, keras.Model):
                 are not computed, and those of the network that is trained keep all
                 their variables; with `head_metrics` they are computed, and not trained.
                 Defaults to 1 for each, which is the method.
+            label_smoothing: Probability, from 0 to below 1, that is taken from the
+                label of an image and spread over all classes, in `ce_loss` while
+                training. The joint labels of the heads keep all of it, so do the
+                labels of divergences, and evaluation measures the labels as they are.
+                Defaults to 0.
             **kwargs: Other arguments of `keras.Model.compile`: `jit_compile`,
                 `run_eagerly`, `steps_per_execution`, `auto_scale_loss`.
 
@@ -259,8 +267,8 @@ class HeadsTrainer(Fitting, keras.Model):
 
         Raises:
             ValueError: If a loss is given, a weight for a term that does not exist,
-                weights that leave nothing to train, or `head_metrics` of a network
-                without heads.
+                weights that leave nothing to train, `head_metrics` of a network
+                without heads, or a `label_smoothing` out of range.
         """
         if kwargs.pop("loss", None) is not None:
             raise ValueError(
@@ -268,6 +276,7 @@ class HeadsTrainer(Fitting, keras.Model):
                 "method. Received: a value for `loss`"
             )
         self._check_heads("head_metrics", head_metrics)
+        checks.check_label_smoothing(label_smoothing)
         loss_weights = dict(loss_weights or {})
         for name, weight in loss_weights.items():
             if name not in self._term_metrics or not 0 <= weight < float("inf"):
@@ -284,6 +293,7 @@ class HeadsTrainer(Fitting, keras.Model):
         )
         self.head_metrics = bool(head_metrics)
         self.loss_weights = loss_weights
+        self.label_smoothing = label_smoothing
         self._choose_outputs()
         # As text: a list of metrics would be tracked a second time.
         self._unweighted_metrics = repr(metrics) if metrics else ""
@@ -379,6 +389,9 @@ class HeadsTrainer(Fitting, keras.Model):
         labels = standardized_labels(y)
         labeled = self._labeled(labels) if training else None
         known = labels if labeled is None else ops.maximum(labels, 0)
+        if training and self.label_smoothing:
+            classes = checks.num_classes(self.network)
+            known = smoothed_labels(known, classes, self.label_smoothing)
         # Before another network runs: what its layers add is not to be trained on.
         added = [ops.mean(loss) for loss in self.losses] if training else []
         image_terms = {
@@ -559,6 +572,7 @@ class HeadsTrainer(Fitting, keras.Model):
             **config,
             "head_metrics": self.head_metrics,
             "loss_weights": dict(self.loss_weights),
+            "label_smoothing": self.label_smoothing,
         }
 
     def compile_from_config(self, config):

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_hsakd.distribution import loss_of_replica, num_replicas, run_on_rows
-from keras_hsakd.ops import cross_entropy, standardized_labels
+from keras_hsakd.ops import cross_entropy, smoothed_labels, standardized_labels
 from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.fitting import Fitting, dtype_policy
 
@@ -39,18 +39,24 @@ class BaselineTrainer(Fitting, keras.Model):
         # The network casts its own inputs.
         super().__init__(autocast=False, **kwargs)
         self.network = network
+        self.label_smoothing = 0.0
         self.built = True
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args, label_smoothing: float = 0.0, **kwargs):
         """Configures training as `keras.Model.compile`, with the cross-entropy.
 
         Args:
             *args: Arguments of `keras.Model.compile`.
+            label_smoothing: Probability, from 0 to below 1, that is taken from the
+                label of an image and spread over all classes, while training. Defaults
+                to 0.
             **kwargs: The same.
 
         Returns:
             The model, so that `.fit(...)` can follow.
         """
+        checks.check_label_smoothing(label_smoothing)
+        self.label_smoothing = label_smoothing
         super().compile(*args, **kwargs, loss=cross_entropy)
         return self
 
@@ -63,6 +69,9 @@ class BaselineTrainer(Fitting, keras.Model):
     def compute_loss(self, x=None, y=None, *args, training=True, **kwargs):
         y, suit = self.suited(y, training)
         y = standardized_labels(y)
+        if training and self.label_smoothing:
+            classes = checks.num_classes(self.network)
+            y = smoothed_labels(y, classes, self.label_smoothing)
         loss = super().compute_loss(x, y, *args, training=training, **kwargs)
         if training:
             loss = loss_of_replica(loss * num_replicas(), ops.shape(x)[0])

@@ -332,3 +332,12 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
                 "Expected the terms of the loss to be finite. "
                 f"Received: {', '.join(bad)} {where}"
             )
+
+
+def check_label_smoothing(smoothing: float) -> None:
+    """Raises a ValueError unless it is a part of the probability of a label."""
+    if not 0 <= smoothing < 1:
+        raise ValueError(
+            "Expected `label_smoothing` to be 0 or more, and below 1. "
+            f"Received: label_smoothing={smoothing}"
+        )
