@@ -455,7 +455,7 @@ def _add_settings(command, settings_class, inherited="", omit=()):
         elif default not in (None, {}, dataclasses.MISSING):
             shown = " ".join(map(str, default)) if type(default) is tuple else default
             help += f" (default: {shown})"
-        required = default is dataclasses.MISSING
+        required = default is dataclasses.MISSING and not inherited
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
             required=required,

@@ -440,8 +440,8 @@ def smoothed_labels(
         Tensor of shape `(rows, K)`.
 
     Example:
-    >>> np.round(smoothed_labels(np.array([1]), 4, 0.2), 2).tolist()
-    [[0.05, 0.85, 0.05, 0.05]]
+    >>> np.round(smoothed_labels(np.array([1]), 4, 0.2), 2)
+    array([[0.05, 0.85, 0.05, 0.05]], dtype=float32)
 
     Reference: [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567), section 7.
     """

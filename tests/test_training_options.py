@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import cli, runs
+from keras_hsakd import Distiller, TeacherTrainer, cli, data, runs
 from keras_hsakd.resume import OutOfTime, Preempted, list_snapshots
 from keras_hsakd.runs import (
     Baseline,
@@ -378,3 +378,52 @@ def test_xla_is_used_where_it_is_told(compiled, monkeypatch):
     execution = ExecutionSettings(jit_compile=compiled)
     training.compile_job(job, settings(), images, execution)
     assert given["jit_compile"] == ("auto" if compiled is None else compiled)
+
+
+# Of the trainers and the data.
+
+
+@pytest.mark.parametrize("method", ["teacher", "distiller"])
+def test_the_labels_of_images_alone_are_smoothed(method, tiny_network, batch):
+    images, labels = batch
+    network = tiny_network(batch_norm=False)
+    trainer = TeacherTrainer(network)
+    if method == "distiller":
+        trainer = Distiller(tiny_network("teacher", batch_norm=False), network)
+        labels = np.where(np.arange(12) < 4, -1, labels)
+    labelled = labels >= 0
+    log_p = keras.ops.log_softmax(network.predict(images, verbose=0)["logits"])
+    spread = -np.asarray(log_p)[labelled].mean()
+    results = []
+    for smoothing in (0.0, 0.3):
+        trainer.compile(keras.optimizers.SGD(0.0), label_smoothing=smoothing)
+        logs = trainer.fit(images, labels, batch_size=12, verbose=0).history
+        results.append({name: value for name, (value,) in logs.items()})
+    plain, smoothed = results
+    expected = 0.7 * plain.pop("ce_loss") + 0.3 * spread
+    assert smoothed.pop("ce_loss") == pytest.approx(expected, rel=1e-5)
+    plain.pop("loss"), smoothed.pop("loss")
+    assert smoothed == pytest.approx(plain, rel=1e-5)
+    assert trainer.get_compile_config()["label_smoothing"] == 0.3
+    tested = trainer.evaluate(images, abs(labels), verbose=0)
+    trainer.compile("sgd")
+    assert trainer.evaluate(images, abs(labels), verbose=0) == pytest.approx(tested)
+    with pytest.raises(ValueError, match="`label_smoothing` to be 0 or more"):
+        trainer.compile("sgd", label_smoothing=1.0)
+
+
+def test_whole_batches_alone():
+    train, test = data.load(
+        "digits", 8, image_size=8, limit=44, with_indices=True, drop_remainder=True
+    )
+    assert len(train) == train.epoch_counter.num_steps == 5
+    assert len(test) == 6
+    passes = [[x["indices"].numpy().tolist() for x, _ in train] for _ in range(2)]
+    for batches in passes:
+        assert [len(set(batch)) for batch in batches] == [8] * 5
+    first, second = ({i for batch in batches for i in batch} for batches in passes)
+    assert len(first) == len(second) == 40
+    assert first != second  # others are left out
+    read = train.stream(0, 3).take(4)
+    read = [x["indices"].numpy().tolist() for x, _ in read]
+    assert read == passes[0][3:] + passes[1][:2]
