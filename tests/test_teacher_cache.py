@@ -147,7 +147,6 @@ def test_terms_heads_and_images_without_labels(teacher, tmp_path):
     source = data.ArraySource(
         rng.integers(0, 256, (12, 8, 8, 3), "uint8"), np.arange(12) % 6 - 1, 8
     )
-    source.num_unlabeled = 2
     layer = data.rescaling((0.5,) * 3, (0.25,) * 3)
     names = [str(label) for label in range(10)]
 
