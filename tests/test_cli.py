@@ -326,7 +326,8 @@ def wait_for(condition, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("epochs_done", [pytest.param(0, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs_done", [0, 3])
 def test_ctrl_c_leaves_a_readable_run(epochs_done, tmp_path, capsys):
     output = tmp_path / "run"
     process = start(output, epochs=100_000)

@@ -100,7 +100,10 @@ class StoppedError(Exception):
     """Stands for whatever ends a training."""
 
 
-@pytest.mark.parametrize("event", ["on_train_batch_end", "on_epoch_end"])
+@pytest.mark.parametrize(
+    "event",
+    ["on_train_batch_end", pytest.param("on_epoch_end", marks=pytest.mark.slow)],
+)
 def test_a_run_that_goes_on_has_no_point_twice(tmp_path, monkeypatch, event):
     execution = ExecutionSettings(resume=True, snapshot_steps=1, tensorboard_images=1)
     settings = dataclasses.replace(TRAINING, batch_size=20)
