@@ -174,9 +174,11 @@ class Resume(FitCallback):
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}. {self._last()}") from error
             except OSError as error:
-                if error.errno is None:  # not the system's
-                    raise
-                message = f"{error.strerror}. {self._last()}"
+                if error.errno is None and type(error) is not OSError:
+                    raise  # not the system's, nor a library's that writes files
+                message = f"{error.strerror or error}. {self._last()}"
+                if error.errno is None:
+                    raise OSError(message) from error
                 raise OSError(error.errno, message, error.filename) from error
             finally:
                 if self._train_function is not None:
