@@ -30,7 +30,7 @@ test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 8 m
 
 test-slow: $(VENV)/.installed-slow ## The tests that take minutes
 	$(PYTEST) -m slow
-	KERAS_BACKEND=jax $(PYTEST) -m "core and slow"
+	KERAS_BACKEND=jax $(PYTEST) -m slow tests/test_jax_workers.py
 
 test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments, all else at all
 	$(BIN)/python tests/kill_and_resume.py --moments 20
