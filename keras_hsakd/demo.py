@@ -30,7 +30,8 @@ METHODS = {
     "hsakd": "student, HSAKD",
     "unlabeled": "student, HSAKD, and images without labels",
 }
-STUDENTS = tuple(METHODS)[1:]
+_, *STUDENTS = METHODS
+_, *HELPED = STUDENTS  # by the teacher
 
 
 def run(
@@ -109,7 +110,7 @@ def run(
         "settings": dataclasses.asdict(settings),
         "seeds": list(range(seeds)),
         "methods": {
-            method: _summary(values, curves["plain"])
+            method: _summary(values, curves["plain"] if method in HELPED else None)
             for method, values in curves.items()
         },
         "parameters": parameters,
@@ -192,7 +193,7 @@ def _verdict(results):
     if len(results["seeds"]) < 2:
         return "One seed tells nothing of how far accuracies spread."
     told = ["In brackets the 95 % interval of the difference, seed by seed."]
-    for method in STUDENTS[1:]:
+    for method in HELPED:
         sure = results["methods"][method]["gain"]["low"] > 0
         told.append(
             f"{METHODS[method]}: the gain is "
@@ -301,11 +302,11 @@ def _say(what):
 
 
 def _summary(accuracies, plain):
-    """Returns statistics of accuracies by seed and evaluation."""
+    """Returns statistics of accuracies by seed and evaluation, beside `plain` ones."""
     last = {seed: float(values[-1]) for seed, values in accuracies.items()}
     mean, deviation = spread(list(last.values()))
     gain = None
-    if accuracies is not plain and len(last) == len(plain):
+    if plain is not None:
         gain = paired_difference(last, {s: float(v[-1]) for s, v in plain.items()})
     return {
         "accuracy_mean": mean,

@@ -94,6 +94,9 @@ def test_an_earlier_demo_is_overwritten(tmp_path):
     for seeds, more in (("1", []), ("2", ["--overwrite"])):
         arguments = ["demo", "--output", f"{output}/", "--seeds", seeds]
         assert cli.main([*arguments, *more, *SMALL.split()]) == 0
+        methods = json.loads((output / "results.json").read_text())["methods"]
+        helped = [name for name, row in methods.items() if row["gain"] is not None]
+        assert helped == ["logits", "hsakd", "unlabeled"]
     assert len(json.loads((output / "results.json").read_text())["seeds"]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
