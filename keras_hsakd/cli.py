@@ -407,9 +407,9 @@ def _parser():
         "demo",
         _demo,
         "the main job on handwritten digits, in minutes",
-        "Trains a teacher and a student three ways on few labelled digits, prints a "
-        "table, draws the curves, exports the student and classifies images with the "
-        "exported model.",
+        "Trains a teacher on handwritten digits and a student four ways on few labels, "
+        "prints a table, draws the curves, exports the student and classifies images "
+        "with the exported model.",
     )
     command.add_argument(
         "--output", default="demo", help="folder to write (default: demo)"
