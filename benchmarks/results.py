@@ -30,7 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_hsakd import demo
 from keras_hsakd.documents import Heading, Text, markdown
-from keras_hsakd.files import read_json, write_json
+from keras_hsakd.files import read_json, without_folders, write_json
 from keras_hsakd.runs import compare
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -74,21 +74,17 @@ def keep(runs: pathlib.Path, folder: pathlib.Path) -> None:
         to.mkdir(parents=True, exist_ok=True)
         for name in ("run.json", "quality.json"):
             if record.with_name(name).exists():
-                write_json(
-                    to / name, without_folders(read_json(record.with_name(name)))
-                )
+                write_json(to / name, _for_others(read_json(record.with_name(name))))
         shutil.copy(record.with_name("log.csv"), to)
 
 
-def without_folders(content):
-    """Returns JSON values in which absolute paths are the names at their ends."""
+def _for_others(content):
+    """Returns JSON values without the folders above what paths name."""
     if isinstance(content, dict):
-        return {name: without_folders(value) for name, value in content.items()}
+        return {name: _for_others(value) for name, value in content.items()}
     if isinstance(content, list):
-        return [without_folders(value) for value in content]
-    if isinstance(content, str) and os.path.isabs(content):
-        return os.path.basename(content)
-    return content
+        return [_for_others(value) for value in content]
+    return without_folders(content) if isinstance(content, str) else content
 
 
 def main(arguments=None, documents=DOCUMENTS, records=RECORDS):

@@ -17,7 +17,6 @@ import math
 import os
 import pathlib
 import platform
-import statistics
 import tempfile
 
 import keras
@@ -29,13 +28,12 @@ from keras_hsakd.data.datasets import _read_digits
 from keras_hsakd.data.subsets import choose, few
 from keras_hsakd.files import write_json
 from keras_hsakd.optimizers import SGD, step_decay
+from keras_hsakd.runs.intervals import spread, t_quantile
 from keras_hsakd.runs.settings import DemoSettings
 
 LABELLED, UNLABELLED = 10, 60  # of each class
 RATIO = (LABELLED + UNLABELLED) // LABELLED  # of the steps of an epoch
 SETTINGS = DemoSettings(examples_per_class=LABELLED)
-# Of the 97.5 % interval of Student's t, by the number of seeds.
-QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
 
 
 def write_unlabelled(folder, seed):
@@ -103,9 +101,8 @@ def accuracies(seed, epochs, labels):
 
 
 def summary(values):
-    deviation = statistics.stdev(values)
-    half = QUANTILES[len(values)] * deviation / math.sqrt(len(values))
-    mean = statistics.mean(values)
+    mean, deviation = spread(values)
+    half = t_quantile(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
     return {
         "mean": round(mean, 4),
         "standard_deviation": round(deviation, 4),
@@ -118,7 +115,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=5, choices=QUANTILES)
+    parser.add_argument("--seeds", type=int, default=5, choices=(2, 3, 4, 5, 6, 8, 10))
     parser.add_argument("--epochs", type=int, default=20, help="over all images")
     parser.add_argument("--teacher", default="labelled", choices=("labelled", "all"))
     parser.add_argument("--output", type=pathlib.Path, help="file to write")

@@ -158,6 +158,21 @@ def errors_explained(
         raise type(error)(error.errno, message, folder) from error
 
 
+def without_folders(text: str) -> str:
+    """Returns an absolute path without the folders above it, and other text as it is.
+
+    They tell of a machine and its user, which is nobody else's business.
+
+    Args:
+        text: A path, or a name.
+
+    Example:
+    >>> without_folders("/home/me/photos"), without_folders("cifar10")
+    ('photos', 'cifar10')
+    """
+    return os.path.basename(os.path.normpath(text)) if os.path.isabs(text) else text
+
+
 def write_json(path: str | os.PathLike, content: dict) -> None:
     """Writes JSON, whole.
 

@@ -394,10 +394,7 @@ def load(
         limit,
         rest=unlabeled == REST,
     )
-    train_source, skipped = source(*train), list(skip)
-    if unlabeled not in (None, REST):
-        train_source, left_out = with_unlabeled(train_source, unlabeled, corrupt, skip)
-        skipped += left_out
+    train_source, left_out = with_unlabeled(source(*train), unlabeled, corrupt, skip)
     datasets = train_and_test(
         train_source,
         source(*test),
@@ -411,7 +408,7 @@ def load(
         drop_remainder,
     )
     for dataset in datasets:
-        dataset.skipped = skipped
+        dataset.skipped = [*skip, *left_out]
     return datasets
 
 

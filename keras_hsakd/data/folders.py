@@ -228,9 +228,8 @@ def image_folder(
     train_source, test_source = (
         _files(files, labels, image_size) for files, labels in (train, test)
     )
-    if unlabeled not in (None, REST):
-        train_source, left_out = with_unlabeled(train_source, unlabeled, corrupt, skip)
-        skip = [*skip, *left_out]
+    train_source, left_out = with_unlabeled(train_source, unlabeled, corrupt, skip)
+    skip = [*skip, *left_out]
     datasets = train_and_test(
         train_source,
         test_source,
@@ -258,7 +257,7 @@ def check_corrupt(corrupt: str) -> None:
 
 def with_unlabeled(
     source: Source,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike | None,
     corrupt: str = "refuse",
     skip: Sequence[str] = (),
 ) -> tuple[Source, list[str]]:
@@ -267,6 +266,7 @@ def with_unlabeled(
     Args:
         source: `Source`.
         folder: String or path-like, the folder; its images may lie at any depth.
+            `None` and `"rest"` add none.
         corrupt: What to do about files that cannot be decoded, see `image_folder`.
             Defaults to `"refuse"`.
         skip: Paths of files to leave out. Defaults to none.
@@ -289,6 +289,8 @@ def with_unlabeled(
     >>> len(joined), joined.num_unlabeled
     (6, 1)
     """
+    if folder in (None, REST):
+        return source, []
     folder = os.path.abspath(folder)
     if not os.path.isdir(folder):
         raise FileNotFoundError(

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_hsakd import checkpoints, export, lock
 from keras_hsakd.export.serving import as_pixels
+from keras_hsakd.files import without_folders
 from keras_hsakd.heads import is_plain, strip_heads
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import (
@@ -251,9 +252,7 @@ def network_beside(
 
 def _card(run):
     """Returns what the record of a run says for a model card."""
-    source, images = run.data_settings().data, run.record["images"]
-    if os.path.isabs(source):  # the folders above it are nobody's business
-        source = os.path.basename(source)
+    images, source = run.record["images"], without_folders(run.data_settings().data)
     unlabeled = images.get("unlabeled") or 0
     data = (
         f"Trained on {images['train'] - unlabeled:,} labelled "

@@ -10,7 +10,7 @@ import numpy as np
 from keras_hsakd import views as named_views
 from keras_hsakd.data import corruptions
 from keras_hsakd.export import metrics
-from keras_hsakd.files import check_parent, write_json
+from keras_hsakd.files import check_parent, without_folders, write_json
 from keras_hsakd.heads import head_names, is_plain, strip_heads
 from keras_hsakd.machine import versions
 from keras_hsakd.ops import head_accuracies, joint_labels, transformed_views
@@ -103,12 +103,10 @@ def measure_quality(
         network, images.test, opened.views, severity, seed, networks, verbose
     )
     captions, names = named_views.captions(opened.views), opened.class_names
-    source = images.settings.data
     found = {
         **_known(opened, checkpoint),
         "images": {
-            # The folders above it are nobody's business.
-            "data": os.path.basename(source) if os.path.isabs(source) else source,
+            "data": without_folders(images.settings.data),
             "measured_on": images.record()["measured_on"],
             "count": len(answers.labels),
         },
@@ -248,10 +246,12 @@ def figures(answers: Answers, captions: Sequence[str]) -> dict[str, float]:
     found = {"accuracy": metrics.accuracy(probabilities, labels)}
     if probabilities.shape[1] > 5:
         found["top_5_accuracy"] = metrics.accuracy(probabilities, labels, 5)
-    for name in (
-        *("negative_log_likelihood", "expected_calibration_error", "brier_score"),
+    for figure in (
+        metrics.negative_log_likelihood,
+        metrics.expected_calibration_error,
+        metrics.brier_score,
     ):
-        found[name] = getattr(metrics, name)(probabilities, labels)
+        found[figure.__name__] = figure(probabilities, labels)
     if "teacher" in answers.others:
         expected = metrics.softmax(answers.others["teacher"])
         found["teacher_agreement"] = metrics.agreement(probabilities, expected)
@@ -382,7 +382,7 @@ def table(found: Mapping) -> str:
 
 def _rows(title, rows):
     """Returns lines of a table from names to figures by name."""
-    columns = [name for name in next(iter(rows.values()))]
+    columns = list(next(iter(rows.values())))
     heads = [name.removesuffix("_accuracy").replace("_", " ") for name in columns]
     width = max(map(len, (title, *rows)))
     lines = ["  ".join([f"{title:{width}}", *(f"{head:>11}" for head in heads)])]

@@ -233,8 +233,8 @@ _IMAGENET = DataSettings(
 _PHOTOGRAPHS = DataSettings(
     data="photographs", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
 )
-# As many multiply-adds as 30 epochs of HSAKD from resnet20 to resnet8.
-_LONG_EPOCHS = {"baseline": 573, "kd": 274}
+# Of trainings with so many epochs that they cost what 30 of HSAKD do.
+_AS_MUCH = "with the multiply-adds of the method"
 _ON_HUNDRED_EPOCHS = {"epochs": 100, "milestones": (0.3, 0.6, 0.9)}
 _SMALL_LEARNING_RATE = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
@@ -487,59 +487,39 @@ def _rows():
 def _photographs():
     """The comparison on few photographs: one teacher, and a student many ways."""
 
-    def on_photographs(model, epochs=30, **changes):
-        return _on_cifar(model, epochs=epochs, **changes)
+    def on_photographs(model, **changes):
+        return _on_cifar(model, **{"epochs": 30, **changes})
 
-    name = "photographs/resnet20-resnet8"
-    teacher = _joint_teacher(on_photographs("resnet20"), _PHOTOGRAPHS)
-    yield Recipe(
-        "photographs/resnet8/baseline",
-        "labels alone",
-        (Step("baseline", "baseline", on_photographs("resnet8"), _PHOTOGRAPHS),),
-    )
-    yield Recipe(
-        "photographs/resnet8/baseline-long",
-        "labels alone, with the multiply-adds of the method",
-        (
-            Step(
-                "baseline",
-                "baseline",
-                on_photographs("resnet8", _LONG_EPOCHS["baseline"]),
-                _PHOTOGRAPHS,
-            ),
-        ),
-    )
-    yield Recipe(
-        name,
-        "student of a jointly trained teacher",
-        (*teacher, _student(on_photographs("resnet8"))),
-    )
-    for suffix, (description, options) in _OTHERWISE.items():
+    for name, description, changes in (
+        ("baseline", "labels alone", {}),
+        ("baseline-long", f"labels alone, {_AS_MUCH}", {"epochs": 573}),
+    ):
+        training = on_photographs("resnet8", **changes)
         yield Recipe(
-            f"{name}/{suffix}",
+            f"photographs/resnet8/{name}",
             description,
-            (*teacher, _student(on_photographs("resnet8"), **options)),
+            (Step("baseline", "baseline", training, _PHOTOGRAPHS),),
         )
-    yield Recipe(
-        f"{name}/kd-long",
-        "plain distillation, with the multiply-adds of the method",
+    teacher = _joint_teacher(on_photographs("resnet20"), _PHOTOGRAPHS)
+    _, kd = _OTHERWISE["kd"]
+    for suffix, description, changes, options in (
+        ("", "student of a jointly trained teacher", {}, {}),
+        *((f"/{name}", what, {}, how) for name, (what, how) in _OTHERWISE.items()),
+        ("/kd-long", f"plain distillation, {_AS_MUCH}", {"epochs": 274}, kd),
         (
-            *teacher,
-            _student(
-                on_photographs("resnet8", _LONG_EPOCHS["kd"]), **_OTHERWISE["kd"][1]
-            ),
+            "/sampled-views-2",
+            "student that sees two of four views",
+            {},
+            {"sampled_views": 2},
         ),
-    )
-    yield Recipe(
-        f"{name}/sampled-views-2",
-        "student that sees two of four views",
-        (*teacher, _student(on_photographs("resnet8"), sampled_views=2)),
-    )
-    yield Recipe(
-        f"{name}/light-heads",
-        "student with light heads",
-        (*teacher, _student(on_photographs("resnet8", head="light"))),
-    )
+        ("/light-heads", "student with light heads", {"head": "light"}, {}),
+    ):
+        training = on_photographs("resnet8", **changes)
+        yield Recipe(
+            f"photographs/resnet20-resnet8{suffix}",
+            description,
+            (*teacher, _student(training, **options)),
+        )
 
 
 _RECIPES = {recipe.name: recipe for recipe in _rows()}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from keras_hsakd.documents import Block, Drawing, Heading, Table, Text, markdown, page
 from keras_hsakd.figures import amount
-from keras_hsakd.files import atomic_write, read_json
+from keras_hsakd.files import atomic_write, read_json, without_folders
 from keras_hsakd.runs import curves, recipes
 from keras_hsakd.runs.costs import Spent, spent
 from keras_hsakd.runs.folder import Run
@@ -20,7 +20,6 @@ from keras_hsakd.runs.intervals import Difference, Spread, paired_difference, sp
 from keras_hsakd.runs.kinds import KINDS
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 
-_QUALITY = "quality.json"
 _OF_IMAGES = ("image_size", "mean", "std")
 _FILES = ("report.md", "report.csv", "report.html")
 
@@ -355,15 +354,10 @@ def _images(record):
     images, data = record["images"], record["data"]
     classes = images["class_names"]
     title = (
-        f"{_name(data['data'])}: {images['test']:,} {images['measured_on']} of "
-        f"{len(classes)} classes"
+        f"{without_folders(data['data'])}: {images['test']:,} "
+        f"{images['measured_on']} of {len(classes)} classes"
     )
     return title, images["measured_on"], data.get("test_split"), tuple(classes)
-
-
-def _name(text):
-    """Returns a path without the folders above it, and other words as they are."""
-    return os.path.basename(os.path.normpath(text)) if os.path.isabs(text) else text
 
 
 def _methods(runs):
@@ -452,7 +446,9 @@ def _flat(kind, settings):
         del data[name]
     known = {"kind": kind, **training, **options, **data}
     return {
-        name.replace("_", " "): _name(value) if isinstance(value, str) else value
+        name.replace("_", " "): without_folders(value)
+        if isinstance(value, str)
+        else value
         for name, value in known.items()
     }
 
@@ -565,7 +561,7 @@ def _published(record):
     data = record["data"]
     as_there = (
         training == expected
-        and _name(data["data"]) == source.data
+        and without_folders(data["data"]) == source.data
         and data.get("limit") is None
         and not data.get("validation")
     )
@@ -574,10 +570,9 @@ def _published(record):
 
 def _quality(run):
     """Returns what `keras-hsakd evaluate --quality` left of a run, if it did."""
-    path = os.path.join(run.path, _QUALITY)
-    if not os.path.isfile(path):
+    if not os.path.isfile(run.quality):
         return {}
-    found = read_json(path)
+    found = read_json(run.quality)
     of = " of the best epoch" if found.get("checkpoint") == "best" else ""
     return {
         f"{name}{of}": value

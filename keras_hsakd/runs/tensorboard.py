@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from keras_hsakd.files import atomic_write
+from keras_hsakd.files import atomic_write, without_folders
 from keras_hsakd.runs import pictures
 from keras_hsakd.runs.folder import Run
 
@@ -148,8 +148,8 @@ def hyperparameters(record: Mapping) -> dict[str, bool | int | float | str]:
         found["origin"] = record["origin"]["model"]
     for part in ("options", "data", "training"):
         for name, value in record[part].items():
-            if isinstance(value, str) and os.path.isabs(value):
-                value = os.path.basename(value)
+            if isinstance(value, str):
+                value = without_folders(value)
             if isinstance(value, (list, tuple, dict)):
                 value = str(value) if value else None
             if value is not None:
