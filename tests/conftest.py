@@ -2,6 +2,7 @@ import gc
 import hashlib
 import io
 import os
+import signal
 import tarfile
 import types
 
@@ -12,6 +13,15 @@ import numpy as np
 import pytest
 
 from keras_hsakd import layers, models
+
+# Tests send signals. A process that was started by `nohup`, or with `&` in a script,
+# ignores some of them, as our commands then do, too: here none is ignored.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
