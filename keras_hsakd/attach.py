@@ -114,6 +114,68 @@ def attach_heads(
     return keras.Model(classifier.images, outputs, name=classifier.name)
 
 
+def as_classifier(model: keras.Model) -> keras.Model:
+    """Returns a classifier up to its class logits, sharing all layers.
+
+    Args:
+        model: As in `attach_heads`.
+
+    Returns:
+        A functional `keras.Model` whose output, the logits `(B, N)`, is float32 also
+        under mixed precision.
+
+    Raises:
+        ValueError: As `attach_heads`.
+
+    Example:
+    >>> model = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
+    >>> as_classifier(model).layers[-1].name
+    'predictions_logits'
+    """
+    classifier = _take_apart(model, None)
+    return keras.Model(classifier.images, classifier.logits, name=classifier.name)
+
+
+def with_new_classifier(model: keras.Model, num_classes: int) -> keras.Model:
+    """Returns a classifier of other classes, sharing all layers but the last.
+
+    Args:
+        model: As in `attach_heads`; or one that ends in feature maps.
+        num_classes: Number of classes `N`.
+
+    Returns:
+        A functional `keras.Model` to class logits `(B, N)`, of a new layer named
+        `"logits"`, which is as the one before it but for its softmax; of pooled
+        features where that was a convolution, or none.
+
+    Raises:
+        ValueError: As `attach_heads`.
+
+    Example:
+    >>> model = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=1000)
+    >>> with_new_classifier(model, num_classes=10).output_shape
+    (None, 10)
+    """
+    flat = flatten(model)
+    if len(flat.outputs[0].shape) == 4:
+        return as_classifier(_classifying(flat, num_classes))
+    classifier = _take_apart(flat, None)
+    if isinstance(classifier.layer, keras.layers.Dense):
+        config = {"name": "logits", "units": num_classes, "activation": "linear"}
+        config = classifier.layer.get_config() | config | {"trainable": True}
+        logits = type(classifier.layer).from_config(config)(classifier.features)
+        return as_classifier(keras.Model(classifier.images, logits, name=flat.name))
+    maps = keras.Model(classifier.images, classifier.features, name=flat.name)
+    return as_classifier(_classifying(maps, num_classes))
+
+
+def _classifying(maps, num_classes):
+    """Returns a model of feature maps with a classifier."""
+    features = keras.layers.GlobalAveragePooling2D(name="logits_pool")(maps.output)
+    logits = keras.layers.Dense(num_classes, name="logits")(features)
+    return keras.Model(maps.input, logits, name=maps.name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Tap:
     """A place where a head can be attached, and what a head costs there.
@@ -219,9 +281,8 @@ def _take_apart(model, num_classes):
             f"width, channels): build it with `input_shape`. Received: {images.shape}"
         )
     if len(output.shape) == 4 and num_classes is not None:
-        features = keras.layers.GlobalAveragePooling2D(name="logits_pool")(output)
-        output = keras.layers.Dense(num_classes, name="logits")(features)
-        flat = keras.Model(images, output, name=model.name)
+        flat = _classifying(flat, num_classes)
+        (output,) = flat.outputs
     if len(output.shape) != 2 or num_classes not in (None, output.shape[-1]):
         wanted = "num_classes" if num_classes is None else num_classes
         raise ValueError(

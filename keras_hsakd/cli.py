@@ -8,6 +8,7 @@ imports what it runs.
 import argparse
 import dataclasses
 import functools
+import importlib
 import inspect
 import os
 import shlex
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             options = vars(_parser().parse_args(arguments))
             run, debug = options.pop("run_command"), options.pop("debug")
+            for module in options.pop("import_modules"):
+                _import(module)
             run(options)
     except KeyboardInterrupt:
         print(_INTERRUPTED, file=sys.stderr)
@@ -71,6 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"keras-hsakd: {message}{hint}", file=sys.stderr)
         return 1
     return 0
+
+
+def _import(module):
+    """Imports a module that registers layers, from here too, as `python -m` has it."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "Expected `--import` to name a module that is here or installed. "
+            f"Received: '{module}'; {error}"
+        ) from error
 
 
 _INTERRUPTED = "keras-hsakd: interrupted"
@@ -106,6 +122,15 @@ def _parser():
         command.set_defaults(run_command=run)
         command.add_argument(
             "--debug", action="store_true", help="show where an error was raised"
+        )
+        command.add_argument(
+            "--import",
+            action="append",
+            default=[],
+            dest="import_modules",
+            metavar="MODULE",
+            help="Python module with layers of your own, registered with Keras, that "
+            "networks have",
         )
         return command
 
@@ -249,14 +274,24 @@ def _parser():
     command = add(
         "convert",
         _convert,
-        "make a run folder of a PyTorch checkpoint, or the other way",
-        "Makes a run folder of a PyTorch checkpoint of the authors' kind (.pth, "
-        ".pth.tar, .safetensors), so that it can teach; or, from a run folder, writes "
-        "such a checkpoint.",
+        "make a run folder of a trained network, or a PyTorch checkpoint of one",
+        "Makes a run folder of a network that was trained elsewhere, so that it can "
+        "teach: a .keras file, weights (.weights.h5, .h5) of a classifier of "
+        "keras.applications, or a PyTorch checkpoint of the authors' kind (.pth, "
+        ".pth.tar, .safetensors); or, from a run folder, writes such a checkpoint.",
     )
-    command.add_argument("source", help="checkpoint, or run folder")
+    command.add_argument("source", help="file, or run folder")
     command.add_argument("output", help="run folder, or checkpoint, to write")
-    command.add_argument("--model", help="checkpoint: network that it holds")
+    command.add_argument(
+        "--model",
+        help="checkpoint: network of `keras-hsakd models` that it holds; weights: "
+        "applications/NAME",
+    )
+    command.add_argument(
+        "--preprocessing",
+        choices=("inside", "normalize"),
+        help=".keras: as of `teacher`",
+    )
     command.add_argument(
         "--prefix", default="", help="checkpoint: part of its keys, for example net1."
     )
@@ -755,14 +790,25 @@ def _convert(options):
         runs.export_torch(source, output, checkpoint)
         print(f"Wrote {output}")
         return
-    for name in ("model", "data"):
+    is_network = source.endswith(".keras")
+    for name in ("data",) if is_network else ("model", "data"):
         if options.get(name) is None:
             raise ValueError(
                 f"Expected `--{name}`, for a run folder tells what network it has and "
                 f"what images it was trained on. Received: no `--{name}`"
             )
     settings = DataSettings(**_taken(options, DataSettings))
-    run = runs.import_torch(output, source, data=settings, **options)
+    model, preprocessing = options.pop("model"), options.pop("preprocessing")
+    if is_network or source.endswith((".h5", ".hdf5")):
+        del options["prefix"]
+        training = TrainingSettings(
+            model=source if is_network else model,
+            weights=None if is_network else source,
+            preprocessing=preprocessing,
+        )
+        run = runs.import_keras(output, training, settings, **options)
+    else:
+        run = runs.import_torch(output, source, model, settings, **options)
     print(f"Wrote {run.path}. Accuracy {run.record['last']['val_accuracy']:.2%}")
 
 

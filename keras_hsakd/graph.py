@@ -204,7 +204,11 @@ def _check_names(model, outputs):
 PREPROCESSING = "preprocessing"
 
 
-def with_preprocessing(network: keras.Model, layer: keras.layers.Layer) -> keras.Model:
+def with_preprocessing(
+    network: keras.Model,
+    layer: keras.layers.Layer,
+    preprocessed: keras.KerasTensor | None = None,
+) -> keras.Model:
     """Returns a copy of a network with a preprocessing layer in front.
 
     The layer is named `"preprocessing"`, and takes the place of one of that name that
@@ -215,6 +219,9 @@ def with_preprocessing(network: keras.Model, layer: keras.layers.Layer) -> keras
         network: A functional model of one batch of images, with heads or without.
         layer: A layer without weights from the images that the result takes to those
             that the layers of `network` were made for.
+        preprocessed: Symbolic tensor of `network` whose place its output takes; what
+            that was computed by is left out. Defaults to the images, or the output of
+            the layer of that name.
 
     Returns:
         A functional `keras.Model` with the outputs of `network`.
@@ -230,10 +237,13 @@ def with_preprocessing(network: keras.Model, layer: keras.layers.Layer) -> keras
         batch_shape=taken.shape, dtype=taken.dtype, name=operation_of(taken).name
     )
     layer = type(layer).from_config({**layer.get_config(), "name": PREPROCESSING})
-    outputs = replay(network.outputs, {id(_preprocessed(network)): layer(images)})
+    if preprocessed is None:
+        preprocessed = _preprocessed(network)
+    outputs = replay(network.outputs, {id(preprocessed): layer(images)})
     structure = tree.pack_sequence_as(network.output, outputs)
+    network = keras.Model(images, structure, name=network.name)
     # Layers that were called twice would have the outputs of before as `layer.output`.
-    copy = keras.models.clone_model(keras.Model(images, structure, name=network.name))
+    copy = keras.models.clone_model(network)
     for variable, value in zip(copy.variables, network.variables, strict=True):
         variable.assign(value)
     finalize_states(copy)

@@ -182,16 +182,11 @@ def check_suit(
         ValueError: If the heads are made for another number of views, a view changes
             the shape or dtype of images, or the first one changes images.
     """
-    if heads.num_views(network) != len(views):
-        received = (
-            "no heads, for which `views` is to be None"
-            if heads.is_plain(network)
-            else f"heads for {heads.num_views(network)} views"
-        )
+    if not heads.is_plain(network) and heads.num_views(network) != len(views):
         raise ValueError(
             f"Expected the heads of `{network.name}` to be made for the {len(views)} "
             f"`views`; give `num_views={len(views)}` to `create` or `attach_heads`. "
-            f"Received: {received}"
+            f"Received: heads for {heads.num_views(network)} views"
         )
     if None in shape:
         return

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         TrainingSettings,
     )
     from keras_hsakd.runs.study import Line, run_recipe, run_seeds, run_study
-    from keras_hsakd.runs.training import import_torch, train
+    from keras_hsakd.runs.training import import_keras, import_torch, train
 
 __all__ = [
     "KINDS",
@@ -49,6 +49,7 @@ __all__ = [
     "evaluate",
     "export_run",
     "export_torch",
+    "import_keras",
     "import_torch",
     "measure_quality",
     "plan",
@@ -75,6 +76,6 @@ __getattr__, __dir__ = lazy.names_of(
             *("CacheSettings", "DataSettings", "ExecutionSettings", "TrainingSettings"),
         ),
         "study": ("Line", "run_recipe", "run_seeds", "run_study"),
-        "training": ("import_torch", "train"),
+        "training": ("import_keras", "import_torch", "train"),
     },
 )

@@ -163,13 +163,15 @@ def spent(
     views = options.get("sampled_views") or num_views
     images = record["epochs_done"] * record["images"]["train"]
     heads = tuple(name for name in network if name != "backbone")
-    if kind == "linear":  # of which the classifier alone is trained, next to nothing
+    is_frozen = record["training"].get("freeze_backbone", False)
+    if kind == "linear" or (kind == "baseline" and is_frozen):
+        # The classifier alone is trained, which is next to nothing.
         an_image = network["backbone"]
     elif kind == "mutual":
         peers = options.get("peers") or [record["training"]["model"]]
         networks = [network, *(parts(peer, head) for peer in peers)]
         an_image = views * _TRAINED * sum(sum(each.values()) for each in networks)
-    elif kind == "teacher" and origin:  # its backbone is frozen
+    elif kind == "teacher" and (origin or is_frozen):  # its backbone is frozen
         trained = sum(network[head] for head in heads)
         an_image = views * (network["backbone"] + _TRAINED * trained)
     elif kind == "distill":
@@ -198,7 +200,7 @@ def _spent_in_distillation(record, parts, network, num_views, views, images):
     learns = bool(heads) or bool(weights.get("kl_main", 1))
     way = Way(
         kind="distill" if learns else "baseline",
-        views=views if with_heads else 1,
+        views=views if with_heads or options.get("views") else 1,
         heads=tuple(heads),
         teaching=tuple(taught_by[name] for name in heads),
         cached="cache" in origin,

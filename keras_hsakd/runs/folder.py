@@ -225,7 +225,7 @@ class Run:
 
     def settings(self) -> dict:
         """Returns what the run was told, and what those before it were."""
-        settings = {name: self.record[name] for name in _IDENTITY}
+        settings = {name: self.record.get(name, {}) for name in _IDENTITY}
         origin = settings["origin"]
         settings["origin"] = origin and origin.get("settings")
         return settings
@@ -426,7 +426,7 @@ def check_output(
 
 
 # What makes two runs the same; the devices that they ran on do not.
-_IDENTITY = ("kind", "options", "data", "training", "origin")
+_IDENTITY = ("kind", "options", "data", "training", "files", "origin")
 
 
 def differences(
@@ -464,10 +464,12 @@ def differences(
 
 
 def _settings_of(record, options):
-    settings = {name: record[name] for name in _IDENTITY}
+    settings = {name: record.get(name, {}) for name in _IDENTITY}
     # A setting that is not given is as one that there was not yet.
     settings["options"] = {**options, **settings["options"]}
     settings["training"] = vars(TrainingSettings(**settings["training"]))
+    for name in settings["files"]:  # known by what is in it, wherever it is
+        del settings["training"][name]
     for name in ("options", "data"):
         given = {k: v for k, v in settings[name].items() if v is not None}
         settings[name] = given

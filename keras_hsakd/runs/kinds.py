@@ -97,6 +97,8 @@ class Origin(NamedTuple):
             "settings": self.run.settings(),
             **(self.run.record[self.checkpoint] or {}),
         }
+        if "parts" in self.run.record:
+            record["parts"] = self.run.record["parts"]
         if self.cache is not None:
             record["cache"] = {
                 "path": os.path.abspath(self.cache.path),
@@ -266,15 +268,18 @@ class Teacher(Kind):
         from keras_hsakd.runs import networks
         from keras_hsakd.trainers import TeacherTrainer
 
-        (network,) = networks.create(training, images, self.views)
+        if origin is None:
+            (network,) = networks.create(training, images, self.views)
+        else:
+            network = networks.on_backbone(
+                origin.run, origin.checkpoint, training, images, self.views
+            )
         trainer = TeacherTrainer(
             network,
             freeze_backbone=origin is not None,
             views=self.views,
             sampled_views=self.sampled_views,
         )
-        if origin is not None:
-            networks.take_over(origin.run, origin.checkpoint, network)
         return Job(trainer, network, compiling={"head_metrics": self.head_metrics})
 
 
@@ -285,12 +290,11 @@ class Baseline(Kind):
     name = "baseline"
 
     def job(self, training, images, origin):
-        from keras_hsakd.heads import strip_heads
         from keras_hsakd.runs import networks
         from keras_hsakd.trainers import BaselineTrainer
 
         # Its weights at the start are those of a student with heads of this seed.
-        network = strip_heads(*networks.create(training, images))
+        (network,) = networks.create(training, images, with_heads=False)
         return Job(BaselineTrainer(network), network)
 
 
@@ -320,6 +324,15 @@ class Distill(Kind):
         True,
         "learn by auxiliary heads from views of the images; without, from the "
         "teacher's classes of the images alone",
+    )
+    views: str | None = setting(
+        None,
+        "without heads: views of an image on which the classes are learned (default: "
+        "the image alone; with heads: those of the teacher)",
+        choices=VIEWS,
+    )
+    weak_teacher: bool = setting(
+        False, "learn from a teacher that is no better than chance, too"
     )
     divergence: str = setting(
         "kl", "what is learned from the teacher by", choices=DIVERGENCES
@@ -371,15 +384,25 @@ class Distill(Kind):
             }
         return changed(origin.run, data or {})
 
+    def check_images(self, images, origin):
+        super().check_images(images, origin)
+        if self.heads and self.views not in (None, origin.run.views):
+            raise ValueError(
+                "Expected no `views` but without heads, which have those of the "
+                f"teacher, {origin.run.views}. Received: views={self.views!r}"
+            )
+        if not self.weak_teacher:
+            _check_better_than_chance(origin)
+
     def job(self, training, images, origin):
         from keras_hsakd.heads import strip_heads
         from keras_hsakd.runs import networks
         from keras_hsakd.teacher_cache import TeacherCache
         from keras_hsakd.trainers import Distiller
 
-        (student,) = networks.create(training, images, origin.run.views)
-        if not self.heads:
-            student = strip_heads(student)
+        (student,) = networks.create(
+            training, images, origin.run.views, with_heads=self.heads
+        )
         if origin.cache is not None:
             teacher = TeacherCache(origin.cache.path)
             teacher.check_data(images.train)
@@ -391,7 +414,7 @@ class Distill(Kind):
             teacher,
             student,
             self.temperature,
-            views=origin.run.views if self.heads else None,
+            views=origin.run.views if self.heads else self.views,
             divergence=self.divergence,
             divergence_options=self.divergence_options,
             divergence_warmup=self.divergence_warmup * training.epochs,
@@ -402,6 +425,24 @@ class Distill(Kind):
             "loss_weights": self.loss_weights,
         }
         return Job(distiller, student, compiling=compiling)
+
+
+# Fewer images of a class tell nothing.
+_IMAGES_OF_A_CLASS = 10
+
+
+def _check_better_than_chance(origin):
+    """Raises a ValueError if a teacher has nothing to teach."""
+    record, classes = origin.run.record, len(origin.run.class_names)
+    accuracy = (record[origin.checkpoint] or {}).get(record["monitor"])
+    told = record["images"]["test"] >= _IMAGES_OF_A_CLASS * classes
+    if accuracy is not None and told and not accuracy > 1 / classes:
+        raise ValueError(
+            f"Expected `{origin.argument}` to be of a teacher that is better than "
+            f"chance, {1 / classes:.2%} of {classes} classes, or `weak_teacher`. "
+            f"Received: '{origin.run.path}', with {record['monitor']} {accuracy:.2%} on "
+            f"{record['images']['test']:,} {record['images']['measured_on']}"
+        )
 
 
 def teaching_network(origin: Origin) -> "keras.Model":
@@ -488,7 +529,7 @@ class Linear(Kind):
         from keras_hsakd.trainers import BaselineTrainer
 
         model = origin.run.record["training"]["model"]
-        if model != training.model:
+        if model != networks.absolute(training).model:
             raise ValueError(
                 f"Expected `backbone` to be a run of {training.model}. "
                 f"Received: '{origin.run.path}', a {origin.run.describe()}"

@@ -81,7 +81,7 @@ class Pair:
             origin = Origin(Run.open(self.teacher), "last", "teacher")
             check_same(origin.run, images, "teacher")
             return origin.network()
-        training = dataclasses.replace(self.training, model=self.teacher)
+        training = networks.of_another(self.training, self.teacher)
         with networks.construction(training.precision, tf.distribute.get_strategy()):
             (teacher,) = networks.create(training, images, self.views)
         return teacher

@@ -141,15 +141,16 @@ def plan(
 
 
 def _run_of(teacher):
-    """Returns the run that a teacher is, or None of a network of the zoo."""
+    """Returns the run that a teacher is, or None of a network that is not trained."""
     if os.path.isdir(teacher):
         return Run.open(teacher)
-    if os.fspath(teacher) in models.names():
-        return None
-    raise ValueError(
-        "Expected `teacher` to be a run folder or a network, see `keras-hsakd models`. "
-        f"Received: '{teacher}'{did_you_mean(teacher, models.names())}"
-    )
+    try:
+        networks.check_name(os.fspath(teacher))
+    except ValueError as error:
+        raise ValueError(
+            f"Expected `teacher` to be a run folder or a network; {error}"
+        ) from error
+    return None
 
 
 def _data_settings(data, run):

@@ -17,7 +17,7 @@ from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 FORMAT = 3
 # Larger images are not decoded, see `keras_hsakd.data.decoding`.
 _LARGEST_SIZE = 10_000
-_LONGEST_TEXT = 200
+_LONGEST_TEXT = 4096  # a path, for example
 
 Results = dict[str, numbers.Real]
 
@@ -70,6 +70,7 @@ class Origin(TypedDict):
     checkpoint: str
     weights: NotRequired[str]
     settings: NotRequired[Settings]
+    parts: NotRequired[dict[str, int]]
     cache: NotRequired[Cache]
 
 
@@ -92,6 +93,8 @@ class Record(TypedDict):
     images: Images
     seconds: float
     recipe: NotRequired[str | None]
+    files: NotRequired[dict[str, str]]
+    parts: NotRequired[dict[str, int]]
     machine: NotRequired[Machine]
     versions: NotRequired[dict[str, str]]
 

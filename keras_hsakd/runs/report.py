@@ -521,15 +521,21 @@ def _spent(record):
     from keras_hsakd import models, views
     from keras_hsakd.runs import networks
 
-    known = [record["training"]["model"], (record["origin"] or {}).get("model")]
-    in_zoo = {name for name in known if name} <= set(models.names())
-    if not in_zoo or record["kind"] not in KINDS:
+    images, origin = record["images"], record["origin"] or {}
+    of_origin = (origin.get("settings") or {}).get("training", {})
+    kept = {
+        (training.get("model"), training.get("head", "copy")): of["parts"]
+        for of, training in ((record, record["training"]), (origin, of_origin))
+        if "parts" in of
+    }
+    needed = {record["training"]["model"], origin.get("model")} - {None}
+    known = {*models.names(), *(model for model, _ in kept)}
+    if not needed <= known or record["kind"] not in KINDS:
         return None
-    images = record["images"]
     num_views = len(views.get(record["views"]))
 
     def parts(name, head):
-        return networks.multiply_adds_by_part(
+        return kept.get((name, head)) or networks.multiply_adds_by_part(
             name, head, len(images["class_names"]), images["image_size"], num_views
         )
 

@@ -148,9 +148,17 @@ class TrainingSettings:
     """Which network is trained, and how; the defaults are the paper's on CIFAR.
 
     Attributes:
-        model: A name of `keras_hsakd.models.names()`.
+        model: A name of `keras_hsakd.models.names()`; `"applications/NAME"`, a
+            classifier of `keras.applications`; the path of a `.keras` file; or
+            `"package.module:function"`, a function from the shape of an image
+            `(height, width, channels)` and the number of classes to a `keras.Model`.
+        weights: Of a classifier of `keras.applications`: `"imagenet"`, or a file.
+        preprocessing: Of a file or a function: `"inside"`, it takes images of 0 to 255,
+            or `"normalize"`, these are to be normalised before it.
         head: `"copy"` or `"light"`, which auxiliary heads it has, see
             `keras_hsakd.attach_heads`.
+        taps: Names of the layers that its heads are at, see `keras_hsakd.attach_heads`.
+        freeze_backbone: Whether layers whose weights were loaded keep them.
         epochs: Number of passes over the training images.
         batch_size: Images in a batch; each is seen under four rotations.
         optimizer: `"sgd"`, PyTorch's, or `"adamw"`, Keras'.
@@ -178,12 +186,36 @@ class TrainingSettings:
             each time.
     """
 
-    model: str = setting(help="network to train, see `keras-hsakd models`")
+    model: str = setting(
+        help="network to train: one of `keras-hsakd models`, applications/NAME of "
+        "keras.applications, a .keras file, or package.module:function, which makes a "
+        "keras.Model of (height, width, channels) and the number of classes",
+    )
+    weights: str | None = setting(
+        None,
+        "applications: imagenet, or a file of weights, .weights.h5 or .h5 (default: "
+        "random ones)",
+    )
+    preprocessing: str | None = setting(
+        None,
+        "file or function: inside, it takes images of 0 to 255, or normalize, by "
+        "--mean and --std before it (default: inside, where it begins with layers for "
+        "that)",
+        choices=("inside", "normalize"),
+    )
     head: str = setting(
         "copy",
         "its auxiliary heads: a copy of what follows each stage, as in the paper, or "
         "light, two convolutions each, which cost less",
         choices=("copy", "light"),
+    )
+    taps: tuple[str, ...] | None = setting(
+        None,
+        "names of the layers that its heads are at (default: those that "
+        "keras_hsakd.find_taps finds)",
+    )
+    freeze_backbone: bool = setting(
+        False, "keep the weights that were loaded; train heads and a new classifier"
     )
     epochs: int = setting(240, "passes over the training images")
     batch_size: int = setting(64, "images in a batch, each seen under four rotations")

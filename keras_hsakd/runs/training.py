@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_hsakd import checkpoints, distribution, models
 from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, StepSeconds, Throughput
 from keras_hsakd.files import best_effort
-from keras_hsakd.heads import strip_heads
+from keras_hsakd.heads import multiply_adds_by_part, strip_heads
 from keras_hsakd.machine import machine, versions
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.resume import Resume, list_snapshots
@@ -195,7 +195,8 @@ def settings_record(
         "kind": kind.name,
         "options": kind.options(),
         "data": dataclasses.asdict(data),
-        "training": dataclasses.asdict(training),
+        "training": dataclasses.asdict(networks.absolute(training)),
+        "files": networks.digests(training),
         "origin": None if origin is None else origin.record(),
     }
 
@@ -301,6 +302,7 @@ def _facts(network, monitor, views, images):
         "images": images.record(),
         "parameters": deployed.count_params(),
         "multiply_adds": models.multiply_adds(deployed),
+        "parts": multiply_adds_by_part(network),
         "versions": versions("keras_hsakd", "keras", "tensorflow", "jax", "numpy"),
         "machine": machine(),
         "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -535,15 +537,63 @@ def import_torch(
     ...     "teacher", "wrn_40_2_aux.pth.tar", "wrn_40_2", images
     ... )  # doctest: +SKIP
     """
+    state = checkpoints.read_torch(source, prefix)
+
+    def network_for(training, images):
+        with_heads = checkpoints.has_heads(state)
+        (network,) = networks.create(training, images, with_heads=with_heads)
+        checkpoints.load_torch(network, state)
+        return network
+
+    options = {"source": os.path.abspath(source), "prefix": prefix}
+    training = TrainingSettings(model=model)
+    return _imported(output, network_for, options, training, data, overwrite, verbose)
+
+
+def import_keras(
+    output: str | os.PathLike,
+    training: TrainingSettings,
+    data: DataSettings,
+    overwrite: bool = False,
+    verbose: int = 1,
+) -> Run:
+    """Makes a run folder of a Keras classifier, as if it had been trained here.
+
+    It can then teach: `Distill(teacher=folder, heads=False)`, or, once it was given
+    heads by `Teacher(backbone=folder)`, with them.
+
+    Args:
+        output: As in `import_torch`.
+        training: Which network: a `.keras` file, or a classifier of
+            `keras.applications` with a file of weights. All else is left aside.
+        data: As in `import_torch`.
+        overwrite: As in `import_torch`.
+        verbose: As in `import_torch`.
+
+    Returns:
+        The `Run`.
+
+    Raises:
+        BlockingIOError: As `import_torch`.
+        FileExistsError: As `import_torch`.
+        FileNotFoundError: As `import_torch`.
+        ValueError: As `import_torch`; or if the network has other classes than the
+            images, or takes others.
+
+    Example:
+    >>> training = TrainingSettings(model="mine.keras")
+    >>> images = DataSettings(data="photographs")
+    >>> import_keras("teacher", training, images)  # doctest: +SKIP
+    """
+    return _imported(output, networks.trained, {}, training, data, overwrite, verbose)
+
+
+def _imported(output, network_for, options, training, data, overwrite, verbose):
+    """Makes a run folder of a network that was trained elsewhere."""
     with writing(output, overwrite):
-        state = checkpoints.read_torch(source, prefix)
-        training = TrainingSettings(model=model)
         data = absolute(data)
         images = load_to_measure(data, training.batch_size, training.seed)
-        (network,) = networks.create(training, images)
-        if not checkpoints.has_heads(state):
-            network = strip_heads(network)
-        checkpoints.load_torch(network, state)
+        network = network_for(training, images)
         with images.errors_named():
             measured = measure(network, images.test, verbose=verbose)
         results = {"epoch": 0, **{f"val_{name}": v for name, v in measured.items()}}
@@ -552,9 +602,10 @@ def import_torch(
             {
                 "format": FORMAT,
                 "kind": "converted",
-                "options": {"source": os.path.abspath(source), "prefix": prefix},
+                "options": options,
                 "data": dataclasses.asdict(data),
-                "training": dataclasses.asdict(training),
+                "training": dataclasses.asdict(networks.absolute(training)),
+                "files": networks.digests(training),
                 "origin": None,
                 "execution": {},
                 **_facts(network, "val_accuracy", None, images),
