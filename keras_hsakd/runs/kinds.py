@@ -434,14 +434,15 @@ _IMAGES_OF_A_CLASS = 10
 def _check_better_than_chance(origin):
     """Raises a ValueError if a teacher has nothing to teach."""
     record, classes = origin.run.record, len(origin.run.class_names)
-    accuracy = (record[origin.checkpoint] or {}).get(record["monitor"])
-    told = record["images"]["test"] >= _IMAGES_OF_A_CLASS * classes
-    if accuracy is not None and told and not accuracy > 1 / classes:
+    monitor, images = record["monitor"], record["images"]
+    accuracy = (record[origin.checkpoint] or {}).get(monitor)
+    is_told = images["test"] >= _IMAGES_OF_A_CLASS * classes
+    if accuracy is not None and is_told and not accuracy > 1 / classes:
         raise ValueError(
             f"Expected `{origin.argument}` to be of a teacher that is better than "
             f"chance, {1 / classes:.2%} of {classes} classes, or `weak_teacher`. "
-            f"Received: '{origin.run.path}', with {record['monitor']} {accuracy:.2%} on "
-            f"{record['images']['test']:,} {record['images']['measured_on']}"
+            f"Received: '{origin.run.path}', with {monitor} {accuracy:.2%} on "
+            f"{images['test']:,} {images['measured_on']}"
         )
 
 

@@ -13,16 +13,15 @@ from collections.abc import Mapping
 import keras
 
 import keras_hsakd
-from keras_hsakd import models
 from keras_hsakd.figures import amount, rounded
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.heads import output_names
 from keras_hsakd.machine import machine
+from keras_hsakd.runs import networks
 from keras_hsakd.runs.costs import Way, hours, image_multiply_adds, ways
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import Distill, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
-from keras_hsakd.suggestions import did_you_mean
 from keras_hsakd.teacher_cache import TeacherCache, num_bytes
 from keras_hsakd.trainers.distillation import term_name
 
