@@ -18,7 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from keras_hsakd import runs, signals, zoo
+from keras_hsakd import runs, signals, sizes, zoo
 from keras_hsakd.files import check_parent, read_json, write_json
 from keras_hsakd.names import CARD, FORMATS, VIEWS
 from keras_hsakd.results import CHECKPOINTS
@@ -431,8 +431,10 @@ def _parser():
     command = add("models", _models, "list the networks and what they cost")
     command.add_argument(
         "--image-size",
-        type=int,
-        help="height and width of an image (default: what each is made for)",
+        type=_image_size,
+        metavar="SIZE",
+        help="height and width of an image, or HEIGHTxWIDTH (default: what each is "
+        "made for)",
     )
     command.add_argument(
         "--num-classes", type=int, default=100, help="classes (default: 100)"
@@ -522,6 +524,8 @@ def _training(options):
 
 def _parsing(hint, metadata):
     """Returns how argparse reads a value of a type."""
+    if hint == sizes.ImageSize | None:
+        return {"type": _image_size, "metavar": "SIZE"}
     if isinstance(hint, types.UnionType):  # with None
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if hint is bool:
@@ -533,6 +537,14 @@ def _parsing(hint, metadata):
     if typing.get_origin(hint) is dict:
         return {"action": _Pairs, "nargs": "+", "metavar": metadata["metavar"]}
     return {"type": hint, "choices": metadata.get("choices")}
+
+
+def _image_size(text):
+    """Reads the value of a flag; argparse puts the flag's name before the error."""
+    try:
+        return sizes.parsed(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class _Pairs(argparse.Action):
@@ -584,7 +596,11 @@ _SCALE = (
     ("data", str, "other images: a named data set, tfds:NAME, or a folder"),
     ("target-data", str, "other images of the linear classifier"),
     ("data-dir", str, "folder of tensorflow-datasets"),
-    ("image-size", int, "height and width of the images"),
+    (
+        "image-size",
+        _image_size,
+        "height and width of the images, or HEIGHTxWIDTH, for padded rotations",
+    ),
     ("limit", int, "most training images, and test images"),
 )
 
@@ -755,6 +771,8 @@ def _folder_of(told):
     words = [told["name"]]
     for name, value in told.items():
         if value not in (None, False) and name not in ("name", "seed", "seeds"):
+            if name == "image_size":
+                value = sizes.written(value)
             words += [name.replace("_", "-")] if value is True else [f"{name}-{value}"]
     return "--".join(word.replace("/", "--") for word in words)
 

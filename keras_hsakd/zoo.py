@@ -6,6 +6,8 @@ Making them all takes most of a minute, and Keras seconds to import. The rows ar
 
 from typing import NamedTuple
 
+from keras_hsakd.sizes import ImageSize, edges
+
 
 class Cost(NamedTuple):
     """What a network costs, for any number of classes and images of any size.
@@ -27,11 +29,12 @@ class Cost(NamedTuple):
     multiply_adds: tuple[int, ...]
 
 
-def table(image_size: int | None = None, num_classes: int = 100) -> str:
+def table(image_size: ImageSize | None = None, num_classes: int = 100) -> str:
     """Returns what the networks cost, as a Markdown table.
 
     Args:
-        image_size: Height and width of an image. Defaults to what each is made for.
+        image_size: Int, height and width of an image, or (height, width). Defaults to
+            what each is made for.
         num_classes: Number of classes `N >= 2`. Defaults to 100.
 
     Returns:
@@ -69,7 +72,7 @@ def table(image_size: int | None = None, num_classes: int = 100) -> str:
 
 
 def multiply_adds(
-    name: str, image_size: int | None = None, num_classes: int = 100
+    name: str, image_size: ImageSize | None = None, num_classes: int = 100
 ) -> int:
     """Returns the multiply-adds of one image through a network without heads.
 
@@ -89,19 +92,21 @@ def multiply_adds(
     101118464
     """
     cost = COSTS[name]
-    side = cost.image_size if image_size is None else image_size
+    height, width = edges(cost.image_size if image_size is None else image_size)
     # A pooling of VGG drops a last odd row; a convolution with stride 2 keeps it.
     pools = name.startswith("vgg")
     total = (cost.parameters[1] - 1) * num_classes  # all but the bias
     for of_a_pixel in cost.multiply_adds:
-        if side < 1:
+        if min(height, width) < 1:
             smallest = 2 ** (len(cost.multiply_adds) - 1) if pools else 1
             raise ValueError(
                 f"Expected `image_size` to be at least {smallest} for {name}. "
                 f"Received: image_size={image_size}"
             )
-        total += of_a_pixel * side**2
-        side = side // 2 if pools else (side + 1) // 2
+        total += of_a_pixel * height * width
+        height, width = (
+            side // 2 if pools else (side + 1) // 2 for side in (height, width)
+        )
     return total
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from keras_hsakd import layers, models
+from keras_hsakd.sizes import edges
 
 # Tests send signals. A process that was started by `nohup`, or with `&` in a script,
 # ignores some of them, as our commands then do, too: here none is ignored.
@@ -78,7 +79,7 @@ def tiny_network():
             dtype = keras.backend.result_type(keras.config.floatx(), "float32")
             return keras.layers.Dense(units, dtype=dtype, name=name)(x)
 
-        images = keras.Input((size, size, 3), name="images")
+        images = keras.Input((*edges(size), 3), name="images")
         x = images
         outputs = {}
         for i in range(1, heads + 1):
@@ -114,7 +115,7 @@ def _stand_ins(tiny_network, eager_trainers):
         return tiny_network(
             name,
             num_classes=num_classes,
-            size=input_shape[0],
+            size=input_shape[:2],
             heads=4 if four or name.endswith("_imagenet") else 3,
             num_views=num_views,
             batch_norm=False,

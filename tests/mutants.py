@@ -305,7 +305,9 @@ FAULTS = {
         "return _with_draws(indices, draw(num_examples, (seed, 0)))\n",
         "data streams",
     ),
-    "padding": Fault("return image_size // 8", "return image_size // 4", "data"),
+    "padding": Fault(
+        "return height // 8, width // 8", "return height // 8, height // 8", "data"
+    ),
     "flip_of_one": Fault(
         "tf.reverse(cropped, axis=[1])", "tf.reverse(cropped, axis=[0])", "data"
     ),

@@ -34,6 +34,7 @@ GROUPS = [
     {"distribution", "lock", "results"},
     {"ops", "compat", "digests", "documents", "figures", "files", "lazy", "machine"}
     | {"names", "optional", "signals", "suggestions", "zoo"},
+    {"sizes"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
 

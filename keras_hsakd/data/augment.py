@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_hsakd.data.sources import resize_one
+from keras_hsakd.sizes import ImageSize, edges
 
 CROPS = ("padded", "resized")
 
@@ -52,7 +53,10 @@ def draw(num_images: int, seed: tf.Tensor) -> Draws:
 
 
 def random_crop(
-    images: tf.Tensor, draws: Draws, padding: int, flip: bool = False
+    images: tf.Tensor,
+    draws: Draws,
+    padding: int | tuple[int, int],
+    flip: bool = False,
 ) -> tf.Tensor:
     """Pads images with zeros and crops each at a random place, back to its size.
 
@@ -62,7 +66,8 @@ def random_crop(
         images: Tensor of shape `(batch, height, width, channels)` and any dtype, with
             static height and width.
         draws: `Draws` of these images.
-        padding: Int, number of zero pixels added at each of the four sides.
+        padding: Int, number of zero pixels added at each of the four sides, or two: of
+            rows above and below, of columns left and right.
         flip: Bool, whether every second image, at random, is mirrored from left to
             right afterwards. Defaults to `False`.
 
@@ -81,13 +86,17 @@ def random_crop(
     if flip:
         flipped = _flipped(draws)[:, tf.newaxis]
         columns = tf.where(flipped, tf.reverse(columns, axis=[1]), columns)
-    padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+    rows_added, columns_added = ([added] * 2 for added in edges(padding))
+    padded = tf.pad(images, [[0, 0], rows_added, columns_added, [0, 0]])
     strips = tf.gather(padded, rows, axis=1, batch_dims=1)
     return tf.gather(strips, columns, axis=2, batch_dims=1)
 
 
 def random_crop_of_one(
-    image: tf.Tensor, draws: Draws, padding: int, flip: bool = False
+    image: tf.Tensor,
+    draws: Draws,
+    padding: int | tuple[int, int],
+    flip: bool = False,
 ) -> tf.Tensor:
     """Crops as `random_crop`, one image: slices are copied faster than gathered.
 
@@ -108,7 +117,8 @@ def random_crop_of_one(
     """
     row, column = tf.unstack(_places(draws, padding))
     height, width, _ = image.shape
-    padded = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
+    rows_added, columns_added = ([added] * 2 for added in edges(padding))
+    padded = tf.pad(image, [rows_added, columns_added, [0, 0]])
     cropped = padded[row : row + height, column : column + width]
     if flip:
         cropped = tf.cond(
@@ -119,7 +129,8 @@ def random_crop_of_one(
 
 def _places(draws, padding):
     """Returns the first row and column of a crop of a padded image."""
-    places = tf.floor(draws.uniform[..., :2] * (2 * padding + 1))
+    counts = [2.0 * added + 1 for added in edges(padding)]
+    places = tf.floor(draws.uniform[..., :2] * counts)
     return tf.cast(places, tf.int32)
 
 
@@ -128,20 +139,20 @@ def _flipped(draws):
 
 
 def random_resized_crop(
-    image: tf.Tensor, image_size: int, seed: tf.Tensor
+    image: tf.Tensor, image_size: ImageSize, seed: tf.Tensor
 ) -> tf.Tensor:
     """Crops a random part of an image and resizes it, as for ImageNet.
 
-    The part has 8 to 100 % of the area and an aspect ratio of 3/4 to 4/3, where ten
-    draws find one in the image; else it is the whole image.
+    The part has 8 to 100 % of the area and 3/4 to 4/3 of the aspect ratio of the
+    result, where ten draws find one in the image; else it is the whole image.
 
     Args:
         image: Tensor of shape `(height, width, channels)`.
-        image_size: Int, height and width of the result.
+        image_size: Int, height and width of the result, or (height, width).
         seed: Integer tensor of shape `(2,)`; the result is a function of it alone.
 
     Returns:
-        A float32 tensor of shape `(image_size, image_size, channels)`.
+        A float32 tensor of shape `(height, width, channels)`.
 
     Example:
     >>> random_resized_crop(tf.zeros((50, 40, 3)), 32, seed=(0, 1)).shape
@@ -150,12 +161,13 @@ def random_resized_crop(
     Reference: [Szegedy et al., 2015](https://arxiv.org/abs/1409.4842), section 6;
     torchvision's `RandomResizedCrop`.
     """
+    height, width = edges(image_size)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),
         tf.zeros((0, 0, 4), tf.float32),
         seed=seed,
         min_object_covered=0.0,
-        aspect_ratio_range=(3 / 4, 4 / 3),
+        aspect_ratio_range=(3 / 4 * (width / height), 4 / 3 * (width / height)),
         area_range=(0.08, 1.0),
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
@@ -163,33 +175,42 @@ def random_resized_crop(
     return _resized(tf.slice(image, begin, size), image_size)
 
 
-def center_crop(image: tf.Tensor, image_size: int, fraction: float) -> tf.Tensor:
-    """Crops a square from the centre of an image and resizes it.
+def center_crop(image: tf.Tensor, image_size: ImageSize, fraction: float) -> tf.Tensor:
+    """Crops a part of the result's shape from the centre of an image and resizes it.
 
     Args:
         image: Tensor of shape `(height, width, channels)`.
-        image_size: Int, height and width of the result.
-        fraction: Float from 0 to 1, the part of the image's shorter side that is kept:
-            224 / 256 for ImageNet.
+        image_size: Int, height and width of the result, or (height, width).
+        fraction: Float from 0 to 1, how much is kept of each side of the largest part
+            of that shape, for a square of the image's shorter side: 224 / 256 for
+            ImageNet.
 
     Returns:
-        A float32 tensor of shape `(image_size, image_size, channels)`.
+        A float32 tensor of shape `(height, width, channels)`.
 
     Example:
-    >>> center_crop(tf.zeros((50, 40, 3)), 32, fraction=1.0).shape
-    TensorShape([32, 32, 3])
+    >>> center_crop(tf.zeros((50, 40, 3)), (24, 32), fraction=1.0).shape
+    TensorShape([24, 32, 3])
     """
-    height, width = tf.unstack(tf.shape(image)[:2])
-    side = tf.cast(tf.minimum(height, width), tf.float32) * fraction
-    side = tf.maximum(tf.cast(tf.round(side), tf.int32), 1)
-    top, left = (height - side) // 2, (width - side) // 2
-    return _resized(image[top : top + side, left : left + side], image_size)
+    new_height, new_width = edges(image_size)
+    size = tf.shape(image)[:2]
+    height, width = tf.unstack(tf.cast(size, tf.float32))
+    largest = tf.stack(
+        [
+            tf.minimum(height, width * (new_height / new_width)),
+            tf.minimum(width, height * (new_width / new_height)),
+        ]
+    )
+    kept = tf.maximum(tf.cast(tf.round(largest * fraction), tf.int32), 1)
+    top, left = tf.unstack((size - kept) // 2)
+    rows, columns = tf.unstack(kept)
+    return _resized(image[top : top + rows, left : left + columns], image_size)
 
 
 def _resized(image, image_size):
     channels = image.shape[-1]
-    image = tf.image.resize(image, (image_size, image_size), antialias=True)
-    return tf.ensure_shape(image, (image_size, image_size, channels))
+    image = tf.image.resize(image, edges(image_size), antialias=True)
+    return tf.ensure_shape(image, (*edges(image_size), channels))
 
 
 def rand_augment(
@@ -281,12 +302,12 @@ class Augmentation(NamedTuple):
         """Whether it does no more than `keras_hsakd.ops.shifted`."""
         return self.is_of_batches and self.augment is None
 
-    def shifts(self, draws: Draws, image_size: int) -> tf.Tensor:
+    def shifts(self, draws: Draws, image_size: ImageSize) -> tf.Tensor:
         """Returns how images are shifted, for `keras_hsakd.ops.shifted`.
 
         Args:
             draws: `Draws` of the images.
-            image_size: Int, height and width of an image.
+            image_size: Int, height and width of an image, or (height, width).
 
         Returns:
             int32 tensor of shape `(batch, 3)`.
@@ -300,30 +321,34 @@ class Augmentation(NamedTuple):
         """Returns a batch of images augmented, where `is_of_batches`.
 
         Args:
-            images: Tensor of shape `(batch, size, size, 3)`, values from 0 to 255: the
-                zeros of the padding are to be black.
+            images: Tensor of shape `(batch, height, width, 3)`, values from 0 to 255:
+                the zeros of the padding are to be black.
             draws: `Draws` of these images.
         """
-        images = random_crop(images, draws, _padding(images.shape[1]), self.flip)
+        padding = _padding(images.shape[1:3])
+        images = random_crop(images, draws, padding, self.flip)
         if self.augment is not None:
             images = AUGMENTATIONS[self.augment](images, draws.seeds[:, 1])
         return images
 
-    def of_image(self, image: tf.Tensor, draws: Draws, image_size: int) -> tf.Tensor:
+    def of_image(
+        self, image: tf.Tensor, draws: Draws, image_size: ImageSize
+    ) -> tf.Tensor:
         """Returns an image of any size augmented, as `of_images` does.
 
         Args:
             image: Tensor of shape `(height, width, 3)`, values from 0 to 255.
             draws: `Draws` of this image.
-            image_size: Int, height and width of the result, which is float32.
+            image_size: Int, height and width of the result, which is float32, or
+                (height, width).
         """
         if self.crop == "padded":
             padding = _padding(image_size)
             image = resize_one(image, image_size)
         else:
-            padding = 0
+            padding = (0, 0)
             image = random_resized_crop(image, image_size, draws.seeds[0])
-        if padding or self.flip:
+        if any(padding) or self.flip:
             image = random_crop_of_one(image, draws, padding, self.flip)
         if self.augment is not None:
             augment = AUGMENTATIONS[self.augment]
@@ -332,8 +357,9 @@ class Augmentation(NamedTuple):
 
 
 def _padding(image_size):
-    """Returns the zeros beside an image that is cropped: 4 pixels for 32."""
-    return image_size // 8
+    """Returns the zeros beside each side of an image that is cropped: 4 for 32."""
+    height, width = edges(image_size)
+    return height // 8, width // 8
 
 
 @functools.cache

@@ -7,11 +7,12 @@ import urllib.request
 from collections.abc import Sequence
 
 from keras_hsakd.data.augment import AUGMENTATIONS, CROPS
+from keras_hsakd.sizes import ImageSize, checked
 
 
 def check_arguments(
     batch_size: int,
-    image_size: int,
+    image_size: ImageSize,
     seed: int,
     examples_per_class: int | None,
     label_fraction: float | None,
@@ -22,7 +23,7 @@ def check_arguments(
 ) -> None:
     """Raises a ValueError unless these are values that `load` takes."""
     _check_integer("batch_size", batch_size, 1)
-    _check_integer("image_size", image_size, 8)
+    checked(image_size)
     _check_integer("seed", seed, 0)
     for name, value in (("examples_per_class", examples_per_class), ("limit", limit)):
         if value is not None:

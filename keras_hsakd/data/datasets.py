@@ -26,6 +26,7 @@ from keras_hsakd.data.sources import ArraySource
 from keras_hsakd.data.subsets import REST, Examples, choose, hold_out
 from keras_hsakd.data.tfds import TfdsRecords, TfdsSource, is_tfds
 from keras_hsakd.optional import optional_module
+from keras_hsakd.sizes import ImageSize
 from keras_hsakd.suggestions import did_you_mean
 
 # Where tensorflow-datasets downloads them from.
@@ -228,7 +229,7 @@ def info(name: str) -> DatasetInfo:
 def load(
     name: str,
     batch_size: int = 64,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     seed: int = 0,
     examples_per_class: int | None = None,
     validation: bool = False,
@@ -270,8 +271,8 @@ def load(
     Args:
         name: String, one of `names()`, or `"tfds:"` and the name of a data set.
         batch_size: Int; the last batch of a pass may be smaller. Defaults to 64.
-        image_size: Int, at least 8, height and width of the images. Defaults to
-            `info(name).image_size`, or 32 for `tfds:`.
+        image_size: Int, at least 8, height and width of the images, or
+            (height, width). Defaults to `info(name).image_size`, or 32 for `tfds:`.
         seed: Int, not negative. Defaults to 0.
         examples_per_class: Int, the number of training images kept of each class,
             chosen by `seed`. Defaults to `None`, which keeps all.
@@ -288,8 +289,9 @@ def load(
             cropped at random; or `"resized"`, a random part of the image as it is in
             the data is resized, as for ImageNet. Defaults to `"padded"`.
         center_crop: Float, the part of a test image's shorter side that is kept, in a
-            square at its centre (224 / 256 for ImageNet). Defaults to `None`, which
-            resizes the whole image.
+            square at its centre (224 / 256 for ImageNet); of images that are not to be
+            square, the part of each side of the largest part of their shape. Defaults
+            to `None`, which resizes the whole image.
         label_fraction: Float, the part of each class of the training images that is
             kept, chosen by `seed`. Defaults to `None`, which keeps all.
         limit: Int, the most training images, and test images, that are kept, chosen
@@ -328,8 +330,8 @@ def load(
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
-        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
-        the attributes `class_names`, a list of strings, `num_examples`, the number
+        `(batch, height, width, 3)` and int32 of shape `(batch,)`. Both have the
+        attributes `class_names`, a list of strings, `num_examples`, the number
         of images in a pass, `num_unlabeled`, how many of them have the label -1,
         `labels`, an array of them or `None` where they are read with the images, and
         `skipped`, the files of `unlabeled` that were left out.

@@ -21,6 +21,7 @@ from keras_hsakd.data.checks import check_arguments, check_normalisation
 from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
 from keras_hsakd.data.sources import FileSource, JoinedSource, Source
 from keras_hsakd.data.subsets import REST, choose
+from keras_hsakd.sizes import ImageSize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,7 +37,7 @@ _TEST_FOLDERS = ("test", "val", "validation")
 def image_folder(
     path: str | os.PathLike,
     batch_size: int = 64,
-    image_size: int = 32,
+    image_size: ImageSize = 32,
     seed: int = 0,
     flip: bool = True,
     mean: Sequence[float] = IMAGENET_MEAN,
@@ -82,7 +83,7 @@ def image_folder(
         path: String or path-like, the folder.
         batch_size: Int; the last batch of a pass may be smaller. Defaults to 64.
         image_size: Int, at least 8, height and width that each whole image is resized
-            to. Defaults to 32.
+            to, or (height, width). Defaults to 32.
         seed: Int, not negative. Defaults to 0.
         flip: Bool, whether training images are flipped at random. Defaults to `True`.
         mean: Three floats, subtracted per channel, on the scale from 0 to 1. Defaults
@@ -107,8 +108,9 @@ def image_folder(
             cropped at random; or `"resized"`, a random part of the image as it is in
             the data is resized, as for ImageNet. Defaults to `"padded"`.
         center_crop: Float, the part of a test image's shorter side that is kept, in a
-            square at its centre (224 / 256 for ImageNet). Defaults to `None`, which
-            resizes the whole image.
+            square at its centre (224 / 256 for ImageNet); of images that are not to be
+            square, the part of each side of the largest part of their shape. Defaults
+            to `None`, which resizes the whole image.
         label_fraction: Float, the part of each class of the training images that is
             kept, chosen by `seed`. Defaults to `None`, which keeps all.
         limit: Int, the most training images, and test images, that are kept, chosen
@@ -131,8 +133,8 @@ def image_folder(
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
-        `(batch, image_size, image_size, 3)` and int32 of shape `(batch,)`. Both have
-        the attributes `class_names`, a list of strings, `num_examples`, the number
+        `(batch, height, width, 3)` and int32 of shape `(batch,)`. Both have the
+        attributes `class_names`, a list of strings, `num_examples`, the number
         of images in a pass, `num_unlabeled`, how many of them have the label -1,
         `labels`, an array of them, `files`, the paths of those with labels, and
         `skipped`, the files left out, by their path below `path`, or their whole path

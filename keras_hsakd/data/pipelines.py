@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_hsakd.data.augment import Augmentation, Draws, center_crop, draw
 from keras_hsakd.data.sources import Source, as_it_is
+from keras_hsakd.sizes import as_json
 from keras_hsakd.teacher_cache import TeacherCache
 
 
@@ -264,7 +265,7 @@ class TrainingPipeline:
         return {
             "examples": self.source.fingerprint(),
             "num_images": len(self.source),
-            "image_size": self.source.image_size,
+            "image_size": as_json(self.source.image_size),
             "augmentation": self.augmentation._asdict(),
             "normalisation": layer
             and {"scale": list(layer.scale), "offset": list(layer.offset)},
@@ -411,8 +412,8 @@ def train_and_test(
 
     Returns:
         Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
-        `(batch, image_size, image_size, 3)`, or uint8 where nothing was computed of
-        them, and int32 of shape `(batch,)`. Both have the attributes `class_names`,
+        `(batch, height, width, 3)`, or uint8 where nothing was computed of them, and
+        int32 of shape `(batch,)`. Both have the attributes `class_names`,
         `num_examples`, `num_unlabeled` and `labels`, those of the source, and `share`,
         a function from what a `Share` has to the data of one worker. The first has its
         `EpochCounter` as `epoch_counter`, `stream`, a function from the epoch and the

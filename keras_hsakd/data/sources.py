@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_hsakd import digests
 from keras_hsakd.data import decoding
+from keras_hsakd.sizes import ImageSize, edges, simplest
 
 # For functions of graphs that need no AutoGraph, whose conversion takes a second.
 as_it_is = tf.autograph.experimental.do_not_convert
@@ -22,17 +23,18 @@ class Source:
     Subclasses implement `__len__` and `read`, and `batches` where that is faster.
 
     Args:
-        image_size: Int, height and width of the images in batches.
+        image_size: Int, height and width of the images in batches, or (height, width).
 
     Attributes:
+        image_size: The same, as an int where it is a square's.
         labels: int32 array of shape `(examples,)`, or `None` where they are read with
             the images.
     """
 
     labels: np.ndarray | None = None
 
-    def __init__(self, image_size: int):
-        self.image_size = image_size
+    def __init__(self, image_size: ImageSize):
+        self.image_size = simplest(image_size)
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -91,8 +93,8 @@ class Source:
                 same static size; what is filled up has the index -1, and is not read.
             finish: Callable from images, labels, indices and what was drawn, without
                 what was filled up, to an element of the result. Images have shape
-                `(batch, image_size, image_size, 3)` and values from 0 to 255, uint8 or
-                float32; labels are int32 of shape `(batch,)`.
+                `(batch, height, width, 3)` and values from 0 to 255, uint8 or float32;
+                labels are int32 of shape `(batch,)`.
             of_image: Callable from an image of any size, and what was drawn for it, to
                 one of `image_size`, float32. Defaults to `None`, which resizes the
                 whole image.
@@ -103,7 +105,7 @@ class Source:
             A `tf.data.Dataset`.
         """
         (size,) = indices.element_spec[0].shape
-        shape = (self.image_size, self.image_size, 3)
+        shape = (*edges(self.image_size), 3)
 
         def fetch(indices, *drawn):
             return indices, self.fetch(indices), *drawn
@@ -144,7 +146,8 @@ class ArraySource(Source):
     Args:
         images: uint8 array of shape `(examples, height, width, 3)`.
         labels: Sequence of integers, one per example.
-        image_size: Int, height and width that each whole image is resized to.
+        image_size: Int, height and width that each whole image is resized to, or
+            (height, width).
 
     Example:
     >>> source = ArraySource(np.zeros((5, 8, 8, 3), "uint8"), range(5), 32)
@@ -154,7 +157,9 @@ class ArraySource(Source):
     [[3, 1]]
     """
 
-    def __init__(self, images: np.ndarray, labels: Sequence[int], image_size: int):
+    def __init__(
+        self, images: np.ndarray, labels: Sequence[int], image_size: ImageSize
+    ):
         super().__init__(image_size)
         self._images = on_host(images)
         self.labels = np.asarray(labels, "int32")
@@ -199,7 +204,8 @@ class FileSource(Source):
     Args:
         files: Sequence of paths, of files that `decoding.read` reads.
         labels: Sequence of integers, one per example.
-        image_size: Int, height and width that each whole image is resized to.
+        image_size: Int, height and width that each whole image is resized to, or
+            (height, width).
 
     Example:
     >>> import tempfile
@@ -210,7 +216,9 @@ class FileSource(Source):
     TensorShape([9, 7, 3])
     """
 
-    def __init__(self, files: Sequence[str], labels: Sequence[int], image_size: int):
+    def __init__(
+        self, files: Sequence[str], labels: Sequence[int], image_size: ImageSize
+    ):
         super().__init__(image_size)
         self._files = on_host(files)
         self.labels = np.asarray(labels, "int32")
@@ -298,12 +306,12 @@ def on_host(values, dtype: tf.DType | None = None) -> tf.Tensor:
         return tf.constant(values, dtype)
 
 
-def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Resizes to a square, bilinearly, and with antialiasing where it shrinks.
+def resize(images: tf.Tensor, image_size: ImageSize) -> tf.Tensor:
+    """Resizes bilinearly, and with antialiasing where it shrinks.
 
     Args:
         images: Tensor of shape `(..., height, width, channels)`, 3D or 4D.
-        image_size: Int, the new height and width.
+        image_size: Int, the new height and width, or (height, width).
 
     Returns:
         A float32 tensor, or `images` itself where it is known to have this size.
@@ -312,28 +320,28 @@ def resize(images: tf.Tensor, image_size: int) -> tf.Tensor:
     >>> resize(tf.zeros((2, 8, 8, 3)), 32).shape
     TensorShape([2, 32, 32, 3])
     """
-    size = (image_size, image_size)
+    size = edges(image_size)
     # `tf.image.resize` computes, and takes long, also where nothing is to be done.
     if tuple(images.shape[-3:-1]) == size:
         return images
     return tf.image.resize(images, size, antialias=True)
 
 
-def resize_one(image: tf.Tensor, image_size: int) -> tf.Tensor:
+def resize_one(image: tf.Tensor, image_size: ImageSize) -> tf.Tensor:
     """Resizes as `resize`, an image of a size that only the pipeline knows.
 
     Args:
         image: Tensor of shape `(height, width, 3)`.
-        image_size: Int, the new height and width.
+        image_size: Int, the new height and width, or (height, width).
 
     Returns:
-        A float32 tensor of shape `(image_size, image_size, 3)`.
+        A float32 tensor of that size.
 
     Example:
-    >>> resize_one(tf.zeros((9, 7, 3), tf.uint8), 32).shape
-    TensorShape([32, 32, 3])
+    >>> resize_one(tf.zeros((9, 7, 3), tf.uint8), (24, 32)).shape
+    TensorShape([24, 32, 3])
     """
-    size = (image_size, image_size)
+    size = edges(image_size)
     image = tf.cond(
         tf.reduce_all(tf.shape(image)[:2] == size),
         lambda: tf.cast(image, tf.float32),

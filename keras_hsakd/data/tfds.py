@@ -17,6 +17,7 @@ from keras_hsakd.data.decoding import decode_file
 from keras_hsakd.data.sources import Source, on_host
 from keras_hsakd.data.subsets import Examples, hold_out
 from keras_hsakd.optional import optional_module
+from keras_hsakd.sizes import ImageSize
 from keras_hsakd.suggestions import did_you_mean
 
 PREFIX = "tfds:"
@@ -226,10 +227,13 @@ class TfdsSource(Source):
     Args:
         records: `TfdsRecords` to read.
         positions: Integer array, their positions.
-        image_size: Int, height and width that each whole image is resized to.
+        image_size: Int, height and width that each whole image is resized to, or
+            (height, width).
     """
 
-    def __init__(self, records: TfdsRecords, positions: np.ndarray, image_size: int):
+    def __init__(
+        self, records: TfdsRecords, positions: np.ndarray, image_size: ImageSize
+    ):
         super().__init__(image_size)
         self._records = records
         self._positions = on_host(positions, tf.int64)

@@ -201,10 +201,10 @@ class _Module(tf.Module):
     def _decoded(self, content):
         """Returns an image file as an image of evaluation."""
         image = decode(content)
-        height, width, _ = self.shape
+        size = self.shape[:2]
         if self._served.center_crop is not None:
-            return crop_centre(image, height, self._served.center_crop)
-        return tf.image.resize(image, (height, width), antialias=True)
+            return crop_centre(image, size, self._served.center_crop)
+        return tf.image.resize(image, size, antialias=True)
 
     def _features_of_images(self, images):
         floats = tf.cast(images, tf.float32)

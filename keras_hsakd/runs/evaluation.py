@@ -23,6 +23,7 @@ from keras_hsakd.runs.images import (
     without_foreign,
 )
 from keras_hsakd.runs.settings import OF_THE_NETWORK, OF_TRAINING
+from keras_hsakd.sizes import in_words, written
 from keras_hsakd.trainers import BaselineTrainer, TeacherTrainer
 
 # Training images that artefacts are checked on, and 8-bit ranges are found on.
@@ -240,7 +241,10 @@ def network_beside(
     other = Run.open(folder)
     for what, received, expected in (
         ("classes", other.class_names, run.class_names),
-        ("image size", *(r.record["images"]["image_size"] for r in (other, run))),
+        (
+            "image size",
+            *(written(r.record["images"]["image_size"]) for r in (other, run)),
+        ),
     ):
         if received != expected:
             raise ValueError(
@@ -257,8 +261,8 @@ def _card(run):
     data = (
         f"Trained on {images['train'] - unlabeled:,} labelled "
         + (f"and {unlabeled:,} unlabelled " if unlabeled else "")
-        + f"images of '{source}', {images['image_size']} x {images['image_size']} "
-        f"pixels, {len(run.class_names)} classes."
+        + f"images of '{source}', {in_words(images['image_size'])} pixels, "
+        f"{len(run.class_names)} classes."
     )
     training = f"A {run.describe()}."
     if run.record["origin"]:

@@ -23,6 +23,7 @@ from keras_hsakd.files import (
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, read_results
 from keras_hsakd.runs.record import are_results, check
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
+from keras_hsakd.sizes import edges, in_words
 
 # What a folder says is read without Keras, which takes seconds to import.
 if TYPE_CHECKING:
@@ -319,9 +320,9 @@ def _check_of(network, images, path):
     outputs = network.output
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs
     _, *shape, _ = network.input_shape
-    if shape != [size, size] or logits.shape[-1] != classes:
+    if shape != [*edges(size)] or logits.shape[-1] != classes:
         raise ValueError(
-            f"Expected '{path}' to be of the images in run.json, {size} x {size} and "
+            f"Expected '{path}' to be of the images in run.json, {in_words(size)} and "
             f"{classes} classes. Received: {' x '.join(map(str, shape))} and "
             f"{logits.shape[-1]} classes"
         )

@@ -16,6 +16,7 @@ from keras_hsakd.data.subsets import REST
 from keras_hsakd.data.tfds import is_tfds
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.settings import DataSettings
+from keras_hsakd.sizes import ImageSize, as_json, simplest
 
 # By kind of data, the settings that only others have.
 _NAMED, _TFDS, _FOLDER = "a named data set", "a data set of `tfds:`", "a folder"
@@ -38,7 +39,7 @@ class Images(NamedTuple):
         settings: What was asked for.
         train: Training images.
         test: Images to measure on.
-        image_size: Height and width.
+        image_size: Height and width, one number where they are the same.
         mean: Mean of each channel, from 0 to 1, that a network made for them subtracts.
         std: Standard deviation of each channel that it divides by.
     """
@@ -46,7 +47,7 @@ class Images(NamedTuple):
     settings: DataSettings
     train: tf.data.Dataset
     test: tf.data.Dataset
-    image_size: int
+    image_size: ImageSize
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -84,7 +85,7 @@ class Images(NamedTuple):
         part = "validation" if self.settings.validation else "test"
         return {
             "class_names": self.class_names,
-            "image_size": self.image_size,
+            "image_size": as_json(self.image_size),
             "mean": list(self.mean),
             "std": list(self.std),
             "train": self.train.num_examples,
@@ -130,7 +131,7 @@ def load(
         settings,
         train,
         test,
-        train.element_spec[0].shape[1],
+        simplest(train.element_spec[0].shape[1:3]),
         tuple(source.mean or data.IMAGENET_MEAN),
         tuple(source.std or data.IMAGENET_STD),
     )

@@ -14,6 +14,7 @@ from keras_hsakd.runs.settings import (
     TrainingSettings,
     setting,
 )
+from keras_hsakd.sizes import is_square
 
 # The fields are enough for the help of the command line. What needs Keras, which takes
 # seconds, is imported where a job is made.
@@ -142,6 +143,17 @@ def _views():
     )
 
 
+def _check_square(image_size):
+    """Raises a ValueError of a size that a quarter turn changes."""
+    if image_size is not None and not is_square(image_size):
+        others = [name for name in VIEWS if name != "rotations"]
+        raise ValueError(
+            f"Expected `--views` to be one of {others} for images that are not square, "
+            "for a quarter turn changes their shape. "
+            f"Received: views='rotations' with image_size={image_size}"
+        )
+
+
 def _sampled_views():
     return setting(
         None,
@@ -225,6 +237,8 @@ class Kind:
                 f"tell something of images without labels. Received: "
                 f"unlabeled='{data.unlabeled}' for `{self.name}`"
             )
+        if getattr(self, "views", None) == "rotations":
+            _check_square(data.image_size)
         return absolute(data)
 
     def check_images(self, images: "Images", origin: Origin | None) -> None:

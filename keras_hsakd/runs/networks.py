@@ -30,6 +30,7 @@ from keras_hsakd.runs import applications
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import Images
 from keras_hsakd.runs.settings import TrainingSettings
+from keras_hsakd.sizes import ImageSize, edges
 from keras_hsakd.suggestions import did_you_mean
 
 
@@ -428,7 +429,7 @@ def _of_the_zoo(name, head, num_classes, input_shape, num_views):
 
 @functools.cache
 def multiply_adds_by_part(
-    name: str, head: str, num_classes: int, image_size: int, num_views: int
+    name: str, head: str, num_classes: int, image_size: ImageSize, num_views: int
 ) -> dict[str, int]:
     """Returns what a view costs in the parts of a network of the zoo, never made.
 
@@ -436,14 +437,14 @@ def multiply_adds_by_part(
         name: Name of the network.
         head: Which auxiliary heads it has, as in `TrainingSettings`.
         num_classes: Number of classes.
-        image_size: Height and width of its images.
+        image_size: Int, height and width of its images, or (height, width).
         num_views: Number of views that its heads tell apart.
 
     Returns:
         As `keras_hsakd.heads.multiply_adds_by_part`.
     """
     with shapes_only():
-        shape = (image_size, image_size, 3)
+        shape = (*edges(image_size), 3)
         network = _of_the_zoo(name, head, num_classes, shape, num_views)
     return heads.multiply_adds_by_part(network)
 

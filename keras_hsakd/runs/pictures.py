@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from keras_hsakd import views as named_views
 from keras_hsakd.export.metrics import softmax
@@ -101,7 +101,7 @@ def _views(pixels, said, label, class_names, captions):
     for column, caption in enumerate(captions):
         left = _FIRST + _WIDTH * column
         image = Image.fromarray(np.rint(pixels[column]).clip(0, 255).astype("uint8"))
-        image = image.resize((_EDGE, _EDGE), Image.Resampling.NEAREST)
+        image = ImageOps.contain(image, (_EDGE, _EDGE), Image.Resampling.NEAREST)
         picture.paste(image, (left, 4))
         pen.write((left, _EDGE + 6), caption, _GREY, _WIDTH)
         for row, (name, probabilities) in enumerate(said.items(), start=1):

@@ -22,6 +22,7 @@ from keras_hsakd.runs.costs import Way, hours, image_multiply_adds, ways
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import Distill, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
+from keras_hsakd.sizes import in_words
 from keras_hsakd.teacher_cache import TeacherCache, num_bytes
 from keras_hsakd.trainers.distillation import term_name
 
@@ -95,7 +96,7 @@ def plan(
         "is_run": run is not None,
         "views": views if run is None else run.views,
         "training": dataclasses.asdict(training),
-        "data": dataclasses.asdict(_data_settings(data, run)),
+        "data": dataclasses.asdict(_data_settings(data, run, views)),
     }
     pair = _as_json(pair)
     facts = _in_a_process({"pair": pair, "way": None}, timeout)
@@ -152,7 +153,7 @@ def _run_of(teacher):
     return None
 
 
-def _data_settings(data, run):
+def _data_settings(data, run, views):
     """Returns which images the networks of a plan take."""
     given = data if isinstance(data, Mapping) else vars(data) if data else {}
     if run is None:
@@ -160,7 +161,7 @@ def _data_settings(data, run):
             raise ValueError(
                 "Expected `data` for a teacher that is to be trained. Received: none"
             )
-        return Teacher().data_settings(data, None)
+        return Teacher(views=views).data_settings(data, None)
     for name, reason in (
         ("image_size", "it is that of the teacher"),
         ("unlabeled", "the plain student has none"),
@@ -298,11 +299,11 @@ def table(plan: Mapping) -> str:
         A string: what the networks cost by their parts, and a line for each way.
     """
     teacher, training, images = (plan[key] for key in ("teacher", "training", "images"))
-    machine, size = plan["machine"], images["image_size"]
+    machine, size = plan["machine"], in_words(images["image_size"])
     device = ", ".join(machine["devices"])
     lines = [
         f"{teacher['model']} teaches {training['model']}: {images['train']:,} images "
-        f"of {size} x {size} pixels and {images['classes']} classes in batches of "
+        f"of {size} pixels and {images['classes']} classes in batches of "
         f"{training['batch_size']}, {training['epochs']} epochs, "
         f"{training['precision']}. "
         f"{machine['processor']}, {machine['cores']} cores, {device}.",

@@ -14,7 +14,9 @@ distillation, [Zhao et al., 2022](https://arxiv.org/abs/2203.08679) for DKD, and
 import dataclasses
 from collections.abc import Mapping
 
+from keras_hsakd.runs.kinds import KINDS
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
+from keras_hsakd.sizes import ImageSize, is_square
 from keras_hsakd.suggestions import did_you_mean
 
 
@@ -63,7 +65,7 @@ class Recipe:
         batch_size: int | None = None,
         data: str | None = None,
         data_dir: str | None = None,
-        image_size: int | None = None,
+        image_size: ImageSize | None = None,
         limit: int | None = None,
         target_data: str | None = None,
     ) -> "Recipe":
@@ -77,7 +79,8 @@ class Recipe:
             data: Named data set, `tfds:NAME` or folder, in place of that of all
                 trainings but the linear one.
             data_dir: Folder of tensorflow-datasets.
-            image_size: Height and width of the images.
+            image_size: Int, height and width of the images, or (height, width). Where
+                they differ, `"padded_rotations"` stand for rotations.
             limit: Most training images, and test images.
             target_data: Named data set or folder, of the linear training.
 
@@ -93,6 +96,7 @@ class Recipe:
 
         ratio = 1 if epochs is None else epochs / self.steps[-1].training.epochs
         trainings = {"seed": seed, "batch_size": batch_size}
+        turns = image_size is None or is_square(image_size)
         steps = []
         for step in self.steps:
             source = target_data if step.kind == "linear" else data
@@ -101,7 +105,9 @@ class Recipe:
                 "image_size": image_size,
                 "limit": limit,
             }
-            images = step.data
+            images, options = step.data, step.options
+            if not turns and "views" in KINDS[step.kind].default_options():
+                options = {"views": "padded_rotations", **options}
             if isinstance(images, DataSettings):
                 if source is not None:
                     images = dataclasses.replace(images, data=source)
@@ -111,6 +117,7 @@ class Recipe:
                 dataclasses.replace(
                     step,
                     data=images,
+                    options=options,
                     training=dataclasses.replace(
                         step.training,
                         epochs=max(1, round(ratio * step.training.epochs)),

@@ -12,6 +12,7 @@ from typing import NotRequired, TypedDict
 
 import keras_hsakd
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
+from keras_hsakd.sizes import ImageSize, edges
 
 # Of the layout of `run.json`.
 FORMAT = 3
@@ -26,7 +27,7 @@ class Images(TypedDict):
     """What a training saw."""
 
     class_names: list[str]
-    image_size: int
+    image_size: ImageSize
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     train: int
@@ -162,7 +163,8 @@ def _out_of_range(record):
             expected = f"results with `epoch` and `{record['monitor']}`"
             return name, expected, reprlib.repr(record[name])
     images = record["images"]
-    if not 1 <= (size := images["image_size"]) <= _LARGEST_SIZE:
+    size = images["image_size"]
+    if not all(1 <= edge <= _LARGEST_SIZE for edge in edges(size)):
         return "images.image_size", f"from 1 to {_LARGEST_SIZE:,}", reprlib.repr(size)
     if len(names := images["class_names"]) < 2:
         return "images.class_names", "the names of two classes or more", names
@@ -188,15 +190,20 @@ def _fault(value, hint, name):
     if hint is object:
         return None
     if isinstance(hint, types.UnionType):
-        (of,) = (of for of in typing.get_args(hint) if of is not type(None))
-        return None if value is None else _fault(value, of, name)
+        kinds = typing.get_args(hint)
+        if value is None and type(None) in kinds:
+            return None
+        of, *others = (of for of in kinds if of is not type(None))
+        # What is wrong is told of the kind that the value is of.
+        of = next((other for other in others if _is(value, _kind(other))), of)
+        return _fault(value, of, name)
     if dataclasses.is_dataclass(hint):
         return _fault_of_settings(value, hint, name)
     if typing.is_typeddict(hint):
         return _fault_of_object(
             value, typing.get_type_hints(hint), hint.__required_keys__, name
         )
-    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    kind, arguments = _kind(hint), typing.get_args(hint)
     if not _is(value, kind):
         return name, _IN_WORDS[kind], reprlib.repr(value)
     if kind is dict:
@@ -252,6 +259,10 @@ def _fault_of_settings(value, settings, name):
     except ValueError as error:
         return name, "settings that suit", str(error)
     return None
+
+
+def _kind(hint):
+    return typing.get_origin(hint) or hint
 
 
 def _is(value, kind):

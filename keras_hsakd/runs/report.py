@@ -19,6 +19,7 @@ from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.intervals import Difference, Spread, paired_difference, spread
 from keras_hsakd.runs.kinds import KINDS
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
+from keras_hsakd.sizes import simplest, written
 
 _OF_IMAGES = ("image_size", "mean", "std")
 _FILES = ("report.md", "report.csv", "report.html")
@@ -420,6 +421,7 @@ def _told(record):
     # As they are, whether that was told or not.
     images = record["images"]
     told |= {name: images[name] for name in _OF_IMAGES}
+    told["image_size"] = written(told["image_size"])
     told["training images"] = images["train"]
     return {
         name: float(value) if type(value) is int else value
@@ -535,8 +537,9 @@ def _spent(record):
     num_views = len(views.get(record["views"]))
 
     def parts(name, head):
+        size = simplest(images["image_size"])
         return kept.get((name, head)) or networks.multiply_adds_by_part(
-            name, head, len(images["class_names"]), images["image_size"], num_views
+            name, head, len(images["class_names"]), size, num_views
         )
 
     return spent(record, num_views, parts)

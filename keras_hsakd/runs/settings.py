@@ -4,6 +4,7 @@ import dataclasses
 
 from keras_hsakd.names import DTYPES
 from keras_hsakd.results import CHECKPOINTS
+from keras_hsakd.sizes import ImageSize, checked
 
 
 def setting(default=dataclasses.MISSING, help: str = "", **metadata):
@@ -40,7 +41,7 @@ class DataSettings:
         data_dir: As in `keras_hsakd.data.load`; for a data set with a name.
         train_split: As in `keras_hsakd.data.load`; for `tfds:`.
         test_split: As in `keras_hsakd.data.load`; for `tfds:`.
-        image_size: Height and width of the images.
+        image_size: Height and width of the images, or (height, width).
         examples_per_class: Number of training images kept of each class.
         label_fraction: Part of each class of the training images that is kept.
         limit: Most training images, and test images, that are kept.
@@ -73,10 +74,10 @@ class DataSettings:
         "tfds: split to measure on (default: test, else validation, else a fifth of "
         "each class of the training split)",
     )
-    image_size: int | None = setting(
+    image_size: ImageSize | None = setting(
         None,
-        "height and width of the images (default: the named data set's; 32 for tfds: "
-        "and a folder)",
+        "height and width of the images, or HEIGHTxWIDTH (default: the named data "
+        "set's; 32 for tfds: and a folder)",
     )
     examples_per_class: int | None = setting(
         None, "training images kept of each class, chosen by the seed (default: all)"
@@ -105,8 +106,9 @@ class DataSettings:
     )
     center_crop: float | None = setting(
         None,
-        "part of a test image's shorter side that is kept, in a square at its centre "
-        "(default: the whole image is resized)",
+        "part of a test image's shorter side that is kept, in a square at its centre, "
+        "or of each side of the largest part of the shape of --image-size (default: "
+        "the whole image is resized)",
     )
     flip: bool | None = setting(
         None, "folder, tfds: mirror training images at random (default: yes)"
@@ -128,6 +130,11 @@ class DataSettings:
         "folder of more training images, at any depth, that have no label; or rest, "
         "those that --examples-per-class or --label-fraction leave out (default: none)",
     )
+
+    def __post_init__(self):
+        """Checks the size of the images, and has one form for each."""
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", checked(self.image_size))
 
 
 # Of data settings: what a trained network has fixed.

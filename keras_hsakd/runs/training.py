@@ -33,6 +33,7 @@ from keras_hsakd.runs.planning import planned
 from keras_hsakd.runs.record import FORMAT
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.tensorboard import TensorBoard
+from keras_hsakd.sizes import edges, is_square
 
 
 def train(
@@ -293,7 +294,9 @@ def _facts(network, monitor, views, images):
     """Returns the rest of the record of a run that begins."""
     deployed = strip_heads(network)
     return {
-        "views": views or "rotations",
+        # Without heads, those that it can be asked about.
+        "views": views
+        or ("rotations" if is_square(images.image_size) else "padded_rotations"),
         "status": "running",
         "epochs_done": 0,
         "monitor": monitor,
@@ -324,7 +327,8 @@ def _steps_per_execution(execution, training, images):
         return execution.steps_per_execution
     if all(device.startswith("cpu") for device in keras.distribution.list_devices()):
         return 1
-    most = _MOST_PIXELS // (training.batch_size * images.image_size**2)
+    pixels = math.prod(edges(images.image_size))
+    most = _MOST_PIXELS // (training.batch_size * pixels)
     most = max(1, min(most, _MOST_STEPS, execution.snapshot_steps or _MOST_STEPS))
     steps = len(images.train)
     return math.ceil(steps / math.ceil(steps / most))
