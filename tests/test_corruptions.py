@@ -80,6 +80,13 @@ def test_a_corruption_gives_pixels_and_a_higher_severity_more_of_it(name):
     assert 0 < change(1) < change(3) < change(5)
 
 
+@pytest.mark.parametrize("name", names()[1:])
+def test_images_need_not_be_square(name):
+    images = IMAGES[:, :12, :20]
+    turned = corrupted(images.swapaxes(1, 2), name).swapaxes(1, 2)
+    assert np.abs(corrupted(images, name) - turned).max() <= 1  # of rounding
+
+
 def test_what_there_is_not_is_refused():
     with pytest.raises(ValueError, match="`name` to be one of .*'fog'"):
         corrupted(IMAGES, "fog")

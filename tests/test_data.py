@@ -1,3 +1,4 @@
+import re
 import shutil
 import sys
 import types
@@ -83,17 +84,18 @@ def fake_tfds(monkeypatch):
 # Crop and flip
 
 
-def test_random_crop_takes_windows_of_the_padded_image():
+@pytest.mark.parametrize("padding, rows, columns", [(2, 2, 2), ((1, 3), 1, 3)])
+def test_random_crop_takes_windows_of_the_padded_image(padding, rows, columns):
     images = np.random.default_rng(0).integers(1, 255, (300, 5, 6, 3), "uint8")
-    cropped = data.random_crop(tf.constant(images), data.draw(300, (3, 4)), padding=2)
+    cropped = data.random_crop(tf.constant(images), data.draw(300, (3, 4)), padding)
     assert cropped.dtype == tf.uint8 and cropped.shape == images.shape
 
-    padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
+    padded = np.pad(images, [(0, 0), (rows, rows), (columns, columns), (0, 0)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 6), axis=(1, 2))
     windows = np.moveaxis(windows, 3, -1)  # (image, row, column, height, width, 3)
     matches = (windows == cropped.numpy()[:, None, None]).all(axis=(3, 4, 5))
     assert (matches.sum(axis=(1, 2)) == 1).all()
-    # All 5 x 5 offsets occur among 300 images, none too often.
+    # All 5 x 5 or 3 x 7 offsets occur among 300 images, none too often.
     assert matches.sum(axis=0).min() > 0 and matches.sum(axis=0).max() < 40
 
 
@@ -102,9 +104,10 @@ def test_random_crop_takes_windows_of_the_padded_image():
 def test_one_image_is_cropped_as_in_a_batch(dtype, flip):
     images = tf.constant(random_images(40).astype(dtype))
     draws = data.draw(40, (3, 4))
-    batch = data.random_crop(images, draws, 3, flip)
+    batch = data.random_crop(images, draws, (3, 5), flip)
     ones = [
-        augment.random_crop_of_one(images[i], draws.at(i), 3, flip) for i in range(40)
+        augment.random_crop_of_one(images[i], draws.at(i), (3, 5), flip)
+        for i in range(40)
     ]
     assert batch.dtype == ones[0].dtype == dtype
     np.testing.assert_array_equal(batch, ones)
@@ -113,11 +116,11 @@ def test_one_image_is_cropped_as_in_a_batch(dtype, flip):
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_step_shifts_images_as_the_pipeline_crops_them(dtype, flip):
-    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3)).astype(dtype)
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 32, 3)).astype(dtype)
     draws = data.draw(40, (3, 4))
     augmentation = data.Augmentation(flip=flip)
     expected = augmentation.of_images(tf.constant(images), draws)
-    shifted = ops.shifted(images, augmentation.shifts(draws, 16))
+    shifted = ops.shifted(images, augmentation.shifts(draws, (16, 32)))
     assert shifted.dtype == dtype
     np.testing.assert_array_equal(shifted, expected)
 
@@ -208,30 +211,39 @@ def coordinates(height, width):
     return np.stack([rows, columns, 0 * rows], axis=-1).astype("float32")
 
 
-def test_random_resized_crop_takes_parts_of_the_stated_area_and_shape():
+@pytest.mark.parametrize("size, stretched", [(16, 1), ((16, 24), 3 / 2)])
+def test_random_resized_crop_takes_parts_of_the_stated_area_and_shape(size, stretched):
     image = coordinates(60, 80)
+    edges = np.array(size) * [1, 1]
     areas, ratios = [], []
     for i in range(300):
-        crop = data.random_resized_crop(image, 16, seed=(0, i)).numpy()
+        crop = data.random_resized_crop(image, size, seed=(0, i)).numpy()
         # The middles of the outer pixels span 15 of the 16 parts of each side.
-        height, width = (np.ptp(crop[..., axis]) * 16 / 15 for axis in (0, 1))
+        height, width = np.ptp(crop[..., :2], axis=(0, 1)) * edges / (edges - 1)
         areas.append(height * width / 4800)
-        ratios.append(width / height)
+        ratios.append(width / height / stretched)
     # The ends of the ranges, to the rounding of a crop to whole pixels.
     assert 0.06 < min(areas) < 0.12
     assert 0.85 < max(areas) < 1.02
     assert 0.7 < min(ratios) < 0.8
     assert 1.25 < max(ratios) < 1.45
-    again = data.random_resized_crop(image, 16, seed=(0, 299)).numpy()
+    again = data.random_resized_crop(image, size, seed=(0, 299)).numpy()
     np.testing.assert_array_equal(again, crop)
 
 
 @pytest.mark.parametrize(
     ("fraction", "rows", "columns"),
-    [(1.0, (0, 60), (10, 70)), (0.5, (15, 45), (25, 55))],
+    [
+        (1.0, (0, 60), (10, 70)),
+        (0.5, (15, 45), (25, 55)),
+        (1.0, (10, 50), (0, 80)),
+        (0.5, (20, 40), (20, 60)),
+        (1.0, (0, 60), (25, 55)),
+        (1.0, (0, 60), (0, 80)),
+    ],
 )
 def test_center_crop(fraction, rows, columns):
-    size = rows[1] - rows[0]
+    size = rows[1] - rows[0], columns[1] - columns[0]
     crop = data.center_crop(coordinates(60, 80), size, fraction).numpy()
     expected = coordinates(60, 80)[slice(*rows), slice(*columns)]
     np.testing.assert_allclose(crop, expected, atol=1e-4)
@@ -250,6 +262,58 @@ def test_files_are_cropped_from_the_image_as_it_is(tmp_path):
     assert next(iter(train))[0].shape == (2, 32, 32, 3)
     _, whole = data.image_folder(tmp_path, **arguments)
     assert np.mean(next(iter(whole))[0]) < 0.6
+
+
+# Images that are not square
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (30, 20)])
+def test_images_that_are_not_square_go_through_as_by_hand(shape):
+    images = np.random.default_rng(0).integers(0, 256, (12, *shape, 3), "uint8")
+    source = data.ArraySource(images, np.arange(12), (16, 24))
+    augmentation = data.Augmentation()
+    batches = data.epoch_batches(source, 5, 3, 2, augmentation=augmentation)
+    resized = tf.image.resize(images, (16, 24), antialias=True).numpy()
+    padded = np.pad(resized, [(0, 0), (2, 2), (3, 3), (0, 0)])  # an eighth of each
+    _, draws_seed = pipelines._seeds(3, tf.constant(2, tf.int64))
+    uniform = data.draw(12, draws_seed).uniform.numpy()
+    received, labels = arrays(batches)
+    assert sorted(labels) == list(range(12))
+    for image, label in zip(received, labels, strict=True):
+        row, column = np.floor(uniform[label, :2] * [5, 7]).astype(int)
+        expected = padded[label, row : row + 16, column : column + 24]
+        if uniform[label, 2] < 0.5:
+            expected = expected[:, ::-1]
+        np.testing.assert_allclose(image, expected, atol=1e-3)
+
+
+def test_files_that_are_not_square_go_through_as_by_hand(tmp_path):
+    rng = np.random.default_rng(0)
+    photos = rng.integers(0, 256, (2, 30, 60, 3), "uint8")
+    for part in ("train", "test"):
+        for name, photo in zip("ab", photos, strict=True):
+            file = str(tmp_path / part / name / "1.png")
+            tf.io.write_file(file, tf.io.encode_png(photo))
+    train, test = data.image_folder(
+        tmp_path, image_size=(16, 24), normalize=False, crop="resized", center_crop=0.8
+    )
+    # The largest part of 2 : 3 is 30 x 45; of that 24 x 36.
+    part = photos[:, 3:27, 12:48]
+    np.testing.assert_allclose(
+        arrays(test)[0], tf.image.resize(part, (16, 24), antialias=True), atol=1e-3
+    )
+    assert train.element_spec[0].shape == (None, 16, 24, 3)
+    assert train.pipeline.fingerprint["image_size"] == [16, 24]
+    images, labels = arrays(train.pipeline.dataset())
+    _, draws_seed = pipelines._seeds(0, tf.constant(0, tf.int64))
+    draws = data.draw(2, draws_seed)
+    for image, label in zip(images, labels, strict=True):
+        expected = data.random_resized_crop(
+            photos[label], (16, 24), draws.seeds[label, 0]
+        )
+        if draws.uniform[label, 2] < 0.5:
+            expected = expected[:, ::-1]
+        np.testing.assert_allclose(image, expected, atol=1e-3)
 
 
 def test_a_part_of_each_class():
@@ -447,12 +511,15 @@ def test_unknown_name(function, name, hint):
         ("batch_size", 0),
         ("batch_size", 2.5),
         ("image_size", 7),
+        ("image_size", 9.5),
+        ("image_size", [16, 7]),
+        ("image_size", [16]),
         ("seed", -1),
         ("examples_per_class", 0),
     ],
 )
 def test_arguments_are_checked_before_work_starts(fake_tfds, argument, value):
-    message = f"Expected `{argument}` .* Received: {argument}={value}"
+    message = f"Expected `{argument}` .* Received: {re.escape(f'{argument}={value}')}"
     with pytest.raises(ValueError, match=message):
         data.load("cifar10", **{argument: value})
     assert not fake_tfds

@@ -162,6 +162,14 @@ def trained(network):
     return sum(math.prod(variable.shape) for variable in network.trainable_variables)
 
 
+@pytest.mark.parametrize("name", ["wrn_10_1", "vgg8_bn", "resnet18_imagenet"])
+def test_images_need_not_be_square(name):
+    with shapes_only():
+        plain = models.create(name, 7, input_shape=(15, 40, 3), heads=False)
+    assert zoo.multiply_adds(name, (15, 40), 7) == models.multiply_adds(plain)
+    assert zoo.multiply_adds(name, (40, 15), 7) == models.multiply_adds(plain)
+
+
 def test_images_may_be_grey():
     with shapes_only():
         network = models.create("resnet8", 7, input_shape=(8, 8, 1))
@@ -172,6 +180,8 @@ def test_the_costs_are_of_all_networks():
     assert list(zoo.COSTS) == models.names()
     with pytest.raises(ValueError, match="`image_size` to be at least 8 for vgg8_bn"):
         models.table(7)
+    with pytest.raises(ValueError, match=r"at least 8 for vgg8_bn.*=\(7, 32\)"):
+        models.table((7, 32))
     with pytest.raises(ValueError, match="`num_classes` to be at least 2.*=1"):
         models.table(num_classes=1)
 

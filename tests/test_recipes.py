@@ -122,6 +122,16 @@ def test_scaled():
     assert recipe.steps[-1].data.crop == "resized"
 
 
+def test_images_that_are_not_square_are_padded_when_they_are_turned():
+    def views(**changes):
+        recipe = recipes.get(f"{PAIR}/frozen").scaled(**changes)
+        return {step.kind: step.options.get("views") for step in recipe.steps}
+
+    assert set(views(image_size=(24, 24)).values()) == {None}
+    changed = views(image_size=(16, 24))
+    assert changed == {"baseline": None, "teacher": "padded_rotations", "distill": None}
+
+
 def test_long_trainings_have_the_multiply_adds_of_the_method():
     parts = {
         name: multiply_adds_by_part(models.create(name, 10))

@@ -81,11 +81,21 @@ def test_records_are_read(tmp_path, record):
         (("data", "crop"), "round", "`data.crop` in .* one of \\('padded', 'resized'"),
         (("data", "data"), ..., "`data.data` in '.*' to be there"),
         (("data", "mean"), [0.5], "`data.mean` in '.*' to be a list of 3"),
+        (("data", "image_size"), [16], "`data.image_size` in '.*' to be a list of 2"),
+        (("data", "image_size"), "16x24", "`data.image_size` .* to be a whole number"),
+        (
+            ("data", "image_size"),
+            [16, 0],
+            "`data` .* suit. Received: Expected `image_s",
+        ),
         (("data", "newer"), 1, "`data` in .* settings of this version. .* 'newer'"),
         (("training", "epochs"), 0, "`training` .* suit. Received: Expected `epochs`"),
         (("training", "momentum"), float("nan"), "`training.momentum` .* a number"),
         (("training", "milestones"), [0.5, {}], "`training.milestones\\[1\\]` in"),
         (("images", "image_size"), 10**6, "`images.image_size` .* from 1 to 10,000"),
+        (("images", "image_size"), [8, 10**6], "`images.image_size` .* from 1 to"),
+        (("images", "image_size"), [8, "8"], "`images.image_size\\[1\\]` .* number"),
+        (("images", "image_size"), None, "`images.image_size` .* a whole number"),
         (("images", "class_names"), ["a"], "`images.class_names` .* two classes or"),
         (("images", "class_names"), {}, "`images.class_names` .* to be a list"),
     ],
@@ -210,6 +220,9 @@ def test_a_network_of_other_images_is_said(tmp_path):
     assert Run.open(write(tmp_path, TODAY)).network().input_shape == (None, 8, 8, 3)
     record = changed(("images", "image_size"), 16)
     with pytest.raises(ValueError, match="16 x 16 and 10 classes. Received: 8 x 8"):
+        Run.open(write(tmp_path, record)).network()
+    record = changed(("images", "image_size"), [8, 12])
+    with pytest.raises(ValueError, match="8 x 12 and 10 classes. Received: 8 x 8"):
         Run.open(write(tmp_path, record)).network()
     record = changed(("images", "class_names"), ["a", "b"])
     with pytest.raises(ValueError, match="8 x 8 and 2 classes. .* and 10 classes"):

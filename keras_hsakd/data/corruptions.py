@@ -42,14 +42,15 @@ def _brightness(images, amount, generators):
 
 
 def _pixelate(images, part, generators):
+    sizes = images.shape
     for axis in (1, 2):
-        size = images.shape[axis]
+        size = sizes[axis]
         smaller = max(1, int(size * part))
         shrink = _boxes(size, smaller)
         images = np.moveaxis(np.moveaxis(images, axis, -1) @ shrink.T, -1, axis)
     images = np.rint(_PIXEL * images) / _PIXEL  # as an image of 8 bits has it
     for axis in (1, 2):
-        grow = _boxes(images.shape[axis], size)
+        grow = _boxes(images.shape[axis], sizes[axis])
         images = np.moveaxis(np.moveaxis(images, axis, -1) @ grow.T, -1, axis)
     return images
 
