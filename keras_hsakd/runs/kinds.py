@@ -406,7 +406,7 @@ class Distill(Kind):
                 f"teacher, {origin.run.views}. Received: views={self.views!r}"
             )
         if not self.weak_teacher:
-            _check_better_than_chance(origin)
+            check_better_than_chance(origin)
 
     def job(self, training, images, origin):
         from keras_hsakd.heads import strip_heads
@@ -445,13 +445,15 @@ class Distill(Kind):
 _IMAGES_OF_A_CLASS = 10
 
 
-def _check_better_than_chance(origin):
+def check_better_than_chance(origin):
     """Raises a ValueError if a teacher has nothing to teach."""
     record, classes = origin.run.record, len(origin.run.class_names)
     monitor, images = record["monitor"], record["images"]
     accuracy = (record[origin.checkpoint] or {}).get(monitor)
-    is_told = images["test"] >= _IMAGES_OF_A_CLASS * classes
-    if accuracy is not None and is_told and not accuracy > 1 / classes:
+    if accuracy is None or images["test"] < _IMAGES_OF_A_CLASS * classes:
+        return
+    hits = round(accuracy * images["test"])  # an accuracy is rounded to float32
+    if hits * classes <= images["test"]:
         raise ValueError(
             f"Expected `{origin.argument}` to be of a teacher that is better than "
             f"chance, {1 / classes:.2%} of {classes} classes, or `weak_teacher`. "

@@ -206,8 +206,7 @@ def _of_a_file(path, training, images, shape):
             "(`--import` names the module of others). "
             f"Received: '{path}', {type(error).__name__}: {error}"
         ) from error
-    model.trainable = True
-    model = _prepared(path, model, training, images, shape)
+    model = _trainable(_prepared(path, model, training, images, shape))
     before = {id(layer) for layer in model.layers}
     classes = len(images.class_names)
     if is_plain(model):
@@ -327,6 +326,13 @@ def _begins_with_preprocessing(model):
         if getattr(operation, "weights", ()):
             return False
     return False
+
+
+def _trainable(model):
+    """Returns a model after what was frozen when it was saved is free again."""
+    for layer in model.layers:
+        layer.trainable = True
+    return model
 
 
 def _tell(name, source, loaded, model):
@@ -502,8 +508,7 @@ def on_backbone(
             f"Expected `backbone` to be a run of {training.model}. "
             f"Received: '{run.path}', a {run.describe()}"
         )
-    backbone = strip_heads(run.network(checkpoint))
-    backbone.trainable = True  # whether it is frozen, the trainer says
+    backbone = _trainable(strip_heads(run.network(checkpoint)))
     keras.utils.set_random_seed(training.seed)
     num_views = len(views.get(view_names))
     return attach_heads(backbone, training.taps, None, training.head, num_views)

@@ -350,7 +350,7 @@ PRESETS = {
         "optimizer": "adamw",
         "learning_rate": 3e-4,
         "schedule": "cosine",
-        "warmup_epochs": 1.0,
+        "warmup_epochs": 0.5,
         "weight_decay": 0.05,
         "label_smoothing": 0.1,
     },

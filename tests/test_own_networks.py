@@ -1,0 +1,405 @@
+"""Networks that the command line is told of: applications, files, functions."""
+
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_hsakd import cli, data, runs
+from keras_hsakd.heads import head_names
+from keras_hsakd.runs import (
+    DataSettings,
+    Distill,
+    Run,
+    TrainingSettings,
+    applications,
+    evaluate,
+    images,
+    import_keras,
+    kinds,
+    networks,
+    train,
+)
+
+DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=2, limit=20)
+SHAPE = (8, 8, 3)
+PREPROCESS = {
+    "tf": lambda x: x / 127.5 - 1,
+    "torch": lambda x: (x / 255 - data.IMAGENET_MEAN) / data.IMAGENET_STD,
+    "caffe": lambda x: x[..., ::-1] - [103.939, 116.779, 123.68],
+}
+
+
+def application(mode, own=()):
+    """Returns a function like those of `keras.applications`, and its module."""
+
+    def TinyNet(  # noqa: N802, as Keras names them
+        include_top=True,
+        weights="imagenet",
+        input_shape=None,
+        classes=1000,
+        classifier_activation="softmax",
+    ):
+        if weights == "imagenet":
+            raise Exception("URL fetch failure on https://x.y/tiny_notop.h5: None")
+        x = start = keras.Input(input_shape)
+        for layer in own:
+            x = type(layer).from_config(layer.get_config())(x)
+        for number, filters in enumerate((4, 6)):
+            x = layers.Conv2D(filters, 3, 2, padding="same", name=f"conv{number}")(x)
+            x = layers.BatchNormalization(name=f"bn{number}")(x)
+            x = layers.ReLU(name=f"relu{number}")(x)
+        if include_top:
+            x = layers.GlobalAveragePooling2D(name="pool")(x)
+            x = layers.Dense(
+                classes, activation=classifier_activation, name="predictions"
+            )(x)
+        return keras.Model(start, x, name="tiny")
+
+    module = types.ModuleType("tiny_application")
+    module.preprocess_input = PREPROCESS.get(mode, lambda x: x)
+    module.TinyNet = TinyNet
+    TinyNet.__module__ = module.__name__
+    return TinyNet, module
+
+
+@pytest.fixture
+def tiny_application(monkeypatch):
+    """Puts a small classifier among those of Keras, and returns its maker."""
+
+    def put(mode="tf", own=()):
+        function, module = application(mode, own)
+        monkeypatch.setattr(keras.applications, "TinyNet", function, raising=False)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return function
+
+    return put
+
+
+def trained(function, classes=10, **arguments):
+    """Returns a network with weights that are nobody's initial ones."""
+    model = function(
+        weights=None, input_shape=SHAPE, classes=classes, classifier_activation=None
+    )
+    rng = np.random.default_rng(classes)
+    for variable in model.weights:
+        variable.assign(rng.uniform(0.1, 0.5, variable.shape))
+    return model
+
+
+def save(model, path):
+    """Writes weights as today, or as the files that Keras downloads."""
+    write = model.save_weights if path.name.endswith(".weights.h5") else model.save
+    write(path)
+
+
+def pixels(size=8):
+    return np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype("float")
+
+
+OWN = {
+    "rescaling": [layers.Rescaling(1 / 127.5, -1.0)],
+    "normalized": [
+        layers.Rescaling(1 / 255),
+        layers.Normalization(mean=[0.5, 0.4, 0.3], variance=[0.04, 0.09, 0.16]),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "mode, own", [*((m, ()) for m in PREPROCESS), *(("", o) for o in OWN)]
+)
+def test_weights_of_a_file_see_what_they_were_trained_on(
+    tiny_application, tmp_path, mode, own
+):
+    function = tiny_application(mode, OWN.get(own, ()))
+    model = trained(function)
+    expected = model(PREPROCESS.get(mode, lambda x: x)(pixels()))
+    for name in ("tiny.weights.h5", "tiny.h5"):
+        save(model, tmp_path / name)
+        made = applications.create("TinyNet", SHAPE, 10, tmp_path / name)
+        # One layer in float32 for their two, over values up to 255.
+        np.testing.assert_allclose(made.model(pixels()), expected, rtol=1e-5)
+        assert made.loaded == {"conv0", "bn0", "conv1", "bn1", "predictions"}
+
+
+def test_efficient_nets_files_have_deviations_for_variances(tiny_application, tmp_path):
+    mean, std = np.array(data.IMAGENET_MEAN), np.array(data.IMAGENET_STD)
+    own = [layers.Rescaling(1 / 255), layers.Normalization(mean=mean, variance=std)]
+    function = tiny_application("", own)
+    trained(function).save_weights(tmp_path / "tiny.weights.h5")
+    made = applications.create("TinyNet", SHAPE, 10, tmp_path / "tiny.weights.h5")
+    front = made.model.get_layer("preprocessing")
+    np.testing.assert_allclose(
+        front(pixels()), PREPROCESS["torch"](pixels()), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("include_top", [True, False])
+@pytest.mark.parametrize("name", ["tiny.weights.h5", "tiny.h5"])
+def test_other_classes_have_a_new_classifier(
+    tiny_application, tmp_path, capsys, name, include_top
+):
+    function = tiny_application()
+    model = trained(function, classes=7)
+    if not include_top:
+        model = keras.Model(model.input, model.get_layer("relu1").output)
+    save(model, tmp_path / name)
+    made = applications.create("TinyNet", SHAPE, 10, tmp_path / name)
+    assert made.model.output_shape == (None, 10)
+    assert made.loaded == {"conv0", "bn0", "conv1", "bn1"}
+    features = keras.Model(made.model.input, made.model.get_layer("relu1").output)
+    expected = keras.Model(model.input, model.get_layer("relu1").output)
+    np.testing.assert_allclose(
+        features(pixels()), expected(PREPROCESS["tf"](pixels())), rtol=1e-5
+    )
+    classifier = made.model.layers[-1]
+    assert not np.any(classifier.bias) and np.abs(classifier.kernel).max() > 0
+
+
+def test_weights_that_do_not_suit_are_never_random(tiny_application, tmp_path):
+    function = tiny_application()
+    other = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(4, 3, name="conv0")])
+    save(other, tmp_path / "other.weights.h5")
+    save(other, tmp_path / "other.h5")
+    (tmp_path / "damaged.weights.h5").write_bytes(b"\x89HDF")
+    trained(function).save(tmp_path / "whole.keras")
+    for name, message in (
+        ("other.weights.h5", "which has none that suit"),
+        ("other.h5", "which has none that suit"),
+        ("damaged.weights.h5", "to be a whole file"),
+        ("whole.keras", "a whole network, .keras, is given as `model`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            applications.create("TinyNet", SHAPE, 10, tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="Expected `weights` to be a file"):
+        applications.create("TinyNet", SHAPE, 10, tmp_path / "none.h5")
+    with pytest.raises(RuntimeError, match="https://x.y/tiny_notop.h5.* as `weights`"):
+        applications.create("TinyNet", SHAPE, 10, "imagenet")
+    with pytest.raises(ValueError, match="did you mean 'TinyNet'"):
+        applications.create("TinyNett", SHAPE, 10)
+
+
+def mine(shape, classes, preprocessing=True, activation="softmax"):
+    x = start = keras.Input(shape)
+    if preprocessing:
+        x = layers.Rescaling(1 / 255)(x)
+    for name, filters in (("first", 4), ("second", 6)):
+        x = layers.Conv2D(filters, 3, 2, "same", activation="relu", name=name)(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(start, layers.Dense(classes, activation=activation)(x))
+
+
+def bare(shape, classes):
+    return mine(shape, classes, preprocessing=False)
+
+
+def of_three_classes(shape, classes):
+    return mine(shape, 3)
+
+
+def of_other_images(shape, classes):
+    return mine((16, 16, 3), classes)
+
+
+def no_model(shape, classes):
+    return "a model"
+
+
+def without_arguments():
+    return mine(SHAPE, 10)
+
+
+def settings(model, **changes):
+    return TrainingSettings(model=model, epochs=1, batch_size=10, **changes)
+
+
+def made(model, **changes):
+    loaded = images.load(DIGITS, 10, 0)
+    return networks.create(settings(model, **changes), loaded)[0]
+
+
+def named(function):
+    return f"{__name__}:{function.__name__}"
+
+
+def test_a_function_makes_the_network():
+    network = made(named(mine), head="light")
+    assert head_names(network) == ["aux_1", "aux_2"]
+    assert network.output["logits"].shape == (None, 10)
+
+
+@pytest.mark.parametrize(
+    "model, changes, message",
+    [
+        ("resnet9", {}, "did you mean 'resnet8'"),
+        ("MobileNetV2", {}, "or 'applications/MobileNetV2'"),
+        (
+            "applications/MobilNetV2",
+            {},
+            "did you mean 'MobileNetV2'|applications/Mobile",
+        ),
+        ("resnet8", {"weights": "imagenet"}, "Expected no `weights` but"),
+        ("resnet8", {"preprocessing": "inside"}, "Expected no `preprocessing` but"),
+        ("resnet8", {"freeze_backbone": True}, "random weights are not to be frozen"),
+        ("no_such_module:net", {}, "module that can be imported"),
+        (f"{__name__}:mime", {}, "did you mean 'mine'"),
+        (named(no_model), {}, "to return a keras.Model. Received: 'a model'"),
+        (named(without_arguments), {}, "to take the shape .* too many"),
+        (named(of_three_classes), {}, "10 classes, as it was told. Received: 3"),
+        (named(of_other_images), {}, "16 x 16 with 3 .*`--image-size`.* 8 x 8"),
+        (named(bare), {}, "Expected `preprocessing`, for"),
+        (named(mine), {"freeze_backbone": True}, "Expected `weights`, or a .keras"),
+        (named(mine), {"taps": ("conv2",)}, "Expected `taps` to name layers"),
+    ],
+)
+def test_a_network_that_does_not_suit_is_refused(model, changes, message):
+    with pytest.raises(ValueError, match=message):
+        made(model, **changes)
+
+
+def test_a_file_brings_its_weights(tmp_path, capsys):
+    model = mine(SHAPE, 10)
+    model.layers[2].trainable = False
+    path = str(tmp_path / "mine.keras")
+    model.save(path)
+    network = made(path, head="light")
+    expected = keras.ops.log(model(pixels()))
+    logits = network(pixels())["logits"]
+    difference = np.ptp(logits - expected, axis=1)  # logits are up to a constant
+    np.testing.assert_allclose(difference, 0, atol=1e-5)
+    assert [x.name for x in network.layers if not x.trainable] == []
+    assert capsys.readouterr().out == f"{path}: its weights\n"
+
+    frozen = made(path, head="light", freeze_backbone=True)
+    of_heads = {v.path for v in frozen.trainable_variables}
+    assert all(name.startswith("aux_") for name in of_heads) and of_heads
+    with pytest.raises(ValueError, match="Expected something to train beside"):
+        loaded = images.load(DIGITS, 10, 0)
+        networks.create(settings(path, freeze_backbone=True), loaded, with_heads=False)
+
+
+def test_a_file_of_other_classes_gets_a_new_classifier(tmp_path, capsys):
+    path = str(tmp_path / "mine.keras")
+    mine(SHAPE, 7).save(path)
+    network = made(path, head="light", freeze_backbone=True)
+    assert network.output["logits"].shape == (None, 10)
+    assert "; a new classifier of 10 classes" in capsys.readouterr().out
+    names = {v.path for v in network.trainable_variables}
+    assert {"logits/kernel", "logits/bias"} <= names
+    assert not any(name.startswith(("first", "second")) for name in names)
+
+
+def test_a_file_with_heads_keeps_them(tmp_path):
+    path = str(tmp_path / "heads.keras")
+    network = made(named(mine), head="light")
+    network.save(path)
+    again = made(path)
+    for name, expected in network(pixels()).items():
+        np.testing.assert_array_equal(again(pixels())[name], expected)
+    assert head_names(made(path, taps=("second",), head="light")) == ["aux_1"]
+
+
+def test_a_file_must_be_there_and_whole(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Expected `model` to be a file"):
+        made(str(tmp_path / "none.keras"))
+    (tmp_path / "damaged.keras").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="to be a whole Keras file"):
+        made(str(tmp_path / "damaged.keras"))
+
+
+@keras.saving.register_keras_serializable("hsakd_tests")
+class Twice(layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+def test_layers_of_your_own_are_imported(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, known in (("no_such_module", False), ("mylayers", True)):
+        (tmp_path / "mylayers.py").write_text("KNOWN = True")
+        assert cli.main(["models", "--import", name]) == 1 - known
+    assert sys.modules.pop("mylayers").KNOWN
+    assert "`--import` to name a module" in capsys.readouterr().err
+
+
+def test_a_classifier_from_elsewhere_teaches_without_heads(tmp_path, eager_trainers):
+    path = str(tmp_path / "mine.keras")
+    model = mine(SHAPE, 10)
+    model.save(path)
+    run = import_keras(tmp_path / "teacher", settings(path), DIGITS, verbose=0)
+    assert run.record["files"]["model"] and run.record["training"]["model"] == path
+    assert (
+        evaluate(run.path, verbose=0)["accuracy"] == run.record["last"]["val_accuracy"]
+    )
+    student = train(
+        Distill(teacher=run.path, heads=False, views="half_turns"),
+        tmp_path / "student",
+        settings(named(mine)),
+        verbose=0,
+    )
+    assert student.network().output_shape == (None, 10)
+    assert student.record["views"] == "half_turns"
+    with pytest.raises(ValueError, match="Expected weights for all layers"):
+        mine(SHAPE, 7).save(path)
+        import_keras(tmp_path / "other", settings(path), DIGITS, verbose=0)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(ValueError, match="Expected no `views` but without heads"):
+        train(
+            Distill(teacher=run.path, views="half_turns"),
+            tmp_path / "heads",
+            settings(named(mine)),
+            verbose=0,
+        )
+
+
+def test_a_run_goes_on_with_the_file_it_began_with(tmp_path):
+    path = str(tmp_path / "mine.keras")
+    mine(SHAPE, 10).save(path)
+    record = {
+        "kind": "baseline",
+        "options": {},
+        "data": {},
+        "origin": None,
+        "format": 3,
+    }
+    first, moved, other = (
+        {
+            **record,
+            "training": vars(networks.absolute(settings(name))),
+            "files": {"model": digest},
+        }
+        for name, digest in ((path, "1"), ("moved.keras", "1"), (path, "2"))
+    )
+    assert runs.folder.differences(first, moved) == {}
+    assert runs.folder.differences(first, other) == {
+        "files": ({"model": "1"}, {"model": "2"})
+    }
+    before = networks.digests(settings(path))
+    mine(SHAPE, 10).save(path)
+    assert networks.digests(settings(path)) != before
+
+
+def test_a_teacher_that_is_no_better_than_chance_is_refused(tmp_path):
+    record = {
+        "monitor": "val_accuracy",
+        "images": {
+            "test": 100,
+            "class_names": list("0123456789"),
+            "measured_on": "test images",
+        },
+    }
+
+    def check(accuracy, images=100):
+        found = {**record, "last": {"val_accuracy": accuracy}}
+        found["images"] = {**record["images"], "test": images}
+        kinds.check_better_than_chance(kinds.Origin(Run("t", found), "last", "teacher"))
+
+    for accuracy in (0.09, float(np.float32(0.1))):
+        with pytest.raises(ValueError, match="chance, 10.00% of 10 .* val_accuracy"):
+            check(accuracy)
+    check(0.11)
+    check(0.0, images=99)
