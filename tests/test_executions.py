@@ -227,6 +227,7 @@ def test_as_many_steps_as_make_reading_the_logs_cheap(accelerator):
     assert chosen(steps=50) == 50
     assert chosen(batch_size=256, steps=196) == 16
     assert chosen(batch_size=256, image_size=224, steps=5005) == 1
+    assert chosen(batch_size=256, image_size=(112, 448), steps=5005) == 1
     assert chosen(snapshot_steps=10) == 10
     assert chosen(steps_per_execution=7) == 7
 
