@@ -40,33 +40,11 @@ CALLBACK_STATES = {
 ONE_BY_ONE = {"_MapDataset", "_ParallelMapDataset"}
 UNCHANGED = {"_OptionsDataset", "_PrefetchDataset", "_RepeatDataset"}
 CACHE = "CacheDataset"
-BATCHED = {"_BatchDataset", "_ParallelBatchDataset"}
 
 
 def made_of(dataset) -> list:
     """Returns the data sets that a `tf.data.Dataset` is directly made of."""
     return list(dataset._inputs())
-
-
-def batch_sizes(dataset) -> tuple[int, int] | None:
-    """Returns the sizes of the whole batches of a `tf.data.Dataset`, and of its last.
-
-    What was done to batches, one by one, is taken to leave their sizes as they are.
-
-    Returns:
-        None, where it is not known.
-    """
-    while type(dataset).__name__ in UNCHANGED | ONE_BY_ONE:
-        (dataset,) = made_of(dataset)
-    if type(dataset).__name__ not in BATCHED:
-        return None
-    (single,) = made_of(dataset)
-    size, count = int(dataset._batch_size), int(single.cardinality())
-    if count <= 0:  # unknown, or without an end
-        return None
-    if count < size:
-        return (count, count) if not dataset._drop_remainder else None
-    return size, (0 if dataset._drop_remainder else count % size) or size
 
 
 def shuffles_differ(dataset) -> bool:

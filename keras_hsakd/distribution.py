@@ -143,10 +143,6 @@ def distributed(dataset, model: keras.Model):
     Args:
         dataset: What a trainer is given.
         model: The trainer.
-
-    Raises:
-        ValueError: If a batch of training data has fewer images than there are
-            replicas.
     """
     strategy = _strategy(model)
     if strategy is None or strategy.num_replicas_in_sync == 1:
@@ -163,26 +159,6 @@ def distributed(dataset, model: keras.Model):
     made = strategy.distribute_datasets_from_function(share)
     set_cardinality(made, dataset.cardinality())
     return made
-
-
-def check_shares(dataset, strategy) -> None:
-    """Raises a ValueError if a strategy's replicas cannot share a data set's batches.
-
-    Args:
-        dataset: A data set of `keras_hsakd.data`, which is not read.
-        strategy: A `tf.distribute.Strategy`, or one of its workers'.
-
-    Raises:
-        ValueError: If a batch of training data has fewer images than there are
-            replicas.
-
-    Example:
-    >>> train, _ = keras_hsakd.data.load("digits", image_size=8, limit=16)
-    >>> check_shares(train, make_strategy(None))
-    """
-    replicas = strategy.num_replicas_in_sync
-    if replicas > 1:
-        dataset.share(replicas, 0, replicas)
 
 
 def global_sum(value):
@@ -244,35 +220,6 @@ def loss_of_replica(mean, rows):
     return counted + ops.stop_gradient(mean / num_replicas() - counted)
 
 
-def none_refused(images):
-    """Returns a replica's images, and ends the step where a replica has none.
-
-    Batch normalization has no statistics of none, and would spoil those of all.
-
-    Args:
-        images: Tensor of shape `(rows, ...)`, or a structure of such tensors.
-
-    Example:
-    >>> none_refused(np.ones((2, 8, 8, 3))).shape
-    (2, 8, 8, 3)
-    """
-    if _replica_context() is None:
-        return images
-    import tensorflow as tf
-
-    # All replicas know of it, or some would wait for others.
-    rows = tf.shape(keras.tree.flatten(images)[0])[0]
-    without = global_sum(tf.cast(rows == 0, "float32"))
-    with tf.control_dependencies([tf.debugging.assert_equal(without, 0.0, _NONE)]):
-        return keras.tree.map_structure(tf.identity, images)
-
-
-_NONE = (
-    "Expected each batch to have an image for each replica; drop the last batch, or "
-    "let it be larger. Received: a batch with fewer"
-)
-
-
 def run_on_rows(function, images):
     """Returns what a function makes of a replica's images, which may be none.
 
@@ -289,13 +236,54 @@ def run_on_rows(function, images):
     """
     if _replica_context() is None:
         return function(images)
+    return _run_filled(function, images, _blank(images, 1))
+
+
+def train_on_rows(function, images, rows: int = 1):
+    """Does as `run_on_rows`, with an image of another replica in place of a blank one.
+
+    Batch normalization takes what runs in training into its statistics.
+
+    Args:
+        function: As in `run_on_rows`.
+        images: As in `run_on_rows`, with all replicas' images of the same size.
+        rows: The rows of an image, those of its views. Defaults to 1.
+
+    Example:
+    >>> train_on_rows(lambda images: images + 1, np.ones((2, 8, 8, 3))).shape
+    (2, 8, 8, 3)
+    """
+    context = _replica_context()
+    if context is None:
+        return function(images)
     import tensorflow as tf
 
-    blank = tf.cast(tf.shape(images)[0] == 0, tf.int32)  # how many, 0 or 1
-    filled = tf.pad(images, [[0, blank], [0, 0], [0, 0], [0, 0]])
+    # The first replica that has images gives one to those that have none.
+    index = context.replica_id_in_sync_group
+    has_any = tf.cast(tf.shape(images)[0] > 0, "float32")
+    having = global_sum(has_any * tf.one_hot(index, num_replicas()))
+    gives = tf.equal(tf.argmax(having, output_type=tf.int32), index)
+    given = tf.concat([images, _blank(images, rows)], axis=0)[:rows]
+    given = global_sum(tf.cast(given, "float32") * tf.cast(gives, "float32"))
+    return _run_filled(function, images, tf.cast(given, images.dtype))
+
+
+def _blank(images, rows):
+    import tensorflow as tf
+
+    return tf.zeros([rows, *ops.shape(images)[1:]], images.dtype)
+
+
+def _run_filled(function, images, filling):
+    """Runs a function on other images, whose rows are dropped, where there are none."""
+    import tensorflow as tf
+
+    is_any = tf.shape(images)[0] > 0
+    missing = tf.where(is_any, 0, tf.shape(filling)[0])
+    filled = tf.concat([images, filling[:missing]], axis=0)
     filled = tf.ensure_shape(filled, (None, *images.shape[1:]))
     return keras.tree.map_structure(
-        lambda x: x[: (1 - blank) * tf.shape(x)[0]], function(filled)
+        lambda x: x[: tf.where(is_any, tf.shape(x)[0], 0)], function(filled)
     )
 
 
@@ -378,12 +366,6 @@ class ReplicatedFit:
 
     `tests/test_strategies.py` tells when Keras does without.
     """
-
-    def train_step(self, *args):
-        # TensorFlow calls train_step(data), JAX train_step(state, data).
-        *state, data = args
-        images, *others = keras.utils.unpack_x_y_sample_weight(data)
-        return super().train_step(*state, (none_refused(images), *others))
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         strategy = _strategy(self)
@@ -506,21 +488,6 @@ def _vector(rows):
     return np.stack(
         [np.concatenate([np.ravel(x).astype("float64") for x in row]) for row in rows]
     )
-
-
-@contextlib.contextmanager
-def replicas_without_images_named() -> Iterator[None]:
-    """Raises an error of one line where `none_refused` has ended a step.
-
-    Raises:
-        ValueError: In place of TensorFlow's error, which has the whole graph in it.
-    """
-    try:
-        yield
-    except Exception as error:
-        if _NONE in str(error):
-            raise ValueError(_NONE) from None
-        raise
 
 
 @contextlib.contextmanager

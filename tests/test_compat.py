@@ -140,16 +140,6 @@ def test_what_data_sets_are_made_of_is_found():
     mapped = [numbers.map(tf.abs), numbers.map(tf.abs, num_parallel_calls=2)]
     assert {type(dataset).__name__ for dataset in mapped} == compat.ONE_BY_ONE
     assert type(numbers.cache()).__name__ == compat.CACHE
-    batched = [numbers.batch(3), numbers.batch(3, num_parallel_calls=2)]
-    assert {type(dataset).__name__ for dataset in batched} == compat.BATCHED
-    for dataset in batched:
-        assert compat.batch_sizes(dataset.map(tf.abs).prefetch(1)) == (3, 2)
-    assert compat.batch_sizes(numbers.batch(3, drop_remainder=True)) == (3, 3)
-    assert compat.batch_sizes(numbers.batch(4)) == (4, 4)
-    assert compat.batch_sizes(numbers.batch(9)) == (8, 8)
-    for unknown in (numbers.repeat(), numbers.filter(lambda n: n > 1)):
-        assert compat.batch_sizes(unknown.batch(3)) is None
-    assert compat.batch_sizes(numbers.batch(3).take(1)) is None
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="tf.data")

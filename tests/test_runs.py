@@ -632,18 +632,6 @@ def test_a_damaged_network_is_reported(runs, tmp_path):
         evaluate(tmp_path)
 
 
-def test_batches_that_replicas_cannot_share_are_refused_before_a_run_begins(
-    tmp_path, monkeypatch
-):
-    kind = type(tf.distribute.get_strategy())
-    monkeypatch.setattr(kind, "num_replicas_in_sync", 4)
-    images = DataSettings(data="digits", image_size=8, limit=10)
-    training = TrainingSettings(model="resnet8", epochs=1, batch_size=8)
-    with pytest.raises(ValueError, match="for each of 4 replicas.* a last batch of 2"):
-        train_baseline(tmp_path / "run", images, training)
-    assert not (tmp_path / "run" / "run.json").exists()
-
-
 class StoppedError(Exception):
     """Stands for whatever ends a training."""
 

@@ -65,12 +65,13 @@ def weighted_dataset(size, batch_size=7, unlabeled=False):
 def train(kind, methods, folder):
     """Trains on one device, on two, or as one of several workers, and writes how."""
     strategy = {"one": one_device, "two": two_devices, "worker": worker}[kind]()
-    results = {
-        method: train_on_pipeline(strategy)
-        if method == "pipeline"
-        else train_in_scope(strategy, method)
-        for method in methods
-    }
+    results = {}
+    for method in methods:
+        if method == "pipeline":
+            results[method] = train_on_pipeline(strategy)
+        else:
+            results[method] = train_in_scope(strategy, method)
+            results[f"{method}, one left"] = train_on_one_left(strategy, method)
     with strategy.scope():
         index = distribution.worker_index()
     write_json(folder / f"{kind}-{index}.json", results)
@@ -115,6 +116,17 @@ def train_in_scope(strategy, method):
     return result(trainer, history)
 
 
+def train_on_one_left(strategy, method):
+    """Trains on a last batch of one image, of which one of two replicas gets none."""
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        trainer = TRAINERS[method]().compile("sgd", weighted_metrics=["accuracy"])
+        history = trainer.fit(weighted_dataset(8), epochs=2, verbose=0)
+    # Not the running variance, whose factor n / (n - 1) counts the rows of both.
+    trained = [np.ravel(values).tolist() for values in trainer.trainable_weights]
+    return {"weights": trained, "logs": history.history}
+
+
 def train_on_pipeline(strategy):
     """Trains over two epochs of the package's data, outside of the scope."""
     with strategy.scope():
@@ -136,18 +148,12 @@ def result(trainer, history):
 
 
 def train_with_statistics_of_ones_own():
-    """Trains replicas that do not synchronize; none may go without images then."""
+    """Trains replicas that do not synchronize, one of which goes without images."""
     strategy = two_devices()
     with strategy.scope():
         trainer = keras_hsakd.TeacherTrainer(network("a"))
         trainer.compile("sgd", head_metrics=True)
-    with pytest.raises(ValueError, match="for each of 2 replicas.* a batch of 1 image"):
-        trainer.fit(weighted_dataset(8), verbose=0)
-    assert not trainer.optimizer.built  # it is before training
-    unknown = weighted_dataset(8).take(2)
-    with pytest.raises(ValueError, match="^Expected each batch to have an image for"):
-        trainer.fit(unknown, verbose=0)
-    few = weighted_dataset(3)
+    few = weighted_dataset(8)
     history = trainer.fit(few, validation_data=weighted_dataset(1), verbose=0)
     assert all(np.isfinite(values).all() for values in history.history.values())
     assert trainer.predict(weighted_dataset(8), verbose=0).shape == (8, 3)
@@ -222,7 +228,7 @@ def test_replicas_and_workers_train_as_one_device(tmp_path, methods):
     for process in processes:
         end_of(process)
     expected = read_json(tmp_path / "one-0.json")
-    assert list(expected) == methods
+    assert set(methods) <= set(expected)
     for name in ("two-0", "worker-0", "worker-1"):
         assert_trained_alike(read_json(tmp_path / f"{name}.json"), expected)
 

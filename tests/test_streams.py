@@ -122,13 +122,6 @@ def test_each_worker_reads_its_own_share_alone(examples):
     assert max(counts) - min(counts) <= 1
 
 
-def test_training_needs_an_image_for_each_replica_in_each_step():
-    train, _ = data.load("digits", image_size=8, limit=11, batch_size=8)
-    with pytest.raises(ValueError, match="for each of 4 replicas.*last batch of 3"):
-        train.share(4, 0, 1)
-    train.share(3, 0, 1)
-
-
 def test_batches_carry_the_indices_where_asked():
     train, test = data.load("digits", image_size=8, limit=20, with_indices=True)
     (inputs, _), *_ = test

@@ -1,7 +1,5 @@
 """What all trainers do, seen on one, and what each does of its own."""
 
-import contextlib
-
 import keras
 import numpy as np
 import numpy_reference as reference
@@ -14,7 +12,7 @@ from keras_hsakd import (
     optimizers,
     strip_heads,
 )
-from keras_hsakd.trainers import BaselineTrainer, checks
+from keras_hsakd.trainers import BaselineTrainer
 
 core = pytest.mark.core  # a dozen that also run on JAX
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -860,36 +858,6 @@ def test_losses_are_not_chosen(make_trainer):
         make_trainer().compile(sgd(), loss="mse")
     with pytest.raises(TypeError, match="positional"):  # Keras' second one is the loss
         make_trainer().compile(sgd(), "mse")
-
-
-def batched(count, size):
-    import tensorflow as tf
-
-    images = tf.data.Dataset.from_tensor_slices(np.zeros((count, 2)))
-    return images.batch(size).prefetch(1)
-
-
-@pytest.mark.skipif(not TENSORFLOW, reason="tf.distribute")
-@pytest.mark.parametrize(
-    ("make", "batch_size", "replicas", "wrong"),
-    [
-        (lambda: batched(17, 8), None, 2, 1),
-        (lambda: batched(13, 8), None, 4, 5),  # as 2, 2, 1 and none
-        (lambda: batched(18, 9), None, 4, 9),
-        (lambda: batched(2, 8), None, 3, 2),
-        (lambda: batched(17, 8).take(2), None, 3, None),
-        (lambda: batched(15, 8), None, 4, None),
-        (lambda: np.zeros((33, 2)), None, 2, 1),
-        (lambda: np.zeros((33, 2)), 11, 2, None),
-        (lambda: batched(17, 8), None, 1, None),
-    ],
-)
-def test_batches_have_a_part_for_each_replica(make, batch_size, replicas, wrong):
-    x = make()
-    first = np.zeros((33, 2)) if hasattr(x, "shape") else next(iter(x))
-    raises = pytest.raises(ValueError, match=f"each of {replicas} .* of {wrong} image")
-    with raises if wrong else contextlib.nullcontext():
-        checks.check_parts(x, batch_size, (first, None), replicas)
 
 
 @pytest.mark.parametrize(

@@ -335,8 +335,7 @@ class TrainingPipeline:
                 read = indices(share)
                 return _training_batches(self.source, read, augmentation, finish)
 
-            rest = 0 if self.drop_remainder else len(self.source) % self.batch_size
-            return _dataset(batches, steps, rest or self.batch_size)
+            return _dataset(batches, steps)
 
         dataset = pipeline(
             functools.partial(_next_epoch, epoch, self.counter), self.counter.num_steps
@@ -496,22 +495,15 @@ def _epochs(epoch, first_epoch, first_step, share):
     return tf.data.Dataset.counter(first_epoch).flat_map(as_it_is(begin))
 
 
-def _dataset(batches, steps, smallest=0):
+def _dataset(batches, steps):
     """Returns a pipeline, with a function `share` to the part of it of a worker.
 
     Args:
         batches: Callable from a `Share` to what is fed.
         steps: Number of whole batches.
-        smallest: Size of the last batch, if it must have a part for each replica.
     """
 
     def of(share):
-        if 0 < smallest < share.replicas:
-            raise ValueError(
-                "Expected each batch of training images to have one for each of "
-                f"{share.replicas} replicas; another `batch_size` or `limit` makes the "
-                f"last one larger. Received: a last batch of {smallest}"
-            )
         # A `flat_map` has no known length; Keras' progress bar asks for it.
         endless = steps == tf.data.INFINITE_CARDINALITY
         length = steps if endless else steps * share.num_parts

@@ -102,7 +102,6 @@ def train(
             training.drop_remainder,
         )
         kind.check_images(images, origin)
-        distribution.check_shares(images.train, strategy)
         with networks.construction(training.precision, strategy):
             job = kind.job(training, images, origin)
         views = getattr(job.trainer, "views", None)

@@ -11,6 +11,7 @@ from keras_hsakd.distribution import (
     mean_of_rows,
     num_replicas,
     run_on_rows,
+    train_on_rows,
 )
 from keras_hsakd.heads import is_plain, output_names, strip_heads, with_outputs
 from keras_hsakd.ops import (
@@ -374,7 +375,9 @@ class HeadsTrainer(Fitting, keras.Model):
         if isinstance(images, dict):  # a batch of a step, or of images and targets
             images = images["images"]
         if training:  # `train_step` has made the views
-            return self.outputs_of(images, training=True)
+            return train_on_rows(
+                lambda rows: self.outputs_of(rows, training=True), images, self.num_seen
+            )
         return run_on_rows(self._evaluated, images)
 
     def _evaluated(self, images):

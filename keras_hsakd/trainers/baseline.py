@@ -3,7 +3,12 @@
 import keras
 from keras import ops
 
-from keras_hsakd.distribution import loss_of_replica, num_replicas, run_on_rows
+from keras_hsakd.distribution import (
+    loss_of_replica,
+    num_replicas,
+    run_on_rows,
+    train_on_rows,
+)
 from keras_hsakd.ops import cross_entropy, smoothed_labels, standardized_labels
 from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.fitting import Fitting, dtype_policy
@@ -84,5 +89,7 @@ class BaselineTrainer(Fitting, keras.Model):
     def call(self, images, training=None):
         images = self.augmented(images)
         if training:
-            return self.network(images, training=True)
+            return train_on_rows(
+                lambda images: self.network(images, training=True), images
+            )
         return run_on_rows(self.network, images)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from keras_hsakd import compat
 from keras_hsakd.distribution import steps_done
 from keras_hsakd.heads import is_plain
 from keras_hsakd.logits import check_logits
@@ -47,40 +46,6 @@ def check_batch(network: keras.Model, images, labels, unlabeled=False) -> None:
             "Expected images and labels of the same cardinality. Received: "
             f"{len(images)} images and {len(labels)} labels"
         )
-
-
-def check_parts(x, batch_size: int | None, first_batch, replicas: int) -> None:
-    """Raises a ValueError if a batch has no image for one of the replicas.
-
-    Keras gives each as many, but for the last, which has the rest. Data sets of
-    `keras_hsakd.data` divide batches on their own, and check it on their own.
-
-    Args:
-        x: What `fit` is given.
-        batch_size: Images in a batch, where `x` is an array; `None` is 32.
-        first_batch: Its first batch, or all the data of arrays.
-        replicas: Their number.
-    """
-    if replicas == 1 or hasattr(x, "share"):
-        return
-    if is_tf_dataset(x):
-        seen = len(keras.tree.flatten(first_batch)[0])
-        sizes = compat.batch_sizes(x)
-        if sizes is None or seen not in sizes:  # they were changed one by one
-            sizes = (seen,)
-    elif hasattr(x, "shape"):
-        size = batch_size or 32
-        sizes = size, len(x) % size or size
-    else:
-        return
-    for size in sizes:
-        if size <= (replicas - 1) * math.ceil(size / replicas):
-            raise ValueError(
-                f"Expected each batch to have an image for each of {replicas} replicas,"
-                " the last one of which gets what the others leave; drop the last "
-                "batch, or take another batch size. "
-                f"Received: a batch of {size} image{'s' * (size > 1)}"
-            )
 
 
 def _check_images(network, images):

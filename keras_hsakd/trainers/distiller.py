@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import keras
 from keras import ops
 
+from keras_hsakd.distribution import run_on_rows
 from keras_hsakd.heads import named_outputs, output_names
 from keras_hsakd.losses import Divergence
 from keras_hsakd.teacher_cache import TeacherCache
@@ -188,7 +189,8 @@ class Distiller(DistillationTrainer):
         """
         if self._is_cached:
             return batch["targets"]
-        return named_outputs(self.in_step(self.teacher), batch["images"])
+        teacher = self.in_step(self.teacher)
+        return run_on_rows(lambda rows: named_outputs(teacher, rows), batch["images"])
 
     def rows_of(self, x):
         if not self._is_cached:

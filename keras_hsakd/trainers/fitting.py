@@ -12,8 +12,6 @@ from keras_hsakd.distribution import (
     ReplicatedFit,
     distributed,
     lost_workers_named,
-    num_replicas,
-    replicas_without_images_named,
 )
 from keras_hsakd.ops import shifted, suited_labels
 from keras_hsakd.trainers import checks
@@ -204,9 +202,6 @@ class Fitting(ReplicatedFit):
         x = look.data
         if self._check(look) or feed.has_unlabeled:
             self.check_unlabeled(kwargs.get("class_weight"))
-        if "steps_per_epoch" not in kwargs:  # else the last batch may never come
-            replicas = num_replicas(self)
-            checks.check_parts(x, batch_size, look.first_batch, replicas)
         kwargs = self._with_validation_checked(kwargs, look)
         shuffle = kwargs.get("shuffle", True)
         fit = Fit(x, feed, look.first_batch, shuffle, epochs, initial_epoch, callbacks)
@@ -215,7 +210,6 @@ class Fitting(ReplicatedFit):
                 if isinstance(callback, FitCallback):
                     fit = stack.enter_context(callback.around_fit(self, fit))
             stack.enter_context(lost_workers_named(self))
-            stack.enter_context(replicas_without_images_named())
             if checks.is_tf_dataset(x):
                 x = feed.dataset(self, kwargs.pop("class_weight", None))
             if checks.is_tf_dataset(kwargs.get("validation_data")):
