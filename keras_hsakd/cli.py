@@ -6,6 +6,7 @@ imports what it runs.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -18,7 +19,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from keras_hsakd import runs, signals, sizes, zoo
+from keras_hsakd import lock, runs, signals, sizes, zoo
 from keras_hsakd.files import check_parent, read_json, write_json
 from keras_hsakd.names import CARD, FORMATS, VIEWS
 from keras_hsakd.results import CHECKPOINTS
@@ -646,17 +647,20 @@ def _plan(options):
     from keras_hsakd.runs import planning
 
     output = options.pop("output")
+    kept = contextlib.nullcontext()
     if output:
         check_parent(output, "output")
-    found = runs.plan(
-        training=_training(options),
-        data=_taken(options, DataSettings),
-        **options,
-    )
-    print(planning.table(found))
-    if output:
-        write_json(output, found)
-        print(f"Wrote {output}")
+        kept = lock.held_beside(output)
+    with kept:
+        found = runs.plan(
+            training=_training(options),
+            data=_taken(options, DataSettings),
+            **options,
+        )
+        print(planning.table(found))
+        if output:
+            write_json(output, found)
+            print(f"Wrote {output}")
 
 
 def _run_recipe(options):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -82,11 +83,13 @@ def check_parent(path: str | os.PathLike, argument: str) -> None:
         )
 
 
-def remove_partial(folder: str | os.PathLike) -> None:
+def remove_partial(folder: str | os.PathLike, name: str | None = None) -> None:
     """Removes what `atomic_write` had begun in processes that were killed.
 
     Args:
-        folder: The folder, in which no other process writes.
+        folder: The folder.
+        name: Name of the file in it that no other process writes. Defaults to `None`,
+            all of them.
 
     Example:
     >>> open(".partial-1-labels.txt", "w").close()
@@ -94,9 +97,10 @@ def remove_partial(folder: str | os.PathLike) -> None:
     >>> os.path.exists(".partial-1-labels.txt")
     False
     """
-    for name in os.listdir(folder):
-        if name.startswith(_PARTIAL):
-            os.remove(os.path.join(folder, name))
+    of = ".*" if name is None else re.escape(name)
+    for found in os.listdir(folder):
+        if re.fullmatch(rf"{re.escape(_PARTIAL)}\d+-{of}", found):
+            os.remove(os.path.join(folder, found))
 
 
 def is_unused(folder: str | os.PathLike, *ignored: str) -> bool:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 
-from keras_hsakd.files import errors_explained
+from keras_hsakd.files import errors_explained, remove_partial
 
 NAME = ".keras_hsakd.lock"
 
@@ -22,9 +22,9 @@ _UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 def held(folder: str | os.PathLike) -> Iterator[bool]:
     """Keeps other processes from writing to a folder, within the context.
 
-    The system frees the lock of a process that dies. A folder that is missing is made,
-    and removed in the end if nothing came into it. Where there are no locks, a warning
-    says so.
+    The system frees the lock of a process that dies; files that it has half written are
+    removed. A folder that is missing is made, and removed in the end if nothing came
+    into it. Where there are no locks, a warning says so.
 
     Args:
         folder: The folder.
@@ -44,6 +44,8 @@ def held(folder: str | os.PathLike) -> Iterator[bool]:
     False
     """
     with _held(os.path.join(folder, NAME), folder) as is_locked:
+        if is_locked:
+            remove_partial(folder)
         yield is_locked
 
 
@@ -68,6 +70,8 @@ def held_beside(path: str | os.PathLike) -> Iterator[bool]:
     """
     parent, name = os.path.split(os.path.abspath(path))
     with _held(os.path.join(parent, f".{name}.lock"), path) as is_locked:
+        if is_locked:
+            remove_partial(parent, name)
         yield is_locked
 
 

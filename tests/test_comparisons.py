@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from records import write_run
 
-from keras_hsakd import cli
+from keras_hsakd import cli, lock
 from keras_hsakd.runs import compare, curves, recipes
 from keras_hsakd.runs.intervals import paired_difference, spread, t_quantile
 
@@ -236,6 +236,8 @@ def test_the_report_on_paper(runs, tmp_path, capsys):
     output = tmp_path / "report"
     assert cli.main(["report", str(runs), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
+    with lock.held(output), pytest.raises(BlockingIOError, match="no other process"):
+        compare([runs]).write(output)
     text = (output / "report.md").read_text()
     assert printed.startswith(text)
     row = next(line for line in text.splitlines() if line.startswith("| distill"))

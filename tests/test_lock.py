@@ -69,6 +69,17 @@ def test_folders_are_made_and_removed_if_nothing_came_into_them(tmp_path):
     assert os.listdir(tmp_path / "a") == ["file"]
 
 
+def test_what_killed_processes_have_half_written_is_removed(tmp_path):
+    begun = {".partial-12-a.json", ".partial-3-a.json", ".partial-1-b-a.json"}
+    for name in begun | {".partial-other"}:
+        (tmp_path / name).touch()
+    with lock.held_beside(tmp_path / "a.json"):  # b may be another's
+        pass
+    assert set(os.listdir(tmp_path)) == {".partial-1-b-a.json", ".partial-other"}
+    with lock.held(tmp_path):
+        assert set(os.listdir(tmp_path)) == {lock.NAME, ".partial-other"}
+
+
 def take_turns(answers, folder, turns):
     won = 0
     for _ in range(turns):
@@ -96,11 +107,13 @@ def test_without_locks_it_goes_on_with_a_warning(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
+    (tmp_path / ".partial-1-a").touch()  # somebody may be writing it
     with (
         pytest.warns(UserWarning, match="without locks"),
         lock.held(tmp_path) as is_locked,
     ):
         assert not is_locked
+    assert os.listdir(tmp_path) == [".partial-1-a"]
 
 
 def test_a_lock_beside_is_none_of_the_folder(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import cli, strip_heads
+from keras_hsakd import cli, lock, strip_heads
 from keras_hsakd.data import corruptions
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.runs import (
@@ -336,6 +336,9 @@ def test_what_does_not_suit_is_refused_before_anything_is_measured(runs, tmp_pat
         measure_quality(runs / "distill", output=tmp_path / "none" / "quality.json")
     with pytest.raises(ValueError, match="no `image_size`, which the network"):
         measure_quality(runs / "distill", image_size=16)
+    holder = f"distill', where process {os.getpid()} on"
+    with lock.held(runs / "distill"), pytest.raises(BlockingIOError, match=holder):
+        measure_quality(runs / "distill")
     other = Run.open(shutil.copytree(runs / "baseline", tmp_path / "other"))
     other.record["images"]["class_names"] = list("abcdefghij")
     other.write()

@@ -17,7 +17,6 @@ from keras_hsakd import lock, optional
 from keras_hsakd.compat import layers_of
 from keras_hsakd.export.metrics import softmax
 from keras_hsakd.export.serving import Served
-from keras_hsakd.files import remove_partial
 
 # From raw uint8 images to named predictions.
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -163,7 +162,6 @@ def writing_to(folder: str) -> Iterator[None]:
     """
     with lock.held(folder) as is_locked:
         if is_locked:  # otherwise it may be that of an export under way
-            remove_partial(folder)
             for name in os.listdir(folder):
                 if name.startswith(UNFINISHED):
                     shutil.rmtree(os.path.join(folder, name), ignore_errors=True)

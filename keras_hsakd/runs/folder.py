@@ -17,7 +17,6 @@ from keras_hsakd.files import (
     best_effort,
     is_unused,
     read_json,
-    remove_partial,
     write_json,
 )
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, read_results
@@ -111,8 +110,7 @@ class Run:
         self.go_on()
 
     def go_on(self) -> None:
-        """Removes what a process that was killed left half written."""
-        remove_partial(self.path)
+        """Writes that the run goes on."""
         self.write()
         with open(os.path.join(self.path, _ROOM), "wb") as file:
             file.write(os.urandom(2**16))
@@ -153,7 +151,6 @@ class Run:
         Where another process writes, or nobody can, it stays.
         """
         with contextlib.suppress(OSError), lock.held(self.path):
-            remove_partial(self.path)
             shutil.rmtree(self.snapshots)
 
     def _remove(self, name):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_hsakd import lock
 from keras_hsakd import views as named_views
 from keras_hsakd.data import corruptions
 from keras_hsakd.export import metrics
@@ -76,6 +77,7 @@ def measure_quality(
         them are `"by_view"`, `"by_class"`, and what was measured on what.
 
     Raises:
+        BlockingIOError: If another process writes there; says which.
         FileNotFoundError: If `run`, `teacher` or `beside` is not a run folder with a
             finished epoch, or `output` lies in no folder.
         ValueError: As `keras_hsakd.runs.evaluate`, or if `teacher` or `beside` takes
@@ -87,42 +89,46 @@ def measure_quality(
     (0.41, 0.87)
     """
     opened = Run.open(run)
-    output = opened.quality if output is None else output
-    check_parent(output, "output")
-    network = opened.network(checkpoint)
-    learned_from = _teacher(opened, teacher, checkpoint)
-    others = {"teacher": learned_from} if "run" in learned_from else {}
-    if beside is not None:
-        others["beside"] = _known(Run.open(beside), checkpoint)
-    networks = {
-        name: network_beside(opened, name, other["run"], other["checkpoint"])
-        for name, other in others.items()
-    }
-    images = images_measured_on(opened, data_changes)
-    answers = answers_of(
-        network, images.test, opened.views, severity, seed, networks, verbose
-    )
-    captions, names = named_views.captions(opened.views), opened.class_names
-    found = {
-        **_known(opened, checkpoint),
-        "images": {
-            "data": without_folders(images.settings.data),
-            "measured_on": images.record()["measured_on"],
-            "count": len(answers.labels),
-        },
-        "views": opened.views,
-        "corruptions": {"severity": severity, "seed": seed},
-        "versions": versions("keras_hsakd", "keras", "tensorflow", "numpy"),
-        **figures(answers, captions),
-        "teacher": learned_from or None,
-        "beside": None,
-        "by_view": by_view(answers, captions),
-        "by_class": by_class(answers, names),
-    }
-    if beside is not None:
-        found["beside"] = {**others["beside"], **changed_most(answers, names)}
-    write_json(output, found)
-    return found
+    if output is None:
+        output, kept = opened.quality, lock.held(opened.path)
+    else:
+        check_parent(output, "output")
+        kept = lock.held_beside(output)
+    with kept:
+        network = opened.network(checkpoint)
+        learned_from = _teacher(opened, teacher, checkpoint)
+        others = {"teacher": learned_from} if "run" in learned_from else {}
+        if beside is not None:
+            others["beside"] = _known(Run.open(beside), checkpoint)
+        networks = {
+            name: network_beside(opened, name, other["run"], other["checkpoint"])
+            for name, other in others.items()
+        }
+        images = images_measured_on(opened, data_changes)
+        answers = answers_of(
+            network, images.test, opened.views, severity, seed, networks, verbose
+        )
+        captions, names = named_views.captions(opened.views), opened.class_names
+        found = {
+            **_known(opened, checkpoint),
+            "images": {
+                "data": without_folders(images.settings.data),
+                "measured_on": images.record()["measured_on"],
+                "count": len(answers.labels),
+            },
+            "views": opened.views,
+            "corruptions": {"severity": severity, "seed": seed},
+            "versions": versions("keras_hsakd", "keras", "tensorflow", "numpy"),
+            **figures(answers, captions),
+            "teacher": learned_from or None,
+            "beside": None,
+            "by_view": by_view(answers, captions),
+            "by_class": by_class(answers, names),
+        }
+        if beside is not None:
+            found["beside"] = {**others["beside"], **changed_most(answers, names)}
+        write_json(output, found)
+        return found
 
 
 def _known(run, checkpoint):

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from keras_hsakd import lock
 from keras_hsakd.documents import Block, Drawing, Heading, Table, Text, markdown, page
 from keras_hsakd.figures import amount
 from keras_hsakd.files import atomic_write, read_json, without_folders
@@ -259,16 +260,18 @@ class Report:
 
         Args:
             folder: Where; it is made if it is not there.
+
+        Raises:
+            BlockingIOError: If another process writes there; says which.
         """
-        os.makedirs(folder, exist_ok=True)
-        for name, text in zip(
-            _FILES, (self.markdown(), self._csv(), page(self.blocks())), strict=True
-        ):
-            with (
-                atomic_write(os.path.join(folder, name)) as temporary,
-                open(temporary, "w", encoding="utf-8", newline="") as file,
-            ):
-                file.write(text)
+        texts = self.markdown(), self._csv(), page(self.blocks())
+        with lock.held(folder):
+            for name, text in zip(_FILES, texts, strict=True):
+                with (
+                    atomic_write(os.path.join(folder, name)) as temporary,
+                    open(temporary, "w", encoding="utf-8", newline="") as file,
+                ):
+                    file.write(text)
 
     def _csv(self):
         rows = [row for comparison in self.comparisons for row in comparison.rows()]
