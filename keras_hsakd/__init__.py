@@ -12,12 +12,17 @@
 'serving/student/1'
 """
 
-import pathlib
+import os
 import sys
-from typing import TYPE_CHECKING
 
-from keras_hsakd import lazy
+from keras_hsakd import lazy, signals
 
+_started = os.path.basename("".join(sys.argv[:1]))
+_is_command = os.path.splitext(_started)[0] == "keras-hsakd"
+if _is_command:  # before it imports what takes its time
+    signals.interrupted_at_once(signals.INTERRUPTED)
+
+TYPE_CHECKING = False  # to a type checker, it is true; `typing` takes its time
 if TYPE_CHECKING:
     from keras_hsakd import (
         checkpoints,
@@ -83,7 +88,7 @@ __getattr__, __dir__ = lazy.names_of(
 
 # Keras finds our classes in its files once they are registered, so the core is imported
 # at once. The command line alone reads its words first: Keras takes seconds to import.
-if [pathlib.PurePath(word).stem for word in sys.argv[:1]] != ["keras-hsakd"]:
+if not _is_command:
     for _name in __all__:
         if _name not in _NEED_TENSORFLOW:
             globals()[_name] = __getattr__(_name)

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with (
             signals.closed_pipes_ignored(),
-            signals.KeptInterrupt(last_words=_INTERRUPTED),
+            signals.KeptInterrupt(last_words=signals.INTERRUPTED),
         ):
             options = vars(_parser().parse_args(arguments))
             run, debug = options.pop("run_command"), options.pop("debug")
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _import(module)
             run(options)
     except KeyboardInterrupt:
-        print(_INTERRUPTED, file=sys.stderr)
+        print(signals.INTERRUPTED, file=sys.stderr)
         return 130
     except Exception as error:
         message = _in_one_line(error)
@@ -90,7 +90,6 @@ def _import(module):
         ) from error
 
 
-_INTERRUPTED = "keras-hsakd: interrupted"
 _WITH_MESSAGE = (ArithmeticError, ImportError, OSError, RuntimeError, ValueError)
 
 

@@ -7,6 +7,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+# The last words of the command line.
+INTERRUPTED = "keras-hsakd: interrupted"
+
 
 @contextlib.contextmanager
 def handled(number: signal.Signals, handler: Callable) -> Iterator[None]:
@@ -33,6 +36,29 @@ def handled(number: signal.Signals, handler: Callable) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
+
+
+def interrupted_at_once(last_words: str) -> None:
+    """Has Ctrl-C end the process at once, until another function receives it.
+
+    For a command that imports, and has done nothing yet: Python would print where it
+    was.
+
+    Args:
+        last_words: What is then written on standard error; the exit code is 130.
+
+    Example:
+    >>> before = signal.getsignal(signal.SIGINT)
+    >>> interrupted_at_once("program: interrupted")
+    >>> _ = signal.signal(signal.SIGINT, before)
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: _end(number, last_words))
+
+
+def _end(number, last_words):
+    os.write(2, f"{last_words}\n".encode())  # whoever holds sys.stderr
+    os._exit(128 + number)
 
 
 class KeptInterrupt:
@@ -75,8 +101,7 @@ class KeptInterrupt:
     def _receive(self, number, frame):
         self.received = True
         if self._last_words is not None and _is_importing(frame):
-            os.write(2, f"{self._last_words}\n".encode())  # whoever holds sys.stderr
-            os._exit(128 + number)
+            _end(number, self._last_words)
         raise KeyboardInterrupt
 
 

@@ -43,6 +43,24 @@ def test_an_interrupt_while_a_module_is_imported_ends_at_once(tmp_path):
     assert started.returncode == 130
 
 
+INTERRUPTED = """
+import signal
+class Finder:
+    def find_spec(name, *others):
+        if name == "typing":
+            signal.raise_signal(signal.SIGINT)
+sys.modules.pop("typing", None)
+sys.meta_path.insert(0, Finder)
+import keras_hsakd.cli
+"""
+
+
+def test_an_interrupt_before_anything_else_is_imported_is_one_line():
+    started = process(INTERRUPTED)
+    assert started.communicate(timeout=60) == ("", "keras-hsakd: interrupted\n")
+    assert started.returncode == 130
+
+
 def test_an_interrupt_that_a_script_ignores_stays_ignored():
     started = process(
         "import signal\n"
