@@ -151,7 +151,8 @@ class Run:
         Where another process writes, or nobody can, it stays.
         """
         with contextlib.suppress(OSError), lock.held(self.path):
-            shutil.rmtree(self.snapshots)
+            self._remove(_ROOM)
+            self._remove(_SNAPSHOTS)
 
     def _remove(self, name):
         path = os.path.join(self.path, name)

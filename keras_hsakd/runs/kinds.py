@@ -442,7 +442,7 @@ class Distill(Kind):
 
 
 # Fewer images of a class tell nothing.
-_IMAGES_OF_A_CLASS = 10
+_IMAGES_OF_A_CLASS = 25
 
 
 def check_better_than_chance(origin):
