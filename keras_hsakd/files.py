@@ -97,9 +97,9 @@ def remove_partial(folder: str | os.PathLike, name: str | None = None) -> None:
     >>> os.path.exists(".partial-1-labels.txt")
     False
     """
-    of = ".*" if name is None else re.escape(name)
+    of_one = re.escape(_PARTIAL) + r"\d+-" + re.escape(name or "")
     for found in os.listdir(folder):
-        if re.fullmatch(rf"{re.escape(_PARTIAL)}\d+-{of}", found):
+        if found.startswith(_PARTIAL) and (name is None or re.fullmatch(of_one, found)):
             os.remove(os.path.join(folder, found))
 
 

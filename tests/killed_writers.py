@@ -1,6 +1,6 @@
 """Kills what writes, with SIGKILL, at each file that it opens, renames or removes.
 
-    python tests/killed_writers.py [--writers train overwrite convert export cache]
+    python tests/killed_writers.py [--writers train overwrite convert ...]
 
 After each kill nothing half-written has the name of something whole. The same again
 ends well, makes what it would have made, and leaves nothing behind of what was killed.
@@ -9,6 +9,7 @@ ends well, makes what it would have made, and leaves nothing behind of what was 
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -21,15 +22,23 @@ import processes
 from processes import KILLED, end_of
 
 from keras_hsakd import checkpoints, data, export, models
+from keras_hsakd.files import read_json
 from keras_hsakd.runs import (
     Baseline,
     DataSettings,
     ExecutionSettings,
+    Line,
     Run,
+    Teacher,
     TrainingSettings,
+    compare,
+    export_torch,
     import_torch,
+    measure_quality,
+    run_study,
     train,
 )
+from keras_hsakd.runs.recipes import Recipe, Step
 from keras_hsakd.teacher_cache import TeacherCache
 
 # What Python tells of before it does it: see `sys.addaudithook`. What TensorFlow writes
@@ -44,6 +53,8 @@ RESUME = ExecutionSettings(resume=True, snapshot_steps=1)
 
 class Writer:
     """Something that writes into a folder, and can be done again after a kill."""
+
+    every = 1  # moment, or only the second, the third of them
 
     def prepare(self, folder):
         """Puts there what is there before it is done."""
@@ -67,17 +78,25 @@ class Train(Writer):
         train(Baseline(), f"{folder}/run", TRAINING, IMAGES, RESUME, verbose=0)
 
     def check(self, folder):
-        if os.path.exists(f"{folder}/run/run.json"):
-            run = Run.open(f"{folder}/run")
-            if os.path.exists(f"{folder}/run/last.keras"):
+        for path in _runs(folder):
+            run = Run.open(path)
+            if os.path.exists(f"{run.path}/last.keras"):
                 run.weights_digest()
             assert not run.is_finished or run.weights_digest()
 
     def made(self, folder):
-        run = Run.open(f"{folder}/run")
-        assert run.is_finished
-        files = sorted(os.listdir(run.path))
-        return run.weights_digest(), run.weights_digest("best"), files
+        return {str(path.relative_to(folder)): _made(path) for path in _runs(folder)}
+
+
+def _runs(folder):
+    return [record.parent for record in pathlib.Path(folder).rglob("run.json")]
+
+
+def _made(path):
+    run = Run.open(path)
+    assert run.is_finished
+    files = sorted(os.listdir(run.path))
+    return run.weights_digest(), run.weights_digest("best"), files
 
 
 class Overwrite(Train):
@@ -106,6 +125,61 @@ class Convert(Train):
         source = f"{folder}/network.safetensors"
         arguments = f"{folder}/run", source, "resnet8", IMAGES
         import_torch(*arguments, overwrite=True, verbose=0)
+
+
+class Study(Train):
+    """A teacher and its student by a study, and the report of it."""
+
+    every = 7  # its trainings write as others do
+
+    STEPS = (
+        Step("teacher", "teacher", TRAINING, IMAGES),
+        Step("student", "distill", TRAINING, {}, {"teacher": "teacher"}),
+    )
+
+    def write(self, folder):
+        lines = [Line(Recipe("tiny", "of a minute", self.STEPS), "tiny")]
+        run_study(lines, f"{folder}/study", 0, RESUME)
+        compare([f"{folder}/study"]).write(f"{folder}/report")
+
+    def made(self, folder):
+        return super().made(folder), sorted(os.listdir(f"{folder}/report"))
+
+
+class Quality(Train):
+    """What is measured of a run, in its folder."""
+
+    def prepare(self, folder):
+        once = dataclasses.replace(TRAINING, epochs=1)
+        train(Teacher(), f"{folder}/run", once, IMAGES, verbose=0)
+
+    def write(self, folder):
+        measure_quality(f"{folder}/run", verbose=0)
+
+    def check(self, folder):
+        super().check(folder)
+        if os.path.exists(f"{folder}/run/quality.json"):
+            read_json(f"{folder}/run/quality.json")
+
+    def made(self, folder):
+        return super().made(folder), read_json(f"{folder}/run/quality.json")["accuracy"]
+
+
+class Checkpoint(Quality):
+    """A run that becomes a PyTorch checkpoint."""
+
+    def write(self, folder):
+        export_torch(f"{folder}/run", f"{folder}/torch/network.safetensors")
+
+    def check(self, folder):
+        path = f"{folder}/torch/network.safetensors"
+        if os.path.exists(path):
+            keras.utils.set_random_seed(0)
+            network = models.create("resnet8", num_classes=10, input_shape=(8, 8, 3))
+            checkpoints.load_torch(network, path)
+
+    def made(self, folder):
+        return sorted(os.listdir(f"{folder}/torch"))
 
 
 class Export(Writer):
@@ -162,6 +236,9 @@ WRITERS = {
     "train": Train(),
     "overwrite": Overwrite(),
     "convert": Convert(),
+    "study": Study(),
+    "quality": Quality(),
+    "checkpoint": Checkpoint(),
     "export": Export(),
     "cache": Cache(),
 }
@@ -191,7 +268,7 @@ def write(name, folder, moment=None):
 
 
 def run(name, moments=None):
-    """Kills a writer at some moments, or at all; returns how many there were."""
+    """Kills a writer at some moments, or at all; returns of how many it could be."""
     writer = WRITERS[name]
     with tempfile.TemporaryDirectory() as parent:
         before, whole = f"{parent}/before", f"{parent}/whole"
@@ -200,7 +277,7 @@ def run(name, moments=None):
         shutil.copytree(before, whole)
         number = int(end_of(processes.start(write, name, whole)).split()[-1])
         expected = writer.made(whole)
-        for moment in range(number) if moments is None else moments:
+        for moment in moments or range(0, number, writer.every):
             folder = f"{parent}/{moment}"
             shutil.copytree(before, folder)
             end_of(processes.start(write, name, folder, moment % number), KILLED)
@@ -221,8 +298,10 @@ def main():
     )
     parser.add_argument("--writers", nargs="+", choices=WRITERS, default=WRITERS)
     for name in parser.parse_args().writers:
-        print(f"{name}: killed at {run(name)} moments; what was there was whole, and")
-        print("the same again left nothing behind.", flush=True)
+        number, every = run(name), WRITERS[name].every
+        count = len(range(0, number, every))
+        print(f"{name}: killed at {count} of {number} moments; what was there was")
+        print("whole, and the same again left nothing behind.", flush=True)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_two_of_other_commands_at_once(line, run, tmp_path):
 
 
 @pytest.mark.xdist_group("processes")
-@pytest.mark.parametrize("name", ["train", "overwrite", "convert", "cache"])
+@pytest.mark.parametrize("name", ["train", "overwrite", "convert", "cache", "quality"])
 def test_killed_writers_leave_nothing_half_written(name):
     if name == "convert":
         pytest.importorskip("safetensors")
