@@ -68,8 +68,10 @@ def filled(text: str, records: pathlib.Path) -> str:
 
 
 def keep(runs: pathlib.Path, folder: pathlib.Path) -> None:
-    """Makes records of run folders."""
+    """Makes records of the finished runs in a folder."""
     for record in sorted(runs.rglob("run.json")):
+        if read_json(record)["status"] != "finished":
+            continue
         to = folder / record.parent.relative_to(runs)
         to.mkdir(parents=True, exist_ok=True)
         for name in ("run.json", "quality.json"):
