@@ -1,12 +1,16 @@
 """Networks that the command line is told of: applications, files, functions."""
 
+import inspect
 import sys
+import time
 import types
 
 import keras
 import numpy as np
+import processes
 import pytest
 from keras import layers
+from sklearn.datasets import load_digits
 
 from keras_hsakd import cli, data, runs
 from keras_hsakd.heads import head_names
@@ -403,3 +407,105 @@ def test_a_teacher_that_is_no_better_than_chance_is_refused(tmp_path):
             check(accuracy)
     check(0.104)  # 26 of 250
     check(0.0, images=249)
+
+
+REAL = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0")
+REAL += (
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "ResNet50",
+    "ResNet50V2",
+    "VGG16",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL)
+def test_applications_of_keras_see_what_they_were_trained_on(name, tmp_path):
+    function, shape = getattr(keras.applications, name), (32, 32, 3)
+    model = function(
+        weights=None, input_shape=shape, classes=7, classifier_activation=None
+    )
+    model.save_weights(tmp_path / "file.weights.h5")
+    preprocess = sys.modules[function.__module__].preprocess_input
+    expected = model(preprocess(pixels(32)))
+    made = applications.create(name, shape, 7, tmp_path / "file.weights.h5")
+    # Dozens of layers behind one that computes the same in another order.
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(made.model(pixels(32)), expected, atol=1e-3 * scale)
+    other = applications.create(name, shape, 5, tmp_path / "file.weights.h5")
+    assert len(made.loaded - other.loaded) == 1
+
+
+def write_digits(folder, digits):
+    """Writes some classes of the embedded digits as a folder of pictures."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8, 1) * 15).astype("uint8")
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if label in digits:
+            part = "test" if number % 5 == 0 else "train"
+            to = folder / part / str(label)
+            to.mkdir(parents=True, exist_ok=True)
+            keras.utils.save_img(to / f"{number:04}.png", image, scale=False)
+
+
+@pytest.mark.slow
+def test_from_the_weights_of_an_application_to_a_served_student(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    source = f"import keras\nfrom keras import layers\n\n\n{inspect.getsource(mine)}"
+    (tmp_path / "own_networks.py").write_text(source)
+    write_digits(tmp_path / "digits", range(5))
+
+    def run(line):
+        assert cli.main([*line.split(), "--verbose", "0"]) == 0, capfd.readouterr().err
+        return capfd.readouterr().out
+
+    network, few = "applications/MobileNetV3Small", "--batch-size 32 --image-size 32"
+    common = f"{few} --preset finetune --learning-rate 0.003"
+    run(
+        f"baseline --model {network} --data digits {common} --limit 700 --epochs 5 --output all"
+    )
+    trained = Run.open("all").network()
+    model = keras.applications.MobileNetV3Small(
+        (32, 32, 3), weights=None, classes=10, classifier_activation=None
+    )
+    model.set_weights(trained.get_weights())
+    model.save_weights("mobile.weights.h5")
+
+    heads = "--head light --taps expanded_conv_5_add expanded_conv_9_add"
+    told = run(
+        f"teacher --model {network} --weights mobile.weights.h5 --freeze-backbone "
+        f"--data {tmp_path / 'digits'} {common} {heads} --epochs 4 --output teacher"
+    )
+    assert "weights of mobile.weights.h5; a new classifier of 5 classes" in told
+    teacher = Run.open("teacher")
+    assert teacher.record["last"]["val_accuracy"] > 0.5  # chance is 0.2
+    features = [
+        r.network().get_layer("conv").kernel for r in (teacher, Run.open("all"))
+    ]
+    np.testing.assert_array_equal(*features)
+
+    distill = f"distill --teacher teacher --epochs 2 {common}".replace(few, "")
+    run(f"{distill} --model {network} {heads} --output small")
+    of_mine = f"{distill} --model own_networks:mine --deterministic --head light"
+    run(f"{of_mine} --output whole")
+    process = processes.start(
+        cli.main, [*f"{of_mine} --output stopped --snapshot-steps 1".split()]
+    )
+    while not list(tmp_path.glob("stopped/snapshots/*")):
+        time.sleep(0.05)
+        assert process.is_alive(), processes.end_of(process)
+    process.kill()
+    processes.end_of(process, processes.KILLED)
+    assert not (tmp_path / "stopped" / "last.keras").exists()
+    run(f"{of_mine} --output stopped --resume")
+    whole, stopped = map(Run.open, ("whole", "stopped"))
+    assert whole.weights_digest() == stopped.weights_digest()
+
+    for name in ("small", "stopped"):
+        assert "accuracy 0." in run(f"evaluate {name}")
+        assert cli.main(["export", name, f"serving/{name}"]) == 0
+        assert (tmp_path / "serving" / name / "1" / "saved_model.pb").exists()
