@@ -465,9 +465,8 @@ def test_from_the_weights_of_an_application_to_a_served_student(
 
     network, few = "applications/MobileNetV3Small", "--batch-size 32 --image-size 32"
     common = f"{few} --preset finetune --learning-rate 0.003"
-    run(
-        f"baseline --model {network} --data digits {common} --limit 700 --epochs 5 --output all"
-    )
+    some = "--limit 700 --epochs 5 --output all"
+    run(f"baseline --model {network} --data digits {common} {some}")
     trained = Run.open("all").network()
     model = keras.applications.MobileNetV3Small(
         (32, 32, 3), weights=None, classes=10, classifier_activation=None
