@@ -18,6 +18,7 @@ from keras_hsakd.runs import (
     compare,
     evaluate,
     export_run,
+    kinds,
     measuring,
     planning,
     tensorboard,
@@ -38,7 +39,7 @@ def runs(stand_ins, eager_trainers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     teacher = Teacher(views=VIEWS)
     train(teacher, folder / "teacher", TRAINING, DIGITS, verbose=0)
-    student = Distill(teacher=folder / "teacher")
+    student = Distill(teacher=folder / "teacher", weak_teacher=True)
     train(student, folder / "student", TRAINING, verbose=0)
     return folder
 
@@ -111,9 +112,8 @@ def test_from_a_teacher_to_a_served_student(runs, tmp_path):
     student = Run.open(runs / "student")
     network = student.network()
     assert network.input_shape == (None, 16, 24, 3)
-    again = train(
-        Distill(teacher=runs / "teacher"), runs / "student", TRAINING, execution=RESUME
-    )
+    kind = Distill(teacher=runs / "teacher", weak_teacher=True)
+    again = train(kind, runs / "student", TRAINING, execution=RESUME)
     assert again.record == student.record
 
     # Of 8 x 8 pixels the largest part of 2 : 3 is 5.33 x 8; of that 4 x 6.
@@ -150,6 +150,12 @@ def test_a_report_counts_images_that_are_not_square(runs, tmp_path):
     assert "image_size 16x24" in first and "image_size 24" in second
 
 
+def test_a_student_without_heads_has_views_that_suit(runs):
+    kind = Distill(teacher=runs / "teacher", heads=False, views="rotations")
+    with pytest.raises(ValueError, match="Expected `--views` to be one of"):
+        kind.data_settings({}, kind.origin())
+
+
 def test_other_images_do_not_go_on(runs):
     wanted = dataclasses.replace(DIGITS, image_size=16)
     message = r"the settings of the run .* {'image_size': \[16, 24\]}. Received: .* 16}"
@@ -164,6 +170,7 @@ def test_all_commands_take_such_images(
     stand_ins, eager_trainers, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kinds, "check_better_than_chance", lambda origin: None)
     rng = np.random.default_rng(0)
     for part in ("train/{}/1", "train/{}/2", "train/{}/3", "test/{}/1"):
         for name in ("cat", "dog"):
@@ -214,6 +221,9 @@ def test_all_commands_take_such_images(
     run("cache --teacher teacher --output cache --variants 2")
     run("cache --check --output cache", "logits")
     run(f"distill --cache cache {small} student")
+    plain = f"distill --teacher teacher --no-heads {small} plain --views"
+    run(f"{plain} rotations", "Expected `--views` to be one of", status=1)
+    run(f"{plain} padded_rotations")
     run(f"distill --teacher teacher --crop padded --augment-on-device {small} shifted")
     run(f"mutual {images} --views color_permutations {small} mutual")
     run(f"linear --backbone student --data photos {small} linear")

@@ -143,9 +143,9 @@ def _views():
     )
 
 
-def _check_square(image_size):
-    """Raises a ValueError of a size that a quarter turn changes."""
-    if image_size is not None and not is_square(image_size):
+def _check_suit(views, image_size):
+    """Raises a ValueError of views that change the shape of images of a size."""
+    if views == "rotations" and image_size is not None and not is_square(image_size):
         others = [name for name in VIEWS if name != "rotations"]
         raise ValueError(
             f"Expected `--views` to be one of {others} for images that are not square, "
@@ -237,8 +237,7 @@ class Kind:
                 f"tell something of images without labels. Received: "
                 f"unlabeled='{data.unlabeled}' for `{self.name}`"
             )
-        if getattr(self, "views", None) == "rotations":
-            _check_square(data.image_size)
+        _check_suit(getattr(self, "views", None), data.image_size)
         return absolute(data)
 
     def check_images(self, images: "Images", origin: Origin | None) -> None:
@@ -396,7 +395,9 @@ class Distill(Kind):
                 for name, value in vars(data).items()
                 if value is not None or name not in OF_THE_NETWORK
             }
-        return changed(origin.run, data or {})
+        data = changed(origin.run, data or {})
+        _check_suit(self.views, data.image_size)
+        return data
 
     def check_images(self, images, origin):
         super().check_images(images, origin)

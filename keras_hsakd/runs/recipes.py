@@ -106,8 +106,9 @@ class Recipe:
                 "limit": limit,
             }
             images, options = step.data, step.options
-            if not turns and "views" in KINDS[step.kind].default_options():
-                options = {"views": "padded_rotations", **options}
+            views = {**KINDS[step.kind].default_options(), **options}.get("views")
+            if not turns and views == "rotations":
+                options = {**options, "views": "padded_rotations"}
             if isinstance(images, DataSettings):
                 if source is not None:
                     images = dataclasses.replace(images, data=source)
