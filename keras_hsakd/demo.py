@@ -4,14 +4,13 @@ import dataclasses
 import os
 import platform
 import shutil
-import tempfile
 import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd import data, export, models
+from keras_hsakd import data, export, lock, models
 from keras_hsakd.data.subsets import REST
 from keras_hsakd.files import write_json
 from keras_hsakd.heads import strip_heads
@@ -63,6 +62,7 @@ def run(
         The content of `results.json`.
 
     Raises:
+        BlockingIOError: If another process writes there; says which.
         FileExistsError: If `output` exists and `overwrite` is not set.
         ImportError: If scikit-learn or matplotlib is missing.
         ValueError: If a setting is outside its range.
@@ -78,17 +78,18 @@ def run(
             raise ValueError(
                 f"Expected `{name}` to be at least 1. Received: {name}={value}"
             )
-    if os.path.exists(output) and not (overwrite and _is_demo(output)):
-        raise FileExistsError(
-            "Expected `output` to be a folder that does not exist, or that an earlier "
-            f"demo wrote and `--overwrite` may replace. Received: '{output}'"
-        )
     if settings.student_steps % settings.evaluate_every:
         raise ValueError(
             "Expected `student_steps` to be a multiple of "
             f"evaluate_every={settings.evaluate_every}. "
             f"Received: student_steps={settings.student_steps}"
         )
+    with lock.held_beside(output):
+        _check_output(output, overwrite)
+        return _run(output, seeds, validation, settings)
+
+
+def _run(output, seeds, validation, settings):
     # What is missing or misspelt is to be reported before minutes of training.
     plots.pyplot()
     _load(settings, seed=0, validation=validation)
@@ -124,8 +125,10 @@ def run(
     }
 
     # Written aside: nothing half-written is ever at `output`.
-    os.makedirs(os.path.dirname(output), exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=".demo-", dir=os.path.dirname(output))
+    parent, name = os.path.split(output)
+    temporary = os.path.join(parent, f".{name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a demo that was killed
+    os.mkdir(temporary)
     try:
         written = os.path.join(temporary, "demo")
         os.mkdir(written)
@@ -144,6 +147,14 @@ def run(
     _classify(os.path.join(output, "serving", "student", "1"), test)
     print(f"Wrote {output}: {_RESULTS}, curves.png and serving.")
     return results
+
+
+def _check_output(output, overwrite):
+    if os.path.exists(output) and not (overwrite and _is_demo(output)):
+        raise FileExistsError(
+            "Expected `output` to be a folder that does not exist, or that an earlier "
+            f"demo wrote and `--overwrite` may replace. Received: '{output}'"
+        )
 
 
 def _is_demo(path):

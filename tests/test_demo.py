@@ -1,10 +1,11 @@
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 
-from keras_hsakd import cli, demo
+from keras_hsakd import cli, demo, lock
 
 SMALL = (
     "--teacher resnet8 --student wrn_10_1 --examples-per-class 2 --image-size 8 "
@@ -127,3 +128,10 @@ def test_only_a_demo_is_overwritten(tmp_path, capsys):
     assert cli.main(["demo", "--output", str(tmp_path), "--overwrite"]) == 1
     assert "that an earlier demo wrote" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_one_demo_at_a_time_writes_to_a_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "_run", None)
+    with lock.held_beside(tmp_path / "demo"):
+        assert cli.main(["demo", "--output", str(tmp_path / "demo")]) == 1
+    assert f"demo', where process {os.getpid()} on" in capsys.readouterr().err
