@@ -32,6 +32,7 @@ from keras_hsakd.runs import (
     import_keras,
     kinds,
     networks,
+    sources,
     train,
 )
 
@@ -380,7 +381,7 @@ def test_a_run_goes_on_with_the_file_it_began_with(tmp_path):
     first, moved, other = (
         {
             **record,
-            "training": vars(networks.absolute(settings(name))),
+            "training": vars(sources.absolute(settings(name))),
             "files": {"model": digest},
         }
         for name, digest in ((path, "1"), ("moved.keras", "1"), (path, "2"))
@@ -389,9 +390,9 @@ def test_a_run_goes_on_with_the_file_it_began_with(tmp_path):
     assert runs.folder.differences(first, other) == {
         "files": ({"model": "1"}, {"model": "2"})
     }
-    before = networks.digests(settings(path))
+    before = sources.digests(settings(path))
     mine(SHAPE, 10).save(path)
-    assert networks.digests(settings(path)) != before
+    assert sources.digests(settings(path)) != before
 
 
 def test_a_teacher_that_is_no_better_than_chance_is_refused(tmp_path):

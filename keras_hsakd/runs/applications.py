@@ -23,7 +23,8 @@ def names() -> list[str]:
     """Returns the names of the classifiers of `keras.applications`.
 
     Example:
-    >>> "EfficientNetB0" in names()
+    >>> from keras_hsakd.runs import applications
+    >>> "EfficientNetB0" in applications.names()
     True
     """
     return [

@@ -543,11 +543,11 @@ class Linear(Kind):
 
     def job(self, training, images, origin):
         from keras_hsakd.heads import strip_heads
-        from keras_hsakd.runs import networks
+        from keras_hsakd.runs import networks, sources
         from keras_hsakd.trainers import BaselineTrainer
 
         model = origin.run.record["training"]["model"]
-        if model != networks.absolute(training).model:
+        if model != sources.absolute(training).model:
             raise ValueError(
                 f"Expected `backbone` to be a run of {training.model}. "
                 f"Received: '{origin.run.path}', a {origin.run.describe()}"

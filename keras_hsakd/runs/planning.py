@@ -17,7 +17,7 @@ from keras_hsakd.figures import amount, rounded
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.heads import output_names
 from keras_hsakd.machine import machine
-from keras_hsakd.runs import networks
+from keras_hsakd.runs import sources
 from keras_hsakd.runs.costs import Way, hours, image_multiply_adds, ways
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import Distill, Origin, Teacher
@@ -145,7 +145,7 @@ def _run_of(teacher):
     if os.path.isdir(teacher):
         return Run.open(teacher)
     try:
-        networks.check_name(os.fspath(teacher))
+        sources.check_name(os.fspath(teacher))
     except ValueError as error:
         raise ValueError(
             f"Expected `teacher` to be a run folder or a network; {error}"

@@ -18,7 +18,7 @@ from keras_hsakd.heads import multiply_adds_by_part, strip_heads
 from keras_hsakd.machine import machine, versions
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.resume import Resume, list_snapshots
-from keras_hsakd.runs import networks, optimization, plots
+from keras_hsakd.runs import networks, optimization, plots, sources
 from keras_hsakd.runs.evaluation import measure
 from keras_hsakd.runs.folder import Run, differences, writing
 from keras_hsakd.runs.images import (
@@ -195,8 +195,8 @@ def settings_record(
         "kind": kind.name,
         "options": kind.options(),
         "data": dataclasses.asdict(data),
-        "training": dataclasses.asdict(networks.absolute(training)),
-        "files": networks.digests(training),
+        "training": dataclasses.asdict(sources.absolute(training)),
+        "files": sources.digests(training),
         "origin": None if origin is None else origin.record(),
     }
 
@@ -607,8 +607,8 @@ def _imported(output, network_for, options, training, data, overwrite, verbose):
                 "kind": "converted",
                 "options": options,
                 "data": dataclasses.asdict(data),
-                "training": dataclasses.asdict(networks.absolute(training)),
-                "files": networks.digests(training),
+                "training": dataclasses.asdict(sources.absolute(training)),
+                "files": sources.digests(training),
                 "origin": None,
                 "execution": {},
                 **_facts(network, "val_accuracy", None, images),
