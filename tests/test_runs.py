@@ -827,9 +827,16 @@ def test_a_kill_between_two_files_leaves_them_in_agreement(tmp_path, monkeypatch
             shutil.copytree(output, killed)
         recorder.write()
 
+    def draw(log, path, title):
+        drawn.append((Run.open(output).record["status"], title))
+
+    drawn = []
+    monkeypatch.setattr(plots, "training_curves", draw)
     monkeypatch.setattr(training.Recorder, "on_epoch_end", copy)
     expected = train_baseline(output, execution=RESUME)
     monkeypatch.undo()
+    # A kill after "finished" leaves nothing to do.
+    assert drawn == [("running", expected.describe())]
     assert json.loads((killed / "run.json").read_text())["epochs_done"] == 1
     record = Run.open(killed).record
     assert record["status"] == "running"

@@ -363,33 +363,27 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
             plots.pyplot()
         except ImportError as error:
             print(f"No curves.png: {error}")
-    try:
-        with (
-            recorder.outcome() if is_chief else contextlib.nullcontext(),
-            KeepInterrupt() as keep_interrupt,
-            images.errors_named(),
-        ):
-            distribution.wait_for_workers(trainer)  # they have read what was there
-            if is_chief:
-                run.go_on() if goes_on else run.begin()
-            distribution.wait_for_workers(trainer)
-            trainer.fit(
-                images.train,
-                validation_data=images.test,
-                epochs=training.epochs,
-                callbacks=[
-                    keep_interrupt,
-                    *callbacks(recorder, images, training, execution, is_chief),
-                ],
-                verbose=verbose if is_chief else 0,
-                shuffle=False,
-                augment_on_device=execution.augment_on_device,
-            )
-    finally:
-        if is_chief and saving.last:
-            with best_effort("curves.png"), contextlib.suppress(ImportError):
-                picture = os.path.join(run.path, "curves.png")
-                plots.training_curves(run.log, picture, run.describe())
+    with (
+        recorder.outcome() if is_chief else contextlib.nullcontext(),
+        KeepInterrupt() as keep_interrupt,
+        images.errors_named(),
+    ):
+        distribution.wait_for_workers(trainer)  # they have read what was there
+        if is_chief:
+            run.go_on() if goes_on else run.begin()
+        distribution.wait_for_workers(trainer)
+        trainer.fit(
+            images.train,
+            validation_data=images.test,
+            epochs=training.epochs,
+            callbacks=[
+                keep_interrupt,
+                *callbacks(recorder, images, training, execution, is_chief),
+            ],
+            verbose=verbose if is_chief else 0,
+            shuffle=False,
+            augment_on_device=execution.augment_on_device,
+        )
     distribution.wait_for_workers(trainer)  # they may read what was written
     return run
 
@@ -492,12 +486,25 @@ class Recorder(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def outcome(self):
-        """Writes how the training in the block ends, and never hides its error."""
-        with self.run.outcome():
-            try:
-                yield
-            finally:
-                self._update()
+        """Writes and draws how training in the block ends; never hides its error."""
+        try:
+            with self.run.outcome():
+                try:
+                    yield
+                finally:
+                    self._update()
+                # Nothing is done any more for a run that has finished.
+                self._draw({**self.run.record, "status": "finished"})
+        except BaseException:
+            self._draw(self.run.record)
+            raise
+
+    def _draw(self, record):
+        if self.saving.last:
+            with best_effort("curves.png"), contextlib.suppress(ImportError):
+                picture = os.path.join(self.run.path, "curves.png")
+                title = Run(self.run.path, record).describe()
+                plots.training_curves(self.run.log, picture, title)
 
 
 def import_torch(
