@@ -36,7 +36,7 @@ def run(eager_trainers, tmp_path, monkeypatch, capsys):
     return run
 
 
-def run_script(name, *arguments, cwd, **environment):
+def run_script(name, *arguments, cwd, timeout=300, **environment):
     """Runs an example as a user does, and returns what it prints."""
     result = subprocess.run(
         [sys.executable, EXAMPLES / name, *map(str, arguments)],
@@ -44,7 +44,7 @@ def run_script(name, *arguments, cwd, **environment):
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
@@ -148,6 +148,33 @@ def test_multi_worker(tmp_path):
     assert second == ""
     student = keras.saving.load_model(tmp_path / "student.keras")
     assert sorted(student.output) == ["aux_1", "aux_2", "aux_3", "logits"]
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return json.loads((EXAMPLES / "quickstart.ipynb").read_text("utf-8"))
+
+
+@pytest.mark.slow
+def test_quickstart_notebook(notebook, tmp_path):
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    script = tmp_path / "cells.py"
+    script.write_text("\n".join("".join(cell["source"]) for cell in cells), "utf-8")
+    printed = run_script(script, cwd=tmp_path, timeout=900)
+    *_, answer = printed.splitlines()
+    assert re.fullmatch(r"photographs.test.7.\d+\.png: 7 \(\d+%\)", answer)
+    accuracies = [
+        json.loads((tmp_path / "runs" / name / "run.json").read_text())["last"]
+        for name in ("teacher", "labels", "plain", "student")
+    ]
+    assert min(found["val_accuracy"] for found in accuracies) > 0.5, accuracies
+
+
+def test_the_notebook_keeps_no_outputs(notebook):
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert cells and len(notebook["cells"]) <= 24
+    for cell in cells:
+        assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
 def test_examples_are_short():

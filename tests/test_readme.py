@@ -1,10 +1,14 @@
 import pathlib
 import re
+import shlex
 
 import pytest
 
+from keras_hsakd import cli
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def run_ten_lines(tmp_path, monkeypatch, changes):
@@ -28,6 +32,43 @@ def test_the_ten_lines_run_as_they_stand(tmp_path, monkeypatch):
     run_ten_lines(tmp_path, monkeypatch, {"epochs=10": "epochs=1"})
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
-def test_links_lead_somewhere(link):
-    assert link.startswith("https://") or (ROOT / link).exists()
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        assert link.startswith("https://") or (document.parent / link).exists(), link
+
+
+def commands(text):
+    """Returns the words of each `keras-hsakd ...` in the blocks of code of a text."""
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.S | re.M)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    called = re.compile(r"\s*(?:\$ |TF_CONFIG=.* )?keras-hsakd (?!.*(?:\.\.\.|\$))(.*)")
+    found = filter(None, map(called.fullmatch, lines))
+    return [shlex.split(each[1], comments=True) for each in found]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_commands_are_those_of_the_command_line(document):
+    parser = cli._parser()
+    for words in commands(document.read_text()):
+        try:
+            parser.parse_args(words)
+        except SystemExit as ended:
+            assert ended.code == 0, words  # as of --help
+
+
+def test_the_quickstart_has_every_step():
+    words = commands((ROOT / "docs" / "quickstart.md").read_text())
+    steps = dict.fromkeys(command for command, *_ in words)
+    assert list(steps) == [
+        "--help",
+        "convert",
+        "baseline",
+        "distill",
+        "teacher",
+        "plan",
+        "evaluate",
+        "report",
+        "export",
+        "try",
+    ]
