@@ -222,7 +222,24 @@ def find_taps(
     stage2_block1_relu2 (16, 16, 32)
     stage3_block1_relu2 (8, 8, 64)
     """
-    network = attach_heads(model, num_classes=num_classes, head=head)
+    return taps_of(attach_heads(model, num_classes=num_classes, head=head))
+
+
+def taps_of(network: keras.Model) -> list[Tap]:
+    """Returns where the heads of a network are, and what each costs.
+
+    Args:
+        network: As of `attach_heads`.
+
+    Returns:
+        A list of `Tap`, shallowest first.
+
+    Example:
+    >>> model = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
+    >>> network = attach_heads(model, taps=["stage2_block1_relu2"])
+    >>> [tap.layer for tap in taps_of(network)]
+    ['stage2_block1_relu2']
+    """
     backbone = frozenset(map(id, ancestors([network.output["logits"]])))
     costs = multiply_adds_by_part(network)
     found = []

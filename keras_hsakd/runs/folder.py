@@ -327,9 +327,12 @@ def _check_of(network, images, path):
 
 
 def _damaged(path, error):
+    # Keras tells what class it does not find, but not what to do about it.
+    unknown = "Could not locate" in str(error)
+    hint = "; `--import` names the module of layers of your own" if unknown else ""
     return ValueError(
         f"Expected '{path}' to be a whole Keras file. "
-        f"Received: {type(error).__name__}: {error}"
+        f"Received: {type(error).__name__}: {error}{hint}"
     )
 
 

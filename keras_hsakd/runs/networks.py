@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import keras
 
 from keras_hsakd import distribution, heads, models, views
-from keras_hsakd.attach import attach_heads, with_new_classifier
+from keras_hsakd.attach import attach_heads, taps_of, with_new_classifier
 from keras_hsakd.compat import shapes_only
 from keras_hsakd.graph import (
     with_preprocessing,
@@ -69,9 +69,7 @@ def create(
         if not with_heads:
             network = strip_heads(network)
         elif not _has_heads(network, settings, num_views):
-            network = attach_heads(
-                strip_heads(network), settings.taps, None, settings.head, num_views
-            )
+            network = _with_heads(network, settings, num_views)
         if settings.freeze_backbone:
             _freeze(settings.model, made.loaded, network)
         networks.append(network)
@@ -98,6 +96,16 @@ def of_another(training: TrainingSettings, model: str) -> TrainingSettings:
     if not (sources.is_file(model) or sources.is_function(model)):
         others["preprocessing"] = None
     return dataclasses.replace(training, **others)
+
+
+def _with_heads(network, training, num_views):
+    """Attaches heads, and prints where they are if nobody said."""
+    plain = strip_heads(network)
+    network = attach_heads(plain, training.taps, None, training.head, num_views)
+    if training.taps is None and training.model not in models.names():
+        layers = " ".join(tap.layer for tap in taps_of(network))
+        print(f"{training.model}: heads at `--taps {layers}`", flush=True)
+    return network
 
 
 def _has_heads(network, training, num_views):
@@ -232,8 +240,7 @@ def on_backbone(
         )
     backbone = sources.free(strip_heads(run.network(checkpoint)))
     keras.utils.set_random_seed(training.seed)
-    num_views = len(views.get(view_names))
-    return attach_heads(backbone, training.taps, None, training.head, num_views)
+    return _with_heads(backbone, training, len(views.get(view_names)))
 
 
 def _take_over(run, checkpoint, network):

@@ -265,7 +265,8 @@ def _teacher_heads(teacher, student, pairs):
         if len(of_teacher) < len(of_student):
             raise ValueError(
                 "Expected `teacher` to have at least as many auxiliary heads as "
-                "`student`; `pairs` lets one teach several. Received: "
+                "`student`: attach fewer (`taps`), or let one teach several (`pairs`). "
+                "Received: "
                 f"{of_teacher} in `{teacher.name}` and {of_student} in `{student.name}`"
             )
         last = of_teacher[len(of_teacher) - len(of_student) :]
