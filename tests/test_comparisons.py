@@ -139,7 +139,17 @@ def test_a_student_of_a_converted_checkpoint(tmp_path):
     assert "teacher kind converted, " in text and "teacher source net.pth" in text
     assert "/somewhere" not in text
     (row,) = (line for line in text.splitlines() if line.startswith("| converted"))
-    assert " | – | 10 |" in row
+    assert " | – | 10 |" in row and "epochs" not in row
+    assert "teacher epochs 240" not in text and "teacher kind converted" in text
+
+
+def test_a_file_that_was_learned_from_has_no_folders(tmp_path):
+    for name in ("a", "b"):
+        record = write_run(tmp_path / f"teacher_{name}", kind="teacher")
+        record["training"]["model"] = f"/somewhere/{name}.keras"
+        write_run(tmp_path / name, kind="distill", teacher=record)
+    text = compare([tmp_path / "a", tmp_path / "b"]).markdown()
+    assert " from a.keras" in text and "/somewhere" not in text
 
 
 def test_a_record_that_was_touched_is_named(tmp_path, capsys):

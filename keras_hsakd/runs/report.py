@@ -411,7 +411,7 @@ def _told(record):
     origin = record["origin"]
     if origin:
         word = KINDS[record["kind"]].starts_from if record["kind"] in KINDS else "of"
-        told["from"] = origin["model"]
+        told["from"] = without_folders(origin["model"])
         told[f"{word} epoch"] = origin["checkpoint"]
         if "cache" in origin:
             told["cached variants"] = origin["cache"]["variants"]
@@ -439,13 +439,15 @@ def _as_json(content):
 
 def _flat(kind, settings):
     options = dict(settings["options"])
-    if kind in KINDS:  # which a converted checkpoint is not
+    training = vars(TrainingSettings(**settings["training"])).copy()
+    del training["seed"]
+    if kind in KINDS:
         options = {**KINDS[kind].default_options(), **options}
+    else:  # trained elsewhere
+        training = {"model": training["model"]}
     for name, value in list(options.items()):
         if isinstance(value, Mapping):
             options |= options.pop(name)
-    training = vars(TrainingSettings(**settings["training"])).copy()
-    del training["seed"]
     data = vars(DataSettings(**settings["data"])).copy()
     for name in ("data_dir", *_OF_IMAGES):  # where they are, and what is looked up
         del data[name]
@@ -464,12 +466,15 @@ def _named(told, all_told):
     if "from" in told:
         name += f" from {told['from']}"
     of_kind = [other for other in all_told if other["kind"] == told["kind"]]
+    # What was trained elsewhere has no settings to compare with.
+    here = told["kind"] in KINDS
+    alike = [other for other in all_told if (other["kind"] in KINDS) == here]
     options = {name for other in of_kind for name in other}
     for each in dict.fromkeys(itertools.chain.from_iterable(all_told)):
         if each in ("kind", "model", "from"):
             continue
         # An option of one kind is not missing in another one.
-        others = of_kind if each in options - _common(all_told) else all_told
+        others = of_kind if each in options - _common(alike) else alike
         if any(other.get(each) != told.get(each) for other in others):
             name += _difference_shown(each, told.get(each))
     return name
