@@ -244,16 +244,11 @@ class Run:
             FileNotFoundError: If no epoch of the run was finished.
             ValueError: If the checkpoint is unknown, or its file is damaged.
         """
-        import keras
-
         from keras_hsakd.data import rescaling
         from keras_hsakd.graph import with_preprocessing
 
         path = self._checkpoint(checkpoint)
-        try:
-            network = keras.saving.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:  # a damaged file shows as whatever its parsers raise
-            raise _damaged(path, error) from error
+        network = load_network(path)
         images = self.record["images"]
         _check_of(network, images, path)
         if self.record["format"] >= _WITH_PREPROCESSING:
@@ -324,6 +319,20 @@ def _check_of(network, images, path):
             f"{classes} classes. Received: {' x '.join(map(str, shape))} and "
             f"{logits.shape[-1]} classes"
         )
+
+
+def load_network(path: str | os.PathLike) -> "keras.Model":
+    """Loads a network from a `.keras` file, without running code that is in it.
+
+    Raises:
+        ValueError: If the file is damaged, or of layers that Keras does not know.
+    """
+    import keras
+
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged file shows as whatever its parsers raise
+        raise _damaged(path, error) from error
 
 
 def _damaged(path, error):

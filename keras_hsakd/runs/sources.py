@@ -22,6 +22,7 @@ from keras_hsakd.graph import (
 )
 from keras_hsakd.heads import is_plain, strip_heads
 from keras_hsakd.runs import applications
+from keras_hsakd.runs.folder import load_network
 from keras_hsakd.runs.images import Images
 from keras_hsakd.runs.settings import TrainingSettings
 from keras_hsakd.suggestions import did_you_mean
@@ -126,14 +127,7 @@ def _of_applications(training, images, shape):
 def _of_a_file(path, training, images, shape):
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected `model` to be a file. Received: '{path}'")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged file shows as whatever its parsers raise
-        raise ValueError(
-            "Expected `model` to be a whole Keras file, of layers that are known "
-            "(`--import` names the module of others). "
-            f"Received: '{path}', {type(error).__name__}: {error}"
-        ) from error
+    model = load_network(path)
     model = free(_prepared(path, model, training, images, shape))
     before = {id(layer) for layer in model.layers}
     classes = len(images.class_names)
