@@ -197,7 +197,7 @@ def _preprocessing(name, model):
 
     Returns:
         A `Rescaling`, which is that; the symbolic tensor of `model` that it gives; and
-        whether it also turns the colors around, which it does not.
+        whether the weights are for blue, green, red, see `_turn_colors`.
     """
     (images,) = model.inputs
     preprocessed, layers = images, []
