@@ -104,6 +104,7 @@ def test_the_folder_of_a_line_of_a_study_has_the_size_as_it_is_typed():
 # From the teacher to the served student
 
 
+@pytest.mark.slow
 def test_from_a_teacher_to_a_served_student(runs, tmp_path):
     record = json.loads((runs / "student" / "run.json").read_text())
     assert record["data"]["image_size"] == [16, 24]
