@@ -128,9 +128,10 @@ def as_classifier(model: keras.Model) -> keras.Model:
         ValueError: As `attach_heads`.
 
     Example:
-    >>> model = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=10)
+    >>> network = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
+    >>> model = keras.Sequential([network, keras.layers.Softmax()])
     >>> as_classifier(model).layers[-1].name
-    'predictions_logits'
+    'logits'
     """
     classifier = _take_apart(model, None)
     return keras.Model(classifier.images, classifier.logits, name=classifier.name)
@@ -152,7 +153,7 @@ def with_new_classifier(model: keras.Model, num_classes: int) -> keras.Model:
         ValueError: As `attach_heads`.
 
     Example:
-    >>> model = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=1000)
+    >>> model = keras_hsakd.models.create("resnet8", num_classes=1000, heads=False)
     >>> with_new_classifier(model, num_classes=10).output_shape
     (None, 10)
     """

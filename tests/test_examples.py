@@ -99,6 +99,7 @@ def test_keras_cv_backbone(tmp_path):
     assert (tmp_path / "student.keras").exists()
 
 
+@pytest.mark.slow
 def test_custom_model(run, tmp_path):
     make_photographs(tmp_path / "photos", size=32)
     (tmp_path / "photos" / "train" / "dark" / "broken.jpg").unlink()
