@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import importlib
 import inspect
 import os
 import shlex
@@ -21,7 +20,8 @@ from collections.abc import Callable, Sequence
 
 from keras_hsakd import lock, runs, signals, sizes, zoo
 from keras_hsakd.files import check_parent, read_json, write_json
-from keras_hsakd.names import CARD, FORMATS, VIEWS
+from keras_hsakd.names import CARD, FORMATS, PREPROCESSINGS, VIEWS, WEIGHT_FILES
+from keras_hsakd.optional import own_module
 from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.runs import (
     KINDS,
@@ -78,11 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _import(module):
-    """Imports a module that registers layers, from here too, as `python -m` has it."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    """Imports a module that registers layers."""
     try:
-        importlib.import_module(module)
+        own_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(
             "Expected `--import` to name a module that is here or installed. "
@@ -289,7 +287,7 @@ def _parser():
     )
     command.add_argument(
         "--preprocessing",
-        choices=("inside", "normalize"),
+        choices=PREPROCESSINGS,
         help=".keras: as of `teacher`",
     )
     command.add_argument(
@@ -820,7 +818,7 @@ def _convert(options):
             )
     settings = DataSettings(**_taken(options, DataSettings))
     model, preprocessing = options.pop("model"), options.pop("preprocessing")
-    if is_network or source.endswith((".h5", ".hdf5")):
+    if is_network or source.endswith(WEIGHT_FILES):
         del options["prefix"]
         training = TrainingSettings(
             model=source if is_network else model,

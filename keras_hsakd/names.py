@@ -8,6 +8,10 @@ without them. Each module has the things themselves, in this order.
 DIVERGENCES = ("kl", "dkd", "standardized")
 # Of `views`.
 VIEWS = ("rotations", "padded_rotations", "half_turns", "color_permutations")
+# Of `runs.sources`: who preprocesses the images of somebody's network.
+PREPROCESSINGS = ("inside", "normalize")
+# Of `runs.applications`: how files of weights end.
+WEIGHT_FILES = (".h5", ".hdf5")
 # Of `teacher_cache`: how an output is kept.
 DTYPES = ("float16", "float32", "uint8")
 # Of `export`.

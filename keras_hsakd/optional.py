@@ -1,6 +1,8 @@
-"""Packages that only a part of the package needs."""
+"""Modules imported by name: packages that a part of ours needs, people's own."""
 
 import importlib
+import os
+import sys
 import types
 
 
@@ -29,3 +31,24 @@ def optional_module(module: str, purpose: str, requirement: str) -> types.Module
             f"Expected `{module}` to be installed for {purpose}. "
             f"Received: {error}. Run: pip install {requirement}"
         ) from error
+
+
+def own_module(module: str) -> types.ModuleType:
+    """Imports somebody's module, also from the current folder, as `python -m` has it.
+
+    Args:
+        module: Name of the module.
+
+    Returns:
+        The module.
+
+    Raises:
+        ModuleNotFoundError: If it, or one that it imports, is not there.
+
+    Example:
+    >>> own_module("json").__name__
+    'json'
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return importlib.import_module(module)

@@ -13,6 +13,7 @@ from keras_hsakd.attach import as_classifier, with_new_classifier
 from keras_hsakd.compat import node_of
 from keras_hsakd.graph import ancestors, flatten, operation_of, with_preprocessing
 from keras_hsakd.layers import finalize_states
+from keras_hsakd.names import WEIGHT_FILES
 from keras_hsakd.suggestions import did_you_mean
 
 # What the names begin with on the command line.
@@ -128,7 +129,7 @@ def _downloaded(name, input_shape):
 
 def _read(name, input_shape, num_classes, path):
     """Returns a network with weights of a file, and the layers that it has none for."""
-    if not path.endswith((".h5", ".hdf5")):
+    if not path.endswith(WEIGHT_FILES):
         raise ValueError(
             "Expected `weights` to be 'imagenet' or a file of weights, .weights.h5 or "
             f".h5; a whole network, .keras, is given as `model`. Received: '{path}'"

@@ -10,9 +10,7 @@ import keras
 from keras_hsakd import distribution, heads, models, views
 from keras_hsakd.attach import attach_heads, taps_of, with_new_classifier
 from keras_hsakd.compat import shapes_only
-from keras_hsakd.graph import (
-    with_preprocessing,
-)
+from keras_hsakd.graph import with_preprocessing
 from keras_hsakd.heads import is_plain, strip_heads
 from keras_hsakd.layers import finalize_states
 from keras_hsakd.ops import NUM_ROTATIONS
@@ -154,15 +152,6 @@ def trained(training: TrainingSettings, images: Images) -> keras.Model:
     return made.model
 
 
-def _of_the_zoo(name, head, num_classes, input_shape, num_views):
-    network = models.create(
-        name, num_classes=num_classes, input_shape=input_shape, num_views=num_views
-    )
-    if head == "copy":
-        return network
-    return attach_heads(strip_heads(network), head=head, num_views=num_views)
-
-
 @functools.cache
 def multiply_adds_by_part(
     name: str, head: str, num_classes: int, image_size: ImageSize, num_views: int
@@ -181,7 +170,9 @@ def multiply_adds_by_part(
     """
     with shapes_only():
         shape = (*edges(image_size), 3)
-        network = _of_the_zoo(name, head, num_classes, shape, num_views)
+        network = models.create(name, num_classes, shape, num_views=num_views)
+        if head != "copy":
+            network = attach_heads(strip_heads(network), head=head, num_views=num_views)
     return heads.multiply_adds_by_part(network)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_hsakd.names import DTYPES
+from keras_hsakd.names import DTYPES, PREPROCESSINGS
 from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.sizes import ImageSize, checked
 
@@ -208,7 +208,7 @@ class TrainingSettings:
         "file or function: inside, it takes images of 0 to 255, or normalize, by "
         "--mean and --std before it (default: inside, where it begins with layers for "
         "that)",
-        choices=("inside", "normalize"),
+        choices=PREPROCESSINGS,
     )
     head: str = setting(
         "copy",

@@ -2,10 +2,8 @@
 
 import dataclasses
 import hashlib
-import importlib
 import inspect
 import os
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,6 +19,7 @@ from keras_hsakd.graph import (
     with_preprocessing,
 )
 from keras_hsakd.heads import is_plain, strip_heads
+from keras_hsakd.optional import own_module
 from keras_hsakd.runs import applications
 from keras_hsakd.runs.folder import load_network
 from keras_hsakd.runs.images import Images
@@ -159,10 +158,8 @@ def _of_a_function(name, training, images, shape):
 def _function(name: str) -> Callable:
     """Returns the function of a name as `package.module:function`."""
     module_name, _, function_name = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as `python -m` has it
     try:
-        module = importlib.import_module(module_name)
+        module = own_module(module_name)
     except ModuleNotFoundError as error:
         if not f"{module_name}.".startswith(f"{error.name}."):
             raise
