@@ -983,7 +983,7 @@ def test_folders_of_format_1_are_read(old_runs, tmp_path):
     received = serve(path, RAW)["probabilities"]
     np.testing.assert_allclose(received, expected, atol=1e-6)
     settings = dataclasses.replace(TRAINING, epochs=1)
-    kind = Distill(teacher=teacher.path)
+    kind = Distill(teacher=teacher.path, weak_teacher=True)  # of two epochs
     run = train(kind, tmp_path / "new", settings, verbose=0)
     assert run.record["origin"]["weights"] == teacher.weights_digest()
 
