@@ -558,7 +558,7 @@ class _Pairs(argparse.Action):
 
 
 def _add_given(command):
-    """Adds flags for run folders that stand for steps of an experiment."""
+    """Adds flags for folders that stand for steps of an experiment."""
     command.add_argument(
         "--teacher", help="run folder of a teacher, in place of training one"
     )
@@ -566,6 +566,7 @@ def _add_given(command):
         "--backbone", help="run folder of a teacher's backbone, the same way"
     )
     command.add_argument("--student", help="run folder of a student, the same way")
+    command.add_argument("--cache", help="cache of a teacher's outputs, the same way")
 
 
 def _add_scale(command, default="the paper's"):
@@ -705,7 +706,7 @@ def _line(options):
         raise ValueError(
             f"Expected `--seeds` to be different numbers from 0 on. Received: {seeds}"
         )
-    steps = ("teacher", "backbone", "student")
+    steps = ("teacher", "backbone", "student", "cache")
     given = {k: v for k in steps if (v := options.pop(k)) is not None}
     recipe = recipes.get(name)
     recipe.without(*given)  # which there must be

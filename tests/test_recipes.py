@@ -237,7 +237,8 @@ def test_each_runs_with_stand_ins(name, folder, stand_ins, shared_steps, tmp_pat
     given = {n: shared_steps[key] for n, key in keys.items() if key in shared_steps}
     runs = run(name, folder, tmp_path / "out", given, image_size=8, limit=12)
     assert list(runs)[-1] == steps[-1].name
-    assert {*runs, *given} == {step.name for step in steps}
+    trained = {step.name for step in steps if step.kind != recipes.CACHE}
+    assert {*runs, *given} == trained
     shared_steps.update({keys[n]: runs[n].path for n in runs if n in keys})
     for finished in runs.values():
         assert finished.record["status"] == "finished"
@@ -273,6 +274,37 @@ def test_what_is_finished_is_not_run_again(folder, stand_ins, tmp_path, capsys):
     assert losses[0] == losses[1]
     with pytest.raises(FileExistsError, match="`--overwrite` replaces it"):
         run(PAIR, folder, tmp_path, image_size=8, seed=1)
+
+
+@pytest.mark.slow
+def test_a_cache_that_is_there(folder, tmp_path):
+    def run_cached(variants):
+        recipe = recipes.get("photographs/resnet20-resnet8/lean")
+        options = {"variants": variants}
+        cache = dataclasses.replace(recipe.steps[1], options=options)
+        steps = (recipe.steps[0], cache, recipe.steps[2])
+        recipe = dataclasses.replace(recipe, steps=steps)
+        scale = {"epochs": 1, "batch_size": 12, "image_size": 8, "data": str(folder)}
+        return run_recipe(recipe.scaled(**scale), tmp_path / "out", verbose=0)
+
+    first = run_cached(1)
+    assert list(first) == ["teacher", "student"]
+    origin = first["student"].record["origin"]
+    assert origin["weights"] == first["teacher"].weights_digest()
+    header = tmp_path / "out" / "cache" / "header.json"
+    written = header.stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "out" / "student")
+    again = run_cached(1)
+    assert header.stat().st_mtime_ns == written
+    assert (
+        again["student"].record["last"]["loss"]
+        == first["student"].record["last"]["loss"]
+    )
+    # Of the same teacher, and not what is asked for.
+    shutil.rmtree(tmp_path / "out" / "student")
+    with pytest.raises(FileExistsError, match="teacher cache. Received: .*out/cache'"):
+        run_cached(2)
+    assert not (tmp_path / "out" / "student").exists()
 
 
 @pytest.mark.slow

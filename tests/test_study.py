@@ -112,6 +112,25 @@ def test_options_of_an_earlier_step_are_in_its_name():
     assert names[0][0] == names[1][0] and names[0][1] != names[1][1]
 
 
+def test_a_study_writes_a_cache_once(trained, monkeypatch):
+    def cache_teacher(folder, settings, verbose):
+        assert folder not in caches
+        assert list(trained) == [settings.teacher]  # which is there, and no student
+        caches[folder] = settings
+
+    caches = {}
+    monkeypatch.setattr(study, "cache_teacher", cache_teacher)
+    names = [f"photographs/resnet20-resnet8/{name}" for name in ("cached-4", "lean")]
+    both = [recipes.get(name).scaled(data="digits") for name in names]
+    runs = run_study([Line(r, r.name, (0, 1), one_teacher=True) for r in both], "out")
+    ((folder, settings),) = caches.items()
+    assert os.path.basename(folder).startswith("cache-resnet20-seed_0-")
+    assert (settings.variants, settings.seed) == (4, 0)
+    students = [trained[run.path] for seeds in runs.values() for run in seeds.values()]
+    assert {(s.kind.cache, s.kind.teacher) for s in students} == {(folder, None)}
+    assert [s.kind.sampled_views for s in students] == [None, None, 2, 2]
+
+
 def test_two_for_a_folder(trained):
     same = [Line(recipes.get(f"cifar100/{n}/baseline"), "a") for n in ("wrn_16_2",) * 2]
     run_study(same, "out")

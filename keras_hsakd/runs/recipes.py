@@ -19,18 +19,21 @@ from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.sizes import ImageSize, is_square
 from keras_hsakd.suggestions import did_you_mean
 
+# Kind of a step that trains nothing: it writes a teacher's outputs.
+CACHE = "cache"
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One training of an experiment.
+    """One training of an experiment, or a cache of a teacher's outputs.
 
     Attributes:
-        name: Name of its run folder, below the experiment's.
-        kind: A name of `keras_hsakd.runs.KINDS`.
-        training: Which network, and how.
+        name: Name of its folder, below the experiment's.
+        kind: A name of `keras_hsakd.runs.KINDS`, or `CACHE`.
+        training: Which network, and how; of a cache, how the teacher was trained.
         data: Which images, or what differs from the teacher's.
         needs: Names of earlier steps by the option of the kind that gets their folder.
-        options: Further options of the kind.
+        options: Further options of the kind; of a cache, of `CacheSettings`.
     """
 
     name: str
@@ -106,7 +109,9 @@ class Recipe:
                 "limit": limit,
             }
             images, options = step.data, step.options
-            views = {**KINDS[step.kind].default_options(), **options}.get("views")
+            kind = KINDS.get(step.kind)  # a cache has none
+            defaults = kind.default_options() if kind else {}
+            views = {**defaults, **options}.get("views")
             if not turns and views == "rotations":
                 options = {**options, "views": "padded_rotations"}
             if isinstance(images, DataSettings):
@@ -207,7 +212,7 @@ def table() -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for recipe in _RECIPES.values():
-        steps = recipe.steps
+        steps = [step for step in recipe.steps if step.kind != CACHE]
         networks = " → ".join(
             step.training.model for step in steps if step.kind != "linear"
         )
@@ -279,8 +284,15 @@ def _frozen_teacher(training, data):
     )
 
 
-def _student(training, data=(), **options):
-    needs = {"teacher": "teacher"}
+def _cached(teacher, variants):
+    options = {"variants": variants}
+    return Step(
+        "cache", CACHE, teacher.training, needs={"teacher": "teacher"}, options=options
+    )
+
+
+def _student(training, data=(), source="teacher", **options):
+    needs = {source: source}
     return Step("student", "distill", training, dict(data), needs, options)
 
 
@@ -508,26 +520,29 @@ def _photographs():
             description,
             (Step("baseline", "baseline", training, _PHOTOGRAPHS),),
         )
-    teacher = _joint_teacher(on_photographs("resnet20"), _PHOTOGRAPHS)
-    _, kd = _OTHERWISE["kd"]
-    for suffix, description, changes, options in (
-        ("", "student of a jointly trained teacher", {}, {}),
-        *((f"/{name}", what, {}, how) for name, (what, how) in _OTHERWISE.items()),
-        ("/kd-long", f"plain distillation, {_AS_MUCH}", {"epochs": 274}, kd),
-        (
-            "/sampled-views-2",
-            "student that sees two of four views",
-            {},
-            {"sampled_views": 2},
-        ),
-        ("/light-heads", "student with light heads", {"head": "light"}, {}),
-    ):
+    (teacher,) = _joint_teacher(on_photographs("resnet20"), _PHOTOGRAPHS)
+
+    def student(suffix, description, options=(), variants=None, **changes):
         training = on_photographs("resnet8", **changes)
-        yield Recipe(
+        cache = () if variants is None else (_cached(teacher, variants),)
+        source, *_ = (*cache, teacher)
+        return Recipe(
             f"photographs/resnet20-resnet8{suffix}",
             description,
-            (*teacher, _student(training, **options)),
+            (teacher, *cache, _student(training, source=source.name, **dict(options))),
         )
+
+    yield student("", "student of a jointly trained teacher")
+    for name, (description, options) in _OTHERWISE.items():
+        yield student(f"/{name}", description, options)
+    _, kd = _OTHERWISE["kd"]
+    yield student("/kd-long", f"plain distillation, {_AS_MUCH}", kd, epochs=274)
+    # Ways to pay less.
+    two_views = {"sampled_views": 2}
+    yield student("/sampled-views-2", "student that sees two of four views", two_views)
+    yield student("/light-heads", "student with light heads", head="light")
+    yield student("/cached-4", "student of four cached variants", variants=4)
+    yield student("/lean", "all three at once", two_views, variants=4, head="light")
 
 
 _RECIPES = {recipe.name: recipe for recipe in _rows()}

@@ -5,11 +5,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from keras_hsakd import digests, distribution
+from keras_hsakd.runs.caching import cache_teacher
 from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.kinds import KINDS
-from keras_hsakd.runs.recipes import Recipe, Step
-from keras_hsakd.runs.settings import ExecutionSettings, TrainingSettings
+from keras_hsakd.runs.kinds import KINDS, Distill, Origin
+from keras_hsakd.runs.recipes import CACHE, Recipe, Step
+from keras_hsakd.runs.settings import CacheSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.training import check_goes_on, claimed, finished_run, train
+from keras_hsakd.teacher_cache import check_new
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +20,8 @@ class Placed:
 
     Attributes:
         step: The step.
-        folder: Its run folder.
-        needs: Run folders by the options of the kind that get them.
+        folder: Its run folder, or that of a cache.
+        needs: Folders by the options of the kind that get them.
         recipe: Name of the experiment whose result it is; `None` of an earlier step.
     """
 
@@ -29,10 +31,12 @@ class Placed:
     recipe: str | None = None
 
     def arguments(self) -> tuple:
-        """Returns the first arguments of `train`."""
+        """Returns the first arguments of `train`, or of `cache_teacher`."""
         step = self.step
-        kind = KINDS[step.kind](**self.needs, **step.options)
-        return kind, self.folder, step.training, step.data
+        options = {**self.needs, **step.options}
+        if step.kind == CACHE:
+            return self.folder, CacheSettings(**options, seed=step.training.seed)
+        return KINDS[step.kind](**options), self.folder, step.training, step.data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +82,7 @@ def run_recipe(
         execution: As in `train`, of each training. Defaults to `ExecutionSettings()`.
 
     Returns:
-        The runs by the names of the steps.
+        The runs by the names of the steps; a cache of a teacher's outputs is none.
 
     Raises:
         FileExistsError: If a folder of `output` holds something else; says what.
@@ -93,7 +97,7 @@ def run_recipe(
     """
     placed = _place(recipe, lambda step: os.path.join(output, step.name), given)
     runs = _run_all(placed, overwrite, verbose, execution)
-    return {each.step.name: runs[each.folder] for each in placed}
+    return {e.step.name: runs[e.folder] for e in placed if e.folder in runs}
 
 
 def run_seeds(
@@ -286,7 +290,12 @@ def _run_all(
     to_train = set()
     for folder, each in placed.items():
         anew = to_train & set(each.needs.values())
-        if anew or not finished_run(*each.arguments()):
+        if each.step.kind == CACHE:
+            if anew or not _is_cached(*each.arguments()):
+                to_train.add(folder)
+                check_new(folder)
+                _check_one_worker(strategy, folder)
+        elif anew or not finished_run(*each.arguments()):
             to_train.add(folder)
             replaces = overwrite or (execution.resume and not anew)
             with claimed(folder, replaces, strategy):
@@ -296,6 +305,12 @@ def _run_all(
     runs = {}
     for folder, each in placed.items():
         training = each.step.training
+        if each.step.kind == CACHE:
+            if not _is_cached(*each.arguments()):
+                print(f"{folder}: outputs of {training.model}", flush=True)
+                os.makedirs(os.path.dirname(folder), exist_ok=True)
+                cache_teacher(*each.arguments(), verbose=verbose)
+            continue
         found = finished_run(*each.arguments())
         if found:
             print(f"{folder}: is there, a {found.describe()}")
@@ -306,6 +321,32 @@ def _run_all(
             *each.arguments(), execution, overwrite, verbose, each.recipe
         )
     return runs
+
+
+def _check_one_worker(strategy, folder):
+    """Raises a ValueError where several workers would write a cache."""
+    with strategy.scope():
+        workers = distribution.num_workers()
+    if workers > 1:
+        raise ValueError(
+            f"Expected the cache '{folder}' to be there before several workers train; "
+            f"`keras-hsakd cache` writes it. Received: none, with {workers} workers"
+        )
+
+
+def _is_cached(folder, settings):
+    """Returns whether a folder has the cache that `cache_teacher` would write."""
+    try:
+        wanted = Distill(teacher=settings.teacher).origin()
+        found = Origin.of_cache(folder)
+    except (FileNotFoundError, ValueError):
+        return False
+    cache = found.cache
+    return (found.weights, cache.variants, cache.seed) == (
+        wanted.weights,
+        settings.variants,
+        settings.seed,
+    )
 
 
 def _by_folder(placed):
