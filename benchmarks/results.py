@@ -12,10 +12,10 @@ In `docs/results.md` and `README.md`, what stands between
 is what `keras-hsakd report benchmarks/records/NAME --against FOLDER` prints, a folder
 within NAME; `against FOLDER` may be left out. Between `<!-- demo -->` and
 `<!-- end -->` there, and in `docs/demo.md`, is what `keras-hsakd demo` printed when it
-wrote `benchmarks/demo.json`. `--check` changes nothing, and fails with
-what would change. `--keep RUNS NAME` makes records of run folders: `run.json`,
-`log.csv` and `quality.json`, without networks, and without the folders above what
-paths name.
+wrote `benchmarks/demo.json`. `docs/results-NAME.svg` has the accuracies of NAME by what
+they cost. `--check` changes nothing, and fails with what would change. `--keep RUNS NAME`
+makes records of run folders: `run.json`, `log.csv` and `quality.json`, without networks,
+and without the folders above what paths name.
 """
 
 import argparse
@@ -40,6 +40,7 @@ DOCUMENTS = (
     ROOT / "docs" / "demo.md",
 )
 RECORDS = ROOT / "benchmarks" / "records"
+PICTURES = ROOT / "docs"
 DEMO = ROOT / "benchmarks" / "demo.json"
 OF_DEMO = re.compile(r"(<!-- demo -->\n)(.*?)(<!-- end -->)", re.S)
 TABLE = re.compile(
@@ -67,6 +68,12 @@ def filled(text: str, records: pathlib.Path) -> str:
     return OF_DEMO.sub(of_demo, TABLE.sub(table, text))
 
 
+def picture(records: pathlib.Path) -> str:
+    """Returns the picture of the prices that records tell, as SVG."""
+    (comparison,) = compare([records]).comparisons
+    return comparison.drawings()["prices"].svg + "\n"
+
+
 def keep(runs: pathlib.Path, folder: pathlib.Path) -> None:
     """Makes records of the finished runs in a folder."""
     for record in sorted(runs.rglob("run.json")):
@@ -89,7 +96,7 @@ def _for_others(content):
     return without_folders(content) if isinstance(content, str) else content
 
 
-def main(arguments=None, documents=DOCUMENTS, records=RECORDS):
+def main(arguments=None, documents=DOCUMENTS, records=RECORDS, pictures=PICTURES):
     """Returns the exit status: 1 where `--check` finds a difference."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing")
@@ -100,10 +107,15 @@ def main(arguments=None, documents=DOCUMENTS, records=RECORDS):
     if options.keep:
         runs, name = options.keep
         keep(pathlib.Path(runs), records / name)
+    made = {
+        document: filled(document.read_text(encoding="utf-8"), records)
+        for document in documents
+    }
+    for folder in records.iterdir():
+        made[pictures / f"results-{folder.name}.svg"] = picture(folder)
     differ = False
-    for document in documents:
-        text = document.read_text(encoding="utf-8")
-        new = filled(text, records)
+    for document, new in made.items():
+        text = document.read_text(encoding="utf-8") if document.exists() else ""
         differ |= new != text
         if not options.check:
             document.write_text(new, encoding="utf-8")

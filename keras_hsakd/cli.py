@@ -245,7 +245,7 @@ def _parser():
     )
     command.add_argument(
         "--output",
-        help="folder for report.md, report.csv and report.html, where curves are "
+        help="folder for report.md, report.csv and report.html, where the drawings are "
         "(default: none)",
     )
 

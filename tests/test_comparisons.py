@@ -10,7 +10,7 @@ import pytest
 from records import write_run
 
 from keras_hsakd import cli, lock
-from keras_hsakd.runs import compare, curves, recipes
+from keras_hsakd.runs import compare, drawings, recipes
 from keras_hsakd.runs.intervals import paired_difference, spread, t_quantile
 
 # By seed, of labels alone and of a student.
@@ -231,7 +231,7 @@ def test_no_runs(tmp_path):
     ],
 )
 def test_lines_of_a_chart_are_at_round_numbers(low, high, expected):
-    assert curves._round_values(low, high) == pytest.approx(expected)
+    assert drawings._round_values(low, high) == pytest.approx(expected)
 
 
 # What is written.
@@ -272,6 +272,7 @@ def test_the_report_on_paper(runs, tmp_path, capsys):
     page = (output / "report.html").read_text()
     # A mean of each method, and each seed where there are several.
     assert page.count("<polyline") == 3 + 3 + 4
+    assert page.count("<circle") == 3 + 3 + 4
     assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
 
 

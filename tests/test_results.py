@@ -24,7 +24,7 @@ def test_tables_are_made_and_checked(tmp_path, capsys):
     document, records = tmp_path / "results.md", tmp_path / "records"
     before = "<!-- results: study against long -->\n<!-- end -->\n\nAfter it.\n"
     document.write_text(f"# Results\n\n{before}")
-    where = {"documents": [document], "records": records}
+    where = {"documents": [document], "records": records, "pictures": tmp_path}
     assert results.main(["--keep", str(runs), "study"], **where) == 0
     text = document.read_text()
     assert text.startswith("# Results\n\n<!-- results: study against long -->\n")
@@ -32,7 +32,14 @@ def test_tables_are_made_and_checked(tmp_path, capsys):
     assert "| 70.50 ± 0.71 |" in text
     assert "| -9.50 [-15.85, -3.15] |" in text
     assert str(tmp_path) not in text
+    picture = tmp_path / "results-study.svg"
+    assert picture.read_text().count("<circle") == 2 * (2 + 1)
     assert results.main(["--check"], **where) == 0
+    drawn = picture.read_text()
+    picture.write_text(drawn.replace("<circle", "<ellipse", 1))
+    assert results.main(["--check"], **where) == 1
+    assert "<ellipse" in capsys.readouterr().out
+    picture.write_text(drawn)
     document.write_text(text.replace("70.50", "75.50"))
     assert results.main(["--check"], **where) == 1
     assert "75.50" in document.read_text()

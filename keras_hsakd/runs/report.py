@@ -14,7 +14,7 @@ from keras_hsakd import lock
 from keras_hsakd.documents import Block, Drawing, Heading, Table, Text, markdown, page
 from keras_hsakd.figures import amount
 from keras_hsakd.files import atomic_write, read_json, without_folders
-from keras_hsakd.runs import curves, recipes
+from keras_hsakd.runs import drawings, recipes
 from keras_hsakd.runs.costs import Spent, spent
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.intervals import Difference, Spread, paired_difference, spread
@@ -155,18 +155,30 @@ class Comparison:
             )
         return [*blocks, Text(self._explained())]
 
-    def drawing(self) -> Drawing | None:
-        """Returns the curves of all methods, or `None` where no run has a log."""
-        found = {
-            method.name: of_runs
+    def drawings(self) -> dict[str, Drawing]:
+        """Returns curves of all methods, and accuracies by prices.
+
+        Returns:
+            A dict with `"curves"`, where a run has a log, and `"prices"`, where there
+            are at least two.
+        """
+        label, found = f"accuracy on {self.measured_on}, %", {}
+        logs = {m.name: of_runs for m in self.methods if (of_runs := m.curves())}
+        if logs:
+            drawn = drawings.curves(logs, label)
+            caption = f"{self.title}: mean over seeds, and each seed"
+            found["curves"] = Drawing(drawn, caption)
+        costs = {
+            method.name: (sum(method.spent), list(method.accuracies("last").values()))
             for method in self.methods
-            if (of_runs := method.curves())
+            if method.spent and method.spent.training
         }
-        if not found:
-            return None
-        label = f"accuracy on {self.measured_on}, %"
-        caption = f"{self.title}: mean over seeds, and each seed"
-        return Drawing(curves.svg(found, label), caption)
+        if len(costs) > 1:
+            xlabel = "multiply-adds of a training, its cache included"
+            drawn = drawings.prices(costs, label, xlabel)
+            caption = f"{self.title}: after the last epoch, by the price"
+            found["prices"] = Drawing(drawn, caption)
+        return found
 
     def _table(self):
         columns = {
@@ -244,8 +256,7 @@ class Report:
         blocks = [Heading("Trainings compared", level=1)]
         for comparison in self.comparisons:
             blocks += [Heading(comparison.title), *comparison.blocks()]
-            drawing = comparison.drawing() if pictures else None
-            blocks += [drawing] if drawing else []
+            blocks += comparison.drawings().values() if pictures else ()
         if self.unfinished:
             blocks.append(Heading("Not finished, and in no mean"))
             blocks += [Text(line) for line in self.unfinished]
