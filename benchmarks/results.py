@@ -13,9 +13,9 @@ is what `keras-hsakd report benchmarks/records/NAME --against FOLDER` prints, a 
 within NAME; `against FOLDER` may be left out. Between `<!-- demo -->` and
 `<!-- end -->` there, and in `docs/demo.md`, is what `keras-hsakd demo` printed when it
 wrote `benchmarks/demo.json`. `docs/results-NAME.svg` has the accuracies of NAME by what
-they cost. `--check` changes nothing, and fails with what would change. `--keep RUNS NAME`
-makes records of run folders: `run.json`, `log.csv` and `quality.json`, without networks,
-and without the folders above what paths name.
+they cost. `--check` changes nothing, and fails with what would change.
+`--keep RUNS NAME` makes records of run folders: `run.json`, `log.csv` and
+`quality.json`, without networks, and without the folders above what paths name.
 """
 
 import argparse
