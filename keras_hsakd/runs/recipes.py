@@ -510,26 +510,30 @@ def _photographs():
     def on_photographs(model, **changes):
         return _on_cifar(model, **{"epochs": 30, **changes})
 
-    for name, description, changes in (
-        ("baseline", "labels alone", {}),
-        ("baseline-long", f"labels alone, {_AS_MUCH}", {"epochs": 573}),
+    # About as many steps as with all labels.
+    few, long = {"label_fraction": 0.1}, {"epochs": 300}
+    for name, description, images, changes in (
+        ("baseline", "labels alone", {}, {}),
+        ("baseline-long", f"labels alone, {_AS_MUCH}", {}, {"epochs": 573}),
+        ("few-labels", "a tenth of the labels alone", few, long),
     ):
         training = on_photographs("resnet8", **changes)
+        images = dataclasses.replace(_PHOTOGRAPHS, **images)
         yield Recipe(
             f"photographs/resnet8/{name}",
             description,
-            (Step("baseline", "baseline", training, _PHOTOGRAPHS),),
+            (Step("baseline", "baseline", training, images),),
         )
     (teacher,) = _joint_teacher(on_photographs("resnet20"), _PHOTOGRAPHS)
 
-    def student(suffix, description, options=(), variants=None, **changes):
+    def student(suffix, description, options=(), data=(), variants=None, **changes):
         training = on_photographs("resnet8", **changes)
         cache = () if variants is None else (_cached(teacher, variants),)
         source, *_ = (*cache, teacher)
         return Recipe(
             f"photographs/resnet20-resnet8{suffix}",
             description,
-            (teacher, *cache, _student(training, source=source.name, **dict(options))),
+            (teacher, *cache, _student(training, data, source.name, **dict(options))),
         )
 
     yield student("", "student of a jointly trained teacher")
@@ -543,6 +547,9 @@ def _photographs():
     yield student("/light-heads", "student with light heads", head="light")
     yield student("/cached-4", "student of four cached variants", variants=4)
     yield student("/lean", "all three at once", two_views, variants=4, head="light")
+    yield student("/few-labels", "student of a tenth of the labels", data=few, **long)
+    rest = {**few, "unlabeled": "rest"}
+    yield student("/unlabeled", "the same, with the other images", data=rest)
 
 
 _RECIPES = {recipe.name: recipe for recipe in _rows()}
