@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -37,6 +38,7 @@ from keras_hsakd.runs.settings import (
     PRESETS,
     DemoSettings,
 )
+from keras_hsakd.suggestions import did_you_mean
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,12 +106,30 @@ def _in_one_line(error):
     return decoding.why(error) if isinstance(error, tf.errors.OpError) else None
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes flags that are written in full alone, and names those that are near."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, allow_abbrev=False, **options)
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = re.findall(r"--[a-z][a-z-]*", self.format_usage())
+            wrong = next((word for word in unknown if word.startswith("-")), "")
+            hint = did_you_mean(wrong.partition("=")[0], flags)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found, unknown
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-hsakd",
         description="Hierarchical self-supervised augmented knowledge distillation.",
     )
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(
+        required=True, metavar="command", parser_class=_Parser
+    )
 
     def add(name: str, run: Callable, help: str, description: str = ""):
         command = commands.add_parser(
@@ -720,7 +740,7 @@ def _line(options):
     )
 
 
-class _LineParser(argparse.ArgumentParser):
+class _LineParser(_Parser):
     """Raises what is wrong with a line, in place of ending the process."""
 
     def error(self, message):
@@ -731,7 +751,7 @@ def _study(options):
     path, output = options.pop("file"), options.pop("output")
     verbose = options.pop("verbose")
     execution = ExecutionSettings(**_taken(options, ExecutionSettings))
-    parser = _LineParser(add_help=False, allow_abbrev=False)
+    parser = _LineParser(add_help=False)
     parser.add_argument("name")
     _add_given(parser)
     _add_scale(parser)

@@ -259,6 +259,16 @@ def test_what_is_required_is_said(capsys):
     assert "required: --data, --model, --output" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["--epoch=3", "--epoch"])
+def test_flags_are_written_in_full(word, capsys):
+    line = f"baseline --data digits --model resnet8 --output out {word} 3"
+    with pytest.raises(SystemExit) as end:
+        cli.main(line.split())
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert f"unrecognized arguments: {word} 3 (did you mean '--epochs' or " in error
+
+
 def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
     def interrupt(*arguments, **keywords):
         raise KeyboardInterrupt

@@ -198,7 +198,7 @@ def test_lines_and_flags_for_all(studied, tmp_path, capsys):
     ("line", "message"),
     [
         ("cifar100/wrn_16_2/basline", "did you mean 'cifar100/wrn_16_2/baseline'"),
-        (f"{PAIR} --epoch 3", "words of `keras-hsakd run`. Received: unrecognized"),
+        (f"{PAIR} --epoch 3", "`keras-hsakd run`. Received: unrecognized.*'--epochs'"),
         (f"{PAIR} --seeds 1 1", "`--seeds` to be different numbers from 0 on"),
         (f"{PAIR} --seeds 1 --seed 2", "`--seed` or `--seeds`. Received: both"),
         (f"{PAIR} --one-teacher", "`--seeds` with `--one-teacher`. Received: none"),
