@@ -541,6 +541,10 @@ def _photographs():
         yield student(f"/{name}", description, options)
     _, kd = _OTHERWISE["kd"]
     yield student("/kd-long", f"plain distillation, {_AS_MUCH}", kd, epochs=274)
+    # What the heads add, and what their views do.
+    yield student("/no-heads", "student of the same weights without heads", _PLAIN)
+    with_views = {**_PLAIN, "views": "rotations"}
+    yield student("/no-heads-views", "the same, on four views", with_views)
     # Ways to pay less.
     two_views = {"sampled_views": 2}
     yield student("/sampled-views-2", "student that sees two of four views", two_views)
