@@ -8,7 +8,11 @@ from keras_hsakd import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def run_ten_lines(tmp_path, monkeypatch, changes):
@@ -32,10 +36,25 @@ def test_the_ten_lines_run_as_they_stand(tmp_path, monkeypatch):
     run_ten_lines(tmp_path, monkeypatch, {"epochs=10": "epochs=1"})
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: path.parent.name + "-" + path.stem
+)
 def test_links_lead_somewhere(document):
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
         assert link.startswith("https://") or (document.parent / link).exists(), link
+
+
+def test_figures_are_those_of_records():
+    """Those in the prose stand in tables too, which are made from records."""
+    made = "".join(
+        (ROOT / "docs" / f"{name}.md").read_text() for name in ("results", "demo")
+    )
+    tables = re.findall(r"^\|.*\|$", made, re.M)
+    prose = re.sub(r"^\|.*\|$", "", README, flags=re.M)
+    figures = re.findall(r"\d+\.\d+ ± \d+\.\d+", prose)
+    assert figures
+    for figure in figures:
+        assert any(figure in line for line in tables), figure
 
 
 def commands(text):
@@ -47,7 +66,9 @@ def commands(text):
     return [shlex.split(each[1], comments=True) for each in found]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: path.parent.name + "-" + path.stem
+)
 def test_commands_are_those_of_the_command_line(document):
     parser = cli._parser()
     for words in commands(document.read_text()):
