@@ -550,7 +550,10 @@ def _photographs():
     yield student("/sampled-views-2", "student that sees two of four views", two_views)
     yield student("/light-heads", "student with light heads", head="light")
     yield student("/cached-4", "student of four cached variants", variants=4)
-    yield student("/lean", "all three at once", two_views, variants=4, head="light")
+    lean = {"options": two_views, "head": "light"}
+    yield student("/lean", "all three at once", variants=4, **lean)
+    what = f"the same, of eight variants, {_AS_MUCH}"
+    yield student("/lean-long", what, variants=8, epochs=130, **lean)
     yield student("/few-labels", "student of a tenth of the labels", data=few, **long)
     rest = {**few, "unlabeled": "rest"}
     yield student("/unlabeled", "the same, with the other images", data=rest)
