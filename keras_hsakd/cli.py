@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import operator
 import os
 import re
 import shlex
@@ -164,7 +165,7 @@ def _parser():
         )
         _add_settings(command, kind)
         _add_settings(command, DataSettings, inherited=kind.inherits, omit=kind.fixed)
-        _add_training(command)
+        _add_training(command, kind)
         group = command.add_argument_group("output")
         group.add_argument("--output", required=True, help="run folder to write")
         group.add_argument(
@@ -520,24 +521,34 @@ def _add_settings(command, settings_class, inherited="", omit=()):
         )
 
 
-def _add_training(command):
-    """Adds flags for the settings of a training, and for all of them at once."""
+def _add_training(command, *settings_classes):
+    """Adds flags for the settings of a training, and presets of many flags at once.
+
+    Args:
+        command: The `argparse.ArgumentParser`.
+        settings_classes: Dataclasses of the command's other settings.
+    """
     _add_settings(command, TrainingSettings)
+    of_command = (TrainingSettings, *settings_classes)
+    known = {field.name for each in of_command for field in dataclasses.fields(each)}
+    presets = {name: preset for name, preset in PRESETS.items() if known >= set(preset)}
     meaning = "; ".join(
         f"{name}: {' '.join(f'{k} {v}' for k, v in preset.items())}"
-        for name, preset in PRESETS.items()
+        for name, preset in presets.items()
     )
     command.add_argument(
         "--preset",
-        choices=tuple(PRESETS),
-        help=f"other defaults of the flags for training ({meaning})",
+        nargs="+",
+        choices=tuple(presets),
+        default=[],
+        help=f"other defaults of some flags, one preset or several ({meaning})",
     )
 
 
-def _training(options):
-    """Takes the settings of a training out of the options."""
-    preset = PRESETS.get(options.pop("preset"), {})
-    return TrainingSettings(**preset | _taken(options, TrainingSettings))
+def _with_presets(options):
+    """Returns options with the settings of the presets that they name."""
+    presets = [PRESETS[name] for name in options.pop("preset")]
+    return functools.reduce(operator.or_, [*presets, options], {})
 
 
 def _parsing(hint, metadata):
@@ -651,10 +662,11 @@ def _taken(options, settings_class):
 
 
 def _train(options, kind_class):
+    options = _with_presets(options)
     run = runs.train(
         kind_class(**_taken(options, kind_class)),
         data=_taken(options, DataSettings),
-        training=_training(options),
+        training=TrainingSettings(**_taken(options, TrainingSettings)),
         execution=ExecutionSettings(**_taken(options, ExecutionSettings)),
         **options,
     )
@@ -664,6 +676,7 @@ def _train(options, kind_class):
 def _plan(options):
     from keras_hsakd.runs import planning
 
+    options = _with_presets(options)
     output = options.pop("output")
     kept = contextlib.nullcontext()
     if output:
@@ -671,7 +684,7 @@ def _plan(options):
         kept = lock.held_beside(output)
     with kept:
         found = runs.plan(
-            training=_training(options),
+            training=TrainingSettings(**_taken(options, TrainingSettings)),
             data=_taken(options, DataSettings),
             **options,
         )

@@ -342,6 +342,21 @@ def test_flags_win_over_a_preset(received):
     assert received["training"] == dataclasses.replace(preset, epochs=3, clip_norm=2.0)
 
 
+def test_presets_together(received):
+    line = "distill --teacher t --model resnet8 --output x --preset finetune lean"
+    assert cli.main([*line.split(), "--sampled-views", "3"]) == 0
+    assert received["kind"].sampled_views == 3
+    settings = {**PRESETS["finetune"], "head": "light"}
+    assert received["training"] == TrainingSettings(model="resnet8", **settings)
+
+
+def test_a_preset_is_of_commands_that_have_its_settings(received, capsys):
+    line = "baseline --data photos --model resnet8 --output x --preset lean"
+    with pytest.raises(SystemExit):
+        cli.main(line.split())
+    assert "invalid choice: 'lean' (choose from" in capsys.readouterr().err
+
+
 def test_flags_of_a_training_reach_it(received):
     line = (
         "linear --data photos --model resnet8 --output x --backbone y "

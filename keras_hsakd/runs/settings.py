@@ -343,7 +343,7 @@ class TrainingSettings:
 # What the first choice alone has, by the name of the setting.
 _ONLY_FOR = {"optimizer": ("momentum", "nesterov"), "schedule": ("milestones",)}
 
-# Settings that go together, by the word that stands for them.
+# Settings that go together, of a training and of its kind, by the word for them.
 PRESETS = {
     "finetune": {
         "epochs": 20,
@@ -354,6 +354,7 @@ PRESETS = {
         "weight_decay": 0.05,
         "label_smoothing": 0.1,
     },
+    "lean": {"head": "light", "sampled_views": 2},
 }
 
 
