@@ -231,7 +231,17 @@ class SaveNetwork(keras.callbacks.Callback):
         results = {"epoch": epoch + 1, **logs}
         save_with_results(self.network, last, results)
         self.last = results
-        if self.best is None or logs[self.monitor] > self.best[self.monitor]:
+        if self.monitor not in results:  # as in an epoch without validation
+            return
+        if self.best is None or results[self.monitor] > self.best[self.monitor]:
             with atomic_write(best) as temporary:
                 shutil.copyfile(last, temporary)
             self.best = results
+
+    def on_train_end(self, logs=None):
+        if self.last is not None and self.best is None:
+            raise ValueError(
+                "Expected `monitor` to be a name among the logs, "
+                f"{sorted(self.last)}. Received: monitor={self.monitor!r}; "
+                "'best.keras' was not written"
+            )

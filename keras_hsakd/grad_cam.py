@@ -30,8 +30,8 @@ def grad_cam(
 
     Raises:
         RuntimeError: If the Keras backend is neither TensorFlow nor JAX.
-        ValueError: If no feature map of more than one position stands alone between
-            the images and the logits.
+        ValueError: If the network has heads, or no feature map of more than one
+            position stands alone between the images and the logits.
 
     Example:
     >>> network = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
@@ -41,6 +41,12 @@ def grad_cam(
     Reference: [Selvaraju et al., 2017](https://arxiv.org/abs/1610.02391).
     """
     flat = flatten(network)
+    if len(flat.inputs) != 1 or len(flat.outputs) != 1:
+        raise ValueError(
+            "Expected `network` to map images to class logits alone, as of "
+            f"`strip_heads`. Received: `{network.name}` with {len(flat.inputs)} inputs "
+            f"and {len(flat.outputs)} outputs"
+        )
     (taken,), (output,) = flat.inputs, flat.outputs
     last_map = _last_map(network.name, taken, output)
 

@@ -6,6 +6,7 @@ value a row. The mathematics is in `ops`.
 
 import functools
 import inspect
+import numbers
 from collections.abc import Callable, Mapping
 
 import keras
@@ -68,8 +69,8 @@ def get(
         A function of (teacher logits, student logits, labels).
 
     Raises:
-        ValueError: If the name is unknown, what is given is not such a function, the
-            temperature is not positive, or the divergence has no such option.
+        ValueError: If the name is unknown, what is given cannot be called or is a Keras
+            loss, the temperature is not positive, or the divergence has no such option.
 
     Example:
     >>> divergence = keras_hsakd.losses.get("kl", temperature=3.0)
@@ -149,8 +150,8 @@ def _check_options(options, divergence, known):
 
 
 def _check_temperature(temperature):
-    if not temperature > 0:
+    if not isinstance(temperature, numbers.Real) or not temperature > 0:
         raise ValueError(
             "Expected `temperature` to be a number > 0. "
-            f"Received: temperature={temperature}"
+            f"Received: temperature={temperature!r}"
         )

@@ -53,10 +53,18 @@ def quarter_turned_within(images: keras.KerasTensor, turns: int) -> keras.KerasT
     Returns:
         Tensor of shape `(B, H, W, C)` and of the same dtype.
 
+    Raises:
+        ValueError: If `H` or `W` is unknown.
+
     Example:
     >>> tuple(quarter_turned_within(np.ones((1, 8, 12, 3), "float32"), 1).shape)
     (1, 8, 12, 3)
     """
+    if None in images.shape[1:3]:
+        raise ValueError(
+            "Expected images of known height and width, for the view that turns them "
+            f"within their frame. Received: shape {tuple(images.shape)}"
+        )
     turned = quarter_turned(images, turns)
     if turned.shape[1:3] == images.shape[1:3]:
         return turned
@@ -297,6 +305,26 @@ def suited_labels(
         suit = ops.logical_and(suit, integers >= lowest)
         suit = ops.logical_and(suit, integers < num_classes)
     return ops.where(suit, labels, ops.zeros_like(labels)), ops.all(suit)
+
+
+def class_of_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns the class of each label, the likeliest of class probabilities.
+
+    Args:
+        labels: Tensor of shape `(B,)` or `(B, 1)`, whole numbers, or `(B, N)`, class
+            probabilities.
+
+    Returns:
+        int32 tensor of shape `(B,)`.
+
+    Example:
+    >>> np.array(class_of_labels(np.array([[3], [1]]))).tolist()
+    [3, 1]
+    """
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == 2 and labels.shape[1] != 1:
+        labels = ops.argmax(ops.cast(labels, "float32"), axis=1)
+    return ops.cast(ops.reshape(labels, (-1,)), "int32")
 
 
 def joint_labels(
@@ -574,9 +602,11 @@ def standardized_divergence(
 
     def standardized(logits):
         centered = logits - ops.mean(logits, axis=-1, keepdims=True)
-        squares = ops.sum(centered**2, axis=-1, keepdims=True)
-        deviation = ops.sqrt(squares / (logits.shape[-1] - 1))
-        return centered / (1e-7 + deviation)
+        variance = ops.sum(centered**2, axis=-1, keepdims=True) / (logits.shape[-1] - 1)
+        # Equal logits, of which the root has no gradient, stay zeros, with none.
+        varies = variance > 0
+        deviation = ops.sqrt(ops.where(varies, variance, ops.ones_like(variance)))
+        return ops.where(varies, centered / (1e-7 + deviation), ops.zeros_like(logits))
 
     return temperature_kl_divergence(
         standardized(teacher_logits), standardized(student_logits), temperature

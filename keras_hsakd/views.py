@@ -15,6 +15,7 @@ import numpy as np
 from keras_hsakd import heads
 from keras_hsakd.ops import (
     NUM_ROTATIONS,
+    class_of_labels,
     head_accuracies,
     joint_labels,
     permuted_channels,
@@ -110,7 +111,7 @@ def get(views: str | Sequence[View] | None) -> tuple[View, ...]:
                 f"Received: views={views!r}{did_you_mean(views, _NAMED)}"
             )
         return _NAMED[views]
-    functions = tuple(views)
+    functions = tuple(views) if isinstance(views, Iterable) else ()
     if len(functions) < 2 or not all(map(callable, functions)):
         raise ValueError(
             f"Expected `views` to be one of {names()} or a list of two or more "
@@ -199,6 +200,11 @@ def check_suit(
                 f"Expected view {number} of `views` to take images of shape "
                 f"{images.shape}. Received: {type(error).__name__}: {error}"
             ) from error
+        if received.dtype != images.dtype:
+            raise ValueError(
+                "Expected `views` to keep the dtype of images. "
+                f"Received: view {number} turns {images.dtype} into {received.dtype}"
+            )
         if received.shape != images.shape:
             raise ValueError(
                 "Expected `views` to keep the shape of images. Quarter turns need "
@@ -311,9 +317,7 @@ def check_views(
     classes_told = dict.fromkeys(names, 0)
     for batch in dataset:
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        labels = keras.ops.convert_to_numpy(labels)
-        if labels.ndim == 2:
-            labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
+        images, labels = _labelled(images, labels, num_classes)
         joint = keras.ops.convert_to_numpy(joint_labels(labels, len(functions)))
         outputs = model.predict_on_batch(transformed_views(images, functions))
         for name in names:
@@ -321,13 +325,29 @@ def check_views(
             told = head_accuracies(joint, outputs[name], len(functions))["class"]
             classes_told[name] += np.sum(keras.ops.convert_to_numpy(told))
     if not counts[names[0]].any():
-        raise ValueError("Expected `dataset` to have images. Received: none")
-    class_names = getattr(dataset, "class_names", None) or range(num_classes)
+        raise ValueError(
+            "Expected `dataset` to have images with labels. Received: none"
+        )
+    class_names = getattr(dataset, "class_names", None)
+    if class_names is None:
+        class_names = range(num_classes)
     class_accuracy = {
         name: float(told / counts[name].sum()) for name, told in classes_told.items()
     }
     class_names = [str(name) for name in class_names]
     return _report(counts, class_accuracy, class_names, len(functions))
+
+
+def _labelled(images, labels, num_classes):
+    """Returns the images of a batch that have a label, and their classes."""
+    labels = keras.ops.convert_to_numpy(class_of_labels(labels))
+    if labels.max() >= num_classes or labels.min() < -1:
+        raise ValueError(
+            f"Expected labels from 0 to {num_classes - 1}, and -1 of images without "
+            f"one. Received: labels from {labels.min()} to {labels.max()}"
+        )
+    has_label = labels >= 0
+    return keras.ops.convert_to_numpy(images)[has_label], labels[has_label]
 
 
 def _report(counts, class_accuracy, class_names, num_views):

@@ -140,3 +140,15 @@ def test_the_best_network_is_kept(tmp_path):
         kept = keras.saving.load_model(tmp_path / f"{name}.keras")
         assert kept.get_weights()[0][0, 0] == epoch
     assert len(list(tmp_path.iterdir())) == 2
+    saving.on_epoch_end(4, {"accuracy": 0.9})  # without validation
+    assert (saving.last["epoch"], saving.best["epoch"]) == (5, 2)
+
+
+def test_a_monitor_that_is_never_there_is_named(tmp_path):
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    saving = callbacks.SaveNetwork(network, tmp_path, monitor="val_acc")
+    saving.on_epoch_end(0, {"val_accuracy": 0.5})
+    with pytest.raises(
+        ValueError, match=r"'val_accuracy'\]. Received: monitor='val_acc'"
+    ):
+        saving.on_train_end()

@@ -92,3 +92,10 @@ def test_networks_without_a_map_are_refused():
     )
     with pytest.raises(ValueError, match="feature map .* Received: `flat`"):
         grad_cam(flat, np.zeros((1, 4, 4, 3)))
+
+
+def test_a_network_with_heads_is_refused(tiny_network):
+    with pytest.raises(
+        ValueError, match="`strip_heads`. Received: `net` with 1 inputs"
+    ):
+        grad_cam(tiny_network("net"), np.ones((1, 8, 8, 3)))

@@ -152,6 +152,18 @@ def test_an_image_without_a_label_is_for_the_training_of_a_distiller(make):
             refused()
 
 
+def test_metrics_count_no_image_without_a_label(make):
+    labels = changed(LABELS, -1)
+    trainer = make("distiller", metrics=["accuracy"])
+    with pytest.raises(ValueError, match=r"`weighted_metrics=.*metrics=\['accuracy'\]"):
+        trainer.train_on_batch(IMAGES, labels)
+    batches = Batches((IMAGES, LABELS), (IMAGES, labels))  # the second is not looked at
+    with pytest.raises(ValueError, match="Expected labels in 0 to 2.*other labels"):
+        trainer.fit(batches, shuffle=False, verbose=0)
+    trainer = make("distiller")
+    assert np.isfinite(trainer.train_on_batch(IMAGES, labels, return_dict=True)["loss"])
+
+
 @core
 @pytest.mark.parametrize("trainer", ["distiller", "baseline"])
 def test_labels_of_a_later_batch_end_validation(make, trainer):

@@ -3,7 +3,7 @@ import numpy as np
 import numpy_reference as reference
 import pytest
 
-from keras_hsakd import losses
+from keras_hsakd import losses, ops
 
 pytestmark = pytest.mark.core
 rng = np.random.default_rng(0)
@@ -63,6 +63,21 @@ def test_a_function_is_a_divergence_as_it_is():
     assert losses.get(divergence) is divergence
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="uses a gradient tape"
+)
+def test_equal_logits_have_no_gradient_when_standardized():
+    import tensorflow as tf
+
+    teacher = np.array([[2.0, 1.0, 0.0], [1.0, 1.0, 1.0]], "float32")
+    student = tf.Variable([[0.5, 0.5, 0.5], [0.0, 1.0, 0.0]])
+    with tf.GradientTape() as tape:
+        rows = ops.standardized_divergence(teacher, student)
+    gradient = tape.gradient(rows, student).numpy()
+    np.testing.assert_array_equal(gradient[0], 0)
+    assert np.isfinite(rows).all() and 0 < np.abs(gradient[1]).max() < 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,6 +86,7 @@ def test_a_function_is_a_divergence_as_it_is():
         # It would take the labels for weights.
         ((losses.TemperatureKLDivergence(),), "Expected `divergence` .*Received: "),
         (("kl", 0), "Expected `temperature` to be a number > 0. Received: temp"),
+        (("kl", "3"), "Expected `temperature` to be a number > 0. Received: .*'3'"),
     ],
 )
 def test_what_is_no_divergence(arguments, message):

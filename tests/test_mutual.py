@@ -132,6 +132,18 @@ def test_a_saved_one_goes_on_where_it_was(make, batch, tmp_path):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_loss_is_scaled_for_either_network(tiny_network, order):
+    networks = [tiny_network("a")]
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        networks.append(tiny_network("b"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    trainer = MutualDistiller([networks[i] for i in order]).compile(sgd())
+    assert isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
 def test_networks_that_do_not_fit(tiny_network):
     with pytest.raises(ValueError, match="two or more networks.*Received: 1"):
         MutualDistiller([tiny_network()])

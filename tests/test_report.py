@@ -261,6 +261,11 @@ def test_batches_are_measured_as_arrays_are():
     np.testing.assert_array_equal(np.concatenate(labels), LABELS)
 
 
+def test_labels_in_a_column_are_class_numbers():
+    batches = export.Trial(test=(IMAGES, LABELS[:, None])).batches()
+    np.testing.assert_array_equal(np.concatenate([b for _, b in batches]), LABELS)
+
+
 def test_an_order_that_changes_is_an_error(quick, tmp_path):
     shuffled = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).shuffle(70)
     result = shipped(network(), tmp_path / "net", test=shuffled.batch(35))
@@ -279,6 +284,10 @@ def test_an_order_that_changes_is_an_error(quick, tmp_path):
         ({"test": (IMAGES, LABELS / 7)}, "integers from 0 to 6. Received: float64"),
         ({"test": (IMAGES[:0], LABELS[:0])}, "to have images. Received: none"),
         ({"test": (IMAGES / 255 - 2, LABELS)}, "values 0 to 255. Received: values"),
+        ({"test": (IMAGES / 255, LABELS)}, "0 to 255. Received: values from 0 to 0.8"),
+        ({"test": (IMAGES / 128 - 1, LABELS)}, "to 255. Received: values from -1.0"),
+        ({"test": [IMAGES, LABELS]}, "a pair of arrays.* Received: a list"),
+        ({"test": iter([(IMAGES, LABELS)])}, "several times.* Received: a list_iter"),
         ({"max_drop": -0.1}, "from 0 to 1. Received: max_drop=-0.1"),
         ({"max_drop": float("nan")}, "from 0 to 1. Received: max_drop=nan"),
         ({"card": {"license": "MIT"}}, "Received: 'license'.*licence"),

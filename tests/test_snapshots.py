@@ -580,6 +580,21 @@ def test_data_that_cannot_be_read_again_is_refused(train, batch):
         train(method="frozen", shuffle=True)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="strategies are TensorFlow's"
+)
+def test_data_that_a_strategy_has_distributed_are_refused(train, batch):
+    import tensorflow as tf
+
+    distributed = tf.distribute.MirroredStrategy(["cpu:0"])
+    data = tf.data.Dataset.from_tensor_slices(batch).batch(4)
+    data = distributed.experimental_distribute_dataset(data)
+    with pytest.raises(
+        ValueError, match="before a strategy distributes it, which `fit`"
+    ):
+        train(data=(data,))
+
+
 def test_arguments_are_checked(tmp_path):
     for options in ({"every_steps": 0}, {"every_seconds": -1}, {"keep": 0}):
         (name,) = options

@@ -41,7 +41,7 @@ for name, trainer in trainers.items():
     optimizer = hsakd.optimizers.SGD(0.1, momentum=0.9, weight_decay=5e-4)
     trainer = trainer().compile(optimizer, metrics=["accuracy"], head_metrics=True)
     teacher = [np.array(v) for v in map(keras.ops.convert_to_numpy,
-                                        trainer.frozen_variables)]
+                                        trainer.frozen_weights)]
     folder = tempfile.mkdtemp()
     for epochs in (1, 2):
         logs = trainer.fit(
@@ -49,7 +49,7 @@ for name, trainer in trainers.items():
             validation_data=(images, labels),
             sample_weight=np.linspace(0.5, 1.5, 12).astype("float32"),
         ).history
-    for before, variable in zip(teacher, trainer.frozen_variables, strict=True):
+    for before, variable in zip(teacher, trainer.frozen_weights, strict=True):
         assert (before == keras.ops.convert_to_numpy(variable)).all()
     results[name] = {key: values[-1] for key, values in logs.items()}
     results[name]["weights"] = sum(

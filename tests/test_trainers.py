@@ -12,6 +12,7 @@ from keras_hsakd import (
     optimizers,
     strip_heads,
 )
+from keras_hsakd.teacher_cache import writing
 from keras_hsakd.trainers import BaselineTrainer
 
 core = pytest.mark.core  # a dozen that also run on JAX
@@ -331,6 +332,15 @@ def test_divergences_come_in_over_the_first_epochs(tiny_network, batch):
     assert logs["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_how_far_divergences_came_in_is_saved(tiny_network, batch, tmp_path):
+    distiller = Distiller(tiny_network("t"), tiny_network("s"), divergence_warmup=5)
+    distiller.compile(sgd(), **EAGER).fit(*batch, batch_size=12, epochs=2, verbose=0)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    warmth = [float(each.divergence_warmth) for each in (distiller, loaded)]
+    assert warmth[0] == warmth[1] == pytest.approx(0.4)
+
+
 def test_options_of_a_divergence(tiny_network, batch):
     images, labels = batch
     distiller = Distiller(
@@ -412,6 +422,16 @@ def test_the_teacher_never_changes(tiny_network, batch):
     assert teacher.trainable and teacher.trainable_variables  # it leaves as it came
     trained = {id(v) for v in distiller.trainable_variables}
     assert trained == {id(v) for v in student.trainable_variables}
+
+
+def test_random_layers_of_a_teacher_are_not_what_it_is_known_by(
+    tiny_network, batch, tmp_path
+):
+    tiny_network("t", dropout=0.5).save(tmp_path / "teacher.keras")
+    teachers = [keras.saving.load_model(tmp_path / "teacher.keras") for _ in range(2)]
+    digests = {Distiller(t, tiny_network("s")).frozen_digest() for t in teachers}
+    digests |= {writing.known_by(teacher)["weights"] for teacher in teachers}
+    assert len(digests) == 1
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="uses a gradient tape")

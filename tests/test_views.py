@@ -280,6 +280,23 @@ def test_check_views_without_images():
         check_views(network(2), [], views="half_turns")
 
 
+def test_check_views_passes_over_images_without_a_label():
+    images = rng.normal(size=(6, 8, 8, 3)).astype("float32")
+    labels = np.array([0, -1, 2, 1, -1, 0])
+    made = network(4, (8, 8, 3))
+    few = check_views(made, [(images[labels >= 0], labels[labels >= 0])])
+    assert str(check_views(made, [(images, labels[:, None])])) == str(few)
+    with pytest.raises(ValueError, match="labels from 0 to 2, .* labels from -1 to 9"):
+        check_views(made, [(images, np.array([0, -1, 2, 1, -1, 9]))])
+
+
+def test_padded_rotations_need_edges_that_are_known():
+    images = keras.KerasTensor((None, None, None, 3))
+    _, padded, *_ = views.get("padded_rotations")
+    with pytest.raises(ValueError, match="known height and width.*shape \\(None, None"):
+        padded(images)
+
+
 def test_check_views_needs_heads():
     with pytest.raises(ValueError, match="Expected `net` to have auxiliary heads"):
         check_views(strip_heads(network(4)), [])

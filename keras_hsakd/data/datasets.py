@@ -352,7 +352,8 @@ def load(
     usual = _OF_TFDS if is_tfds(name) else info(name)
     image_size = usual.image_size if image_size is None else image_size
     flip = usual.flip if flip is None else flip
-    mean, std = mean or usual.mean, std or usual.std
+    mean = usual.mean if mean is None else mean
+    std = usual.std if std is None else std
     check_arguments(
         batch_size,
         image_size,

@@ -20,6 +20,7 @@ from keras_hsakd.export.formats import (
 from keras_hsakd.export.serving import Served, as_pixels
 from keras_hsakd.machine import machine, versions
 from keras_hsakd.names import CARD
+from keras_hsakd.ops import class_of_labels
 from keras_hsakd.suggestions import did_you_mean
 
 # Its name among what was measured.
@@ -82,6 +83,12 @@ class Trial:
                     f"Expected `card` to have texts for {CARD}. Received: {name!r}"
                     + did_you_mean(name, CARD)
                 )
+        if isinstance(self.test, (list, Iterator)):
+            raise ValueError(
+                "Expected `test` to be a pair of arrays, `(images, labels)`, or batches"
+                " that can be read several times, as a `tf.data.Dataset`. "
+                f"Received: a {type(self.test).__name__}"
+            )
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields batches of uint8 images and their labels.
@@ -89,7 +96,7 @@ class Trial:
         Raises:
             ValueError: If the values of the images are not from 0 to 255.
         """
-        batches, size = self.test, BATCH_SIZES[-1]
+        batches, size, highest = self.test, BATCH_SIZES[-1], None
         if isinstance(batches, tuple):
             starts = range(0, len(self.test[0]), size)
             batches = ([part[i : i + size] for part in self.test] for i in starts)
@@ -97,13 +104,23 @@ class Trial:
             images, labels = np.asarray(images), np.asarray(labels)
             if images.dtype != "uint8":
                 low, high = images.min(), images.max()
-                if low <= -1 or high >= 256:
-                    raise ValueError(
-                        "Expected `test` to have images as they will be served, values "
-                        f"0 to 255. Received: values from {low} to {high}"
-                    )
+                if low < -0.5 or high >= 256:
+                    raise _not_pixels(low, high)
+                highest = high if highest is None else max(high, highest)
                 images = as_pixels(images)
-            yield images, labels.argmax(axis=1) if labels.ndim == 2 else labels
+            if labels.ndim == 2:
+                labels = np.asarray(class_of_labels(labels))
+            yield images, labels
+        if highest is not None and highest <= 1:
+            raise _not_pixels(0, highest)
+
+
+def _not_pixels(low, high):
+    """Returns the error of images that are normalised."""
+    return ValueError(
+        "Expected `test` to have images as they will be served, values 0 to 255. "
+        f"Received: values from {low} to {high}"
+    )
 
 
 class Exam:
@@ -231,7 +248,9 @@ class Exam:
         highest = answers[name].max(axis=1)
         wrong = np.flatnonzero(found != labels)
         surest = wrong[np.argsort(-highest[wrong], kind="stable")][:_MISTAKES]
-        class_names = self.served.class_names or range(self.served.num_classes)
+        class_names = self.served.class_names
+        if class_names is None:
+            class_names = range(self.served.num_classes)
         return {
             "student": self.served.student.name,
             "format": name,

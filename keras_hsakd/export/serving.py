@@ -51,8 +51,9 @@ def serving_model(
         `{"logits": (B, N), "probabilities": (B, N)}`, sharing the student's weights.
 
     Raises:
-        ValueError: If the student does not map one batch of images to class logits, or
-            `preprocessing` does not give the images that it takes.
+        ValueError: If the student does not map one batch of images to class logits,
+            `preprocessing` does not give the images that it takes, or the temperature
+            is not positive.
 
     Example:
     >>> model = serving_model(keras_hsakd.models.create("resnet8", num_classes=100))
@@ -65,6 +66,11 @@ def serving_model(
 
 def _tensors(student, preprocessing, temperature):
     """Returns uint8 images, the same as floats and preprocessed, and the outputs."""
+    if not 0 < temperature < float("inf"):
+        raise ValueError(
+            "Expected `temperature` to be a number > 0. "
+            f"Received: temperature={temperature!r}"
+        )
     plain = strip_heads(student)
     check_logits(plain)
     shape = plain.input_shape
@@ -152,11 +158,6 @@ class Served:
 
     def __post_init__(self):
         _ = self.model  # now, for its errors
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(
-                "Expected `temperature` to be a number > 0. "
-                f"Received: temperature={self.temperature!r}"
-            )
         if self.center_crop is not None and not 0 < self.center_crop <= 1:
             raise ValueError(
                 "Expected `center_crop` to be > 0 and at most 1. "

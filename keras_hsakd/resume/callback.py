@@ -142,7 +142,7 @@ class Resume(FitCallback):
 
     @contextlib.contextmanager
     def around_fit(self, model, fit):
-        _check_data(fit.data, fit.shuffle)
+        _check_data(fit.data, fit.shuffle, fit.first_batch)
         fit.feed.check_exact(model.steps_per_execution)
         self._feed = fit.feed
         self._begun = time.monotonic()
@@ -489,7 +489,7 @@ class Resume(FitCallback):
         model.train_function = train_on_the_rest
 
 
-def _check_data(data, shuffle):
+def _check_data(data, shuffle, first_batch):
     is_dataset = hasattr(data, "element_spec")
     readable = is_dataset or isinstance(data, keras.utils.PyDataset)
     if not (readable or hasattr(data, "shape")) or (shuffle and not is_dataset):
@@ -497,4 +497,10 @@ def _check_data(data, shuffle):
             "Expected data that is the same at each start to resume with: a "
             "`tf.data.Dataset`, or arrays or a `PyDataset` with `shuffle=False`. "
             f"Received: a {type(data).__name__}, shuffle={shuffle}"
+        )
+    if first_batch is None:
+        raise ValueError(
+            "Expected data whose first batch can be looked at, to resume with: a data "
+            "set before a strategy distributes it, which `fit` does. "
+            f"Received: a {type(data).__name__}"
         )

@@ -83,7 +83,7 @@ def check_new(path: str | os.PathLike) -> None:
 
 def known_by(teacher):
     """Returns what a header says of a teacher."""
-    return {"name": teacher.name, "weights": digests.of_values(teacher.variables)}
+    return {"name": teacher.name, "weights": digests.of_values(teacher.weights)}
 
 
 def pipeline_of(dataset):

@@ -80,7 +80,7 @@ class HeadsTrainer(Fitting, keras.Model):
             checks.check_network(network)
             check_suit(functions, network, network.input_shape[1:])
         _check_sampled(sampled_views, len(functions))
-        kwargs.setdefault("dtype", dtype_policy(next(iter(networks.values()))))
+        kwargs.setdefault("dtype", dtype_policy(*networks.values()))
         # The networks cast their own inputs, each by its own policy.
         super().__init__(autocast=False, **kwargs)
         self.frozen_ids = frozenset(id(variable) for variable in frozen)
@@ -216,8 +216,11 @@ class HeadsTrainer(Fitting, keras.Model):
             store["sampled_views"] = ops.convert_to_numpy(self._seeds.state)
 
     def load_own_variables(self, store):
-        if self._samples:
-            self._seeds.state.assign(store["sampled_views"])
+        saved = {name: store[name] for name in sorted(store.keys())}
+        drawn = saved.pop("sampled_views", None)
+        if self._samples and drawn is not None:
+            self._seeds.state.assign(drawn)
+        super().load_own_variables(saved)
 
     # Training.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -70,15 +71,19 @@ class Fitting(ReplicatedFit):
     term_names: Sequence[str] = ("loss",)
     frozen_ids: frozenset[int] = frozenset()
     takes_unlabeled = False  # images without a label, which is the label -1
+    _unweighted_metrics = ""  # they would take these for class 0
 
     @property
-    def frozen_variables(self):
-        """Variables that no training changes: those of a teacher, of a backbone."""
-        return [v for v in self.variables if id(v) in self.frozen_ids]
+    def frozen_weights(self):
+        """Weights that no training changes: those of a teacher, of a backbone.
+
+        States of random layers, which are drawn anew for each load, are not among them.
+        """
+        return [v for v in self.weights if id(v) in self.frozen_ids]
 
     def frozen_digest(self) -> str:
         """Returns a checksum of what no training changes."""
-        return digests.of_values(self.frozen_variables)
+        return digests.of_values(self.frozen_weights)
 
     @property
     def changing_variables(self):
@@ -263,9 +268,13 @@ class Fitting(ReplicatedFit):
         checks.check_marked(loss, expected, f"in `{argument}`")
         return results
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
+    def train_on_batch(
+        self, x, y=None, sample_weight=None, class_weight=None, **kwargs
+    ):
         self.check_batch(x, y)
-        return super().train_on_batch(x, y, *args, **kwargs)
+        if checks.has_unlabeled(y):
+            self.check_unlabeled(class_weight)
+        return super().train_on_batch(x, y, sample_weight, class_weight, **kwargs)
 
     def test_on_batch(self, x, y=None, *args, **kwargs):
         self.check_batch(x, y, training=False)
@@ -281,12 +290,16 @@ class Fitting(ReplicatedFit):
 
     def suited(self, labels, training: bool = False):
         """Returns labels as `ops.suited_labels`, for a step of training or another."""
-        lowest = -1 if training and self.takes_unlabeled else 0
+        lowest = -1 if training and self._may_be_unlabeled else 0
         return suited_labels(labels, checks.num_classes(self.network), lowest)
 
     @property
     def _expected_labels(self):
-        return checks.expected_labels(self.network, self.takes_unlabeled)
+        return checks.expected_labels(self.network, self._may_be_unlabeled)
+
+    @property
+    def _may_be_unlabeled(self):
+        return self.takes_unlabeled and not self._unweighted_metrics
 
     def _check(self, look, training=True):
         """Checks what was seen of data; returns whether images without a label were."""
@@ -353,9 +366,12 @@ class _Progress(keras.callbacks.ProgbarLogger):
         super().on_train_batch_end(min(batch, last), logs)
 
 
-def dtype_policy(network):
-    """Returns the policy under which the network was made."""
-    for layer in compat.layers_of(network):
+def dtype_policy(*networks):
+    """Returns the policy of float16, if a layer of the networks has it, or the first's.
+
+    Keras scales the loss by it.
+    """
+    for layer in itertools.chain.from_iterable(map(compat.layers_of, networks)):
         if layer.compute_dtype == "float16":
             return layer.dtype_policy
-    return network.dtype_policy
+    return networks[0].dtype_policy
