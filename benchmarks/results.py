@@ -6,14 +6,15 @@
 
 In `docs/results.md` and `README.md`, what stands between
 
-    <!-- results: NAME against FOLDER -->
+    <!-- results: NAME of FOLDER OTHER against FOLDER -->
     <!-- end -->
 
-is what `keras-hsakd report benchmarks/records/NAME --against FOLDER` prints, a folder
-within NAME; `against FOLDER` may be left out. Between `<!-- demo -->` and
-`<!-- end -->` there, and in `docs/demo.md`, is what `keras-hsakd demo` printed when it
-wrote `benchmarks/demo.json`. `docs/results-NAME.svg` has the accuracies of NAME by what
-they cost. `--check` changes nothing, and fails with what would change.
+is what `keras-hsakd report` prints of `benchmarks/records/NAME`, or of folders in it,
+`--against` one of them; `of ...` and `against FOLDER` may be left out. Between
+`<!-- demo -->` and `<!-- end -->` there, and in `docs/demo.md`, is what
+`keras-hsakd demo` printed when it wrote `benchmarks/demo.json`. `docs/results-NAME.svg`
+has the accuracies of NAME by what they cost. `--check` changes nothing, and fails with
+what would change.
 `--keep RUNS NAME` makes records of run folders: `run.json`, `log.csv` and
 `quality.json`, without networks, and without the folders above what paths name.
 """
@@ -44,7 +45,8 @@ PICTURES = ROOT / "docs"
 DEMO = ROOT / "benchmarks" / "demo.json"
 OF_DEMO = re.compile(r"(<!-- demo -->\n)(.*?)(<!-- end -->)", re.S)
 TABLE = re.compile(
-    r"(<!-- results: (\S+)(?: against (\S+))? -->\n)(.*?)(<!-- end -->)", re.S
+    r"(<!-- results: (\S+)(?: of (.*?))?(?: against (\S+))? -->\n)(.*?)(<!-- end -->)",
+    re.S,
 )
 
 
@@ -52,8 +54,9 @@ def filled(text: str, records: pathlib.Path) -> str:
     """Returns a document with the tables of the records between its marks."""
 
     def table(match):
-        begin, name, against, _, end = match.groups()
-        report = compare([records / name], against and records / name / against)
+        begin, name, folders, against, _, end = match.groups()
+        runs = [records / name / folder for folder in (folders or ".").split()]
+        report = compare(runs, against and records / name / against)
         _, *blocks = report.blocks(pictures=False)
         blocks = [
             Text(f"{block.text}:") if isinstance(block, Heading) else block

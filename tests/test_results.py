@@ -23,12 +23,16 @@ def test_tables_are_made_and_checked(tmp_path, capsys):
         write_run(runs / "long" / f"seed_{seed}", accuracy=other, seed=seed, epochs=4)
     document, records = tmp_path / "results.md", tmp_path / "records"
     before = "<!-- results: study against long -->\n<!-- end -->\n\nAfter it.\n"
-    document.write_text(f"# Results\n\n{before}")
+    few = "<!-- results: study of long -->\n<!-- end -->\n"
+    document.write_text(f"# Results\n\n{before}{few}")
     where = {"documents": [document], "records": records, "pictures": tmp_path}
     assert results.main(["--keep", str(runs), "study"], **where) == 0
     text = document.read_text()
     assert text.startswith("# Results\n\n<!-- results: study against long -->\n")
-    assert text.endswith("<!-- end -->\n\nAfter it.\n")
+    text, middle, after = text.partition("\n\nAfter it.\n")
+    assert after.startswith("<!-- results: study of long -->\n") and "70.50" in after
+    assert "61.00" in text and "61.00" not in after
+    text = f"{text}{middle}{after}"
     assert "| 70.50 ± 0.71 |" in text
     assert "| -9.50 [-15.85, -3.15] |" in text
     assert str(tmp_path) not in text
