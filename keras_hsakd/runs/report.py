@@ -323,7 +323,7 @@ def compare(
     for folder in runs:
         found |= _found(folder)
     unfinished, by_images = [], {}
-    for shown, run in found.items():
+    for shown, run in found.values():
         # By the record alone: its networks need not be there.
         if run.record["status"] != "finished":
             unfinished.append(f"{shown}: {run.describe()}")
@@ -348,14 +348,17 @@ def compare(
 
 
 def _found(folder):
-    """Returns the runs in a folder by their paths, beginning with its own name."""
+    """Returns the runs in a folder by their real paths, and what to call each.
+
+    That is its path, beginning with the folder's own name.
+    """
     root = os.path.abspath(folder)
     found = {}
     for path, folders, files in os.walk(root):
         folders.sort()
         if "run.json" in files:
             shown = os.path.relpath(path, os.path.dirname(root))
-            found[shown] = Run.open(path)
+            found[os.path.realpath(path)] = shown, Run.open(path)
     if not found:
         raise FileNotFoundError(
             "Expected a run folder, or a folder with some below it. "
