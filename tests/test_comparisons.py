@@ -309,3 +309,25 @@ def test_what_a_cache_took_stands_apart(tmp_path):
     assert "| distill resnet8 from resnet8, cached variants 4 | " in text
     assert "| distill resnet8 from resnet8 | " in text
     assert "students share it" in text
+
+
+def test_the_cost_of_a_method_is_a_mean_over_its_runs(tmp_path):
+    for seed, epochs in ((0, 2), (1, 5)):
+        record = write_run(tmp_path / str(seed), seed=seed, epochs=9, patience=1)
+        record["parts"] = {"backbone": 100}
+        record["epochs_done"] = epochs
+        record["last"]["epoch"] = epochs
+        (tmp_path / str(seed) / "run.json").write_text(json.dumps(record))
+    (method,) = methods(tmp_path).values()
+    assert method.spent.training == 10 * 3 * 100 * (2 + 5) / 2
+
+
+def test_a_cost_that_is_not_known_is_left_out(tmp_path):
+    write_run(tmp_path / "baseline")
+    write_run(tmp_path / "mutual", kind="mutual", peers=["mine:network"])
+    known = {method.name: method.spent for method in methods(tmp_path).values()}
+    assert known["baseline resnet8"] is not None
+    assert known["mutual resnet8"] is None
+    assert "| mutual resnet8 | 0 | 50.00 | 50.00 | +0.00 (one seed) | – |" in (
+        compare([tmp_path]).markdown()
+    )

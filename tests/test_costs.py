@@ -77,7 +77,7 @@ def parts(model, head):
     return network if head == "copy" else {"backbone": 100, "aux_1": 1, "aux_2": 1}
 
 
-def spent(kind, options=(), origin=None, **training):
+def spent(kind, options=(), origin=None, own=None, **training):
     record = {
         "kind": kind,
         "options": dict(options),
@@ -85,6 +85,7 @@ def spent(kind, options=(), origin=None, **training):
         "origin": origin,
         "epochs_done": 3,
         "images": {"train": 5},
+        **({"parts": own} if own else {}),
     }
     total, cache = costs.spent(record, 4, parts)
     assert total % 15 == 0
@@ -107,6 +108,47 @@ def test_what_a_run_took():
     assert spent("distill", origin=teacher) == 4 * (3 * 123 + 1350)
     light = {"model": "teacher", "settings": {"training": {"head": "light"}}}
     assert spent("distill", origin=light, head="light") == 4 * (3 * 102 + 102)
+
+
+def test_what_is_frozen_is_passed_forward_alone():
+    frozen = {"freeze_backbone": True}
+    teacher = {"model": "teacher"}
+    assert spent("baseline", **frozen) == 100
+    assert spent("teacher", **frozen) == 4 * (100 + 3 * 23)
+    assert spent("distill", origin=teacher, **frozen) == 4 * (100 + 3 * 23 + 1350)
+    # A peer of another network has no weights to be frozen.
+    assert spent("mutual", **frozen) == 4 * 2 * (100 + 3 * 23)
+    peers = {"peers": ["student", "teacher"]}
+    expected = 4 * (2 * (100 + 3 * 23) + 3 * 1550)
+    assert spent("mutual", peers, **frozen) == expected
+    arguments = (["aux_1"], PAIRS, 4, 4, "float32")
+    for name, way in costs.ways(*arguments, frozen=True).items():
+        assert way.frozen == (name != "teacher")
+    for name, way in costs.ways(*arguments, frozen_teacher=True).items():
+        assert way.frozen == (name == "teacher")
+
+
+def test_parts_in_the_record_are_those_of_whose_they_are():
+    """Two networks of one name have other heads, as on a frozen backbone."""
+    plain = {"model": "student", "parts": {"backbone": 100}}
+    own = {"backbone": 100, "aux_1": 7}
+    assert spent("teacher", origin=plain, own=own) == 4 * (100 + 3 * 7)
+    other = {"model": "student", "parts": {"backbone": 100, "aux_1": 9, "aux_2": 50}}
+    assert spent("distill", origin=other, own=own) == 4 * (3 * 107 + 150)
+    assert spent("distill", origin=other) == 4 * (3 * 123 + 159)
+    assert spent("mutual", own=own) == 4 * 3 * 2 * 107
+
+
+def test_images_that_fill_no_batch_are_not_paid_for():
+    record = {
+        "kind": "baseline",
+        "options": {},
+        "training": {"model": "student", "batch_size": 4, "drop_remainder": True},
+        "origin": None,
+        "epochs_done": 3,
+        "images": {"train": 11},
+    }
+    assert costs.spent(record, 4, parts).training == 3 * 8 * 300
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ class Way:
         heads: Names of the heads that are trained.
         teaching: Names of the teacher's heads that teach them.
         cached: Whether a cache has the teacher's outputs.
+        frozen: Whether the backbone of the network that is trained keeps its weights.
         precision: Name of the dtype policy of the network that is trained.
     """
 
@@ -27,6 +28,7 @@ class Way:
     heads: tuple[str, ...] = ()
     teaching: tuple[str, ...] = ()
     cached: bool = False
+    frozen: bool = False
     precision: str = "float32"
 
 
@@ -37,6 +39,8 @@ def ways(
     sampled_views: int,
     precision: str,
     half_precision: str | None = None,
+    frozen: bool = False,
+    frozen_teacher: bool = False,
 ) -> dict[str, Way]:
     """Returns the ways to train a student, those that cost less among them.
 
@@ -48,6 +52,8 @@ def ways(
         precision: Name of the dtype policy.
         half_precision: Name of the one that the device is faster with. Defaults to
             `None`, none.
+        frozen: Whether the student's backbone keeps its weights. Defaults to `False`.
+        frozen_teacher: Whether the teacher's does. Defaults to `False`.
 
     Returns:
         Dict of ways by what they are called.
@@ -62,16 +68,19 @@ def ways(
         views=num_views,
         heads=learning,
         teaching=teaching,
+        frozen=frozen,
         precision=precision,
     )
+    plain = Way(kind="baseline", views=1, frozen=frozen, precision=precision)
     found = {
         "teacher": Way(
             kind="teacher",
             views=num_views,
             heads=tuple(teacher_heads),
+            frozen=frozen_teacher,
             precision=precision,
         ),
-        "plain student": Way(kind="baseline", views=1, precision=precision),
+        "plain student": plain,
         "the method": method,
         "cached teacher": dataclasses.replace(method, cached=True),
     }
@@ -97,7 +106,9 @@ def image_multiply_adds(
     """Returns the multiply-adds of an image in a step of training.
 
     A forward pass counts once, a network that is trained three times, and all of it for
-    each view. What else a step does is little beside its convolutions.
+    each view. Of a frozen backbone there is the forward pass alone; the classifier that
+    is trained on it is next to nothing. What else a step does is little beside its
+    convolutions.
 
     Args:
         way: The way to train.
@@ -113,9 +124,11 @@ def image_multiply_adds(
     1960
     """
     trained = teacher if way.kind == "teacher" else student
-    an_image = _TRAINED * _through(trained, way.heads)
+    an_image = (1 if way.frozen else _TRAINED) * trained["backbone"]
+    an_image += _TRAINED * sum(trained[head] for head in way.heads)
     if way.kind == "distill" and not way.cached:
-        an_image += _through(teacher, way.teaching)
+        taught_by = sum(teacher[head] for head in way.teaching)
+        an_image += teacher["backbone"] + taught_by
     return way.views * an_image
 
 
@@ -143,7 +156,8 @@ def spent(
         num_views: Number of views that the heads tell apart.
         parts: Function from the name of a network and its auxiliary heads, `"copy"` or
             `"light"`, to the multiply-adds of a view through its parts, as
-            `keras_hsakd.heads.multiply_adds_by_part` returns them.
+            `keras_hsakd.heads.multiply_adds_by_part` returns them. It is asked of
+            networks whose parts are not in the record.
 
     Example:
     >>> record = {
@@ -158,62 +172,72 @@ def spent(
     6000
     """
     kind, options, origin = (record[name] for name in ("kind", "options", "origin"))
-    head = record["training"].get("head", "copy")
-    network = parts(record["training"]["model"], head)
-    views = options.get("sampled_views") or num_views
-    images = record["epochs_done"] * record["images"]["train"]
-    heads = tuple(name for name in network if name != "backbone")
-    is_frozen = record["training"].get("freeze_backbone", False)
-    if kind == "linear" or (kind == "baseline" and is_frozen):
-        # The classifier alone is trained, which is next to nothing.
-        an_image = network["backbone"]
-    elif kind == "mutual":
-        peers = options.get("peers") or [record["training"]["model"]]
-        networks = [network, *(parts(peer, head) for peer in peers)]
-        an_image = views * _TRAINED * sum(sum(each.values()) for each in networks)
-    elif kind == "teacher" and (origin or is_frozen):  # its backbone is frozen
-        trained = sum(network[head] for head in heads)
-        an_image = views * (network["backbone"] + _TRAINED * trained)
-    elif kind == "distill":
-        return _spent_in_distillation(record, parts, network, num_views, views, images)
-    else:
-        way = Way(
-            kind=kind,
-            views=1 if kind == "baseline" else views,
-            heads=heads if kind == "teacher" else (),
-        )
-        an_image = image_multiply_adds(way, network, network)
-    return Spent(images * an_image)
+    training = record["training"]
+    model, head = training["model"], training.get("head", "copy")
+    network = record.get("parts") or parts(model, head)
+    frozen = training.get("freeze_backbone", False)
+    if kind == "distill":
+        return _spent_in_distillation(record, network, frozen, num_views, parts)
+    way = Way(
+        kind=kind,
+        views=1,
+        # That of a linear classifier, and that which a teacher's heads are put on.
+        frozen=frozen or origin is not None,
+    )
+    if kind in ("teacher", "mutual"):
+        views = options.get("sampled_views") or num_views
+        way = dataclasses.replace(way, views=views, heads=_heads_of(network))
+    an_image = image_multiply_adds(way, network, network)
+    if kind == "mutual":
+        for peer in options.get("peers") or [model]:
+            other, of_peer = network, way
+            if peer != model:  # and nothing of it is frozen
+                other = parts(peer, head)
+                heads = _heads_of(other)
+                of_peer = dataclasses.replace(way, heads=heads, frozen=False)
+            an_image += image_multiply_adds(of_peer, other, other)
+    return Spent(_images(record) * an_image)
 
 
-def _spent_in_distillation(record, parts, network, num_views, views, images):
+def _spent_in_distillation(record, network, frozen, num_views, parts):
     options, origin = record["options"], record["origin"]
     weights = options.get("loss_weights", {})
     with_heads = options.get("heads", True)
-    names = [name for name in network if name != "backbone"] if with_heads else []
-    heads = [name for name in names if weights.get(f"kl_{name}", 1)]
+    names = _heads_of(network) if with_heads else ()
+    heads = tuple(name for name in names if weights.get(f"kl_{name}", 1))
     training = (origin.get("settings") or {}).get("training", {})
-    teacher = parts(origin["model"], training.get("head", "copy"))
+    head = training.get("head", "copy")
+    teacher = origin.get("parts") or parts(origin["model"], head)
     # The last heads of a teacher with more of them teach.
-    of_teacher = [name for name in teacher if name != "backbone"] if names else []
+    of_teacher = _heads_of(teacher) if names else ()
     taught_by = dict(zip(reversed(names), reversed(of_teacher), strict=False))
     learns = bool(heads) or bool(weights.get("kl_main", 1))
+    views = options.get("sampled_views") or num_views
     way = Way(
         kind="distill" if learns else "baseline",
         views=views if with_heads or options.get("views") else 1,
-        heads=tuple(heads),
+        heads=heads,
         teaching=tuple(taught_by[name] for name in heads),
         cached="cache" in origin,
+        frozen=frozen,
     )
     written = 0
     if way.cached:  # a pass of the teacher, all heads and views, for each variant
         passes = origin["cache"]["variants"] * record["images"]["train"]
         written = passes * num_views * sum(teacher.values())
-    return Spent(images * image_multiply_adds(way, teacher, network), written)
+    return Spent(_images(record) * image_multiply_adds(way, teacher, network), written)
 
 
-def _through(parts, heads):
-    return parts["backbone"] + sum(parts[head] for head in heads)
+def _heads_of(parts):
+    return tuple(name for name in parts if name != "backbone")
+
+
+def _images(record):
+    """Returns the number of images that a run has seen, of all its epochs."""
+    training, images = record["training"], record["images"]["train"]
+    if training.get("drop_remainder", False):
+        images -= images % training["batch_size"]
+    return record["epochs_done"] * images
 
 
 def hours(

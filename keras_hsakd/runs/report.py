@@ -63,9 +63,14 @@ class Method:
 
     @property
     def spent(self) -> Spent | None:
-        """Multiply-adds of one training; `None` of a network that is not in the zoo."""
-        first, *_ = self.runs.values()
-        return _spent(first.record)
+        """Mean of the multiply-adds of a training; `None` if those of one are unknown.
+
+        Runs have other numbers of epochs where `patience` ends them.
+        """
+        costs = [_spent(run.record) for run in self.runs.values()]
+        if None in costs:
+            return None
+        return Spent(*(sum(each) // len(each) for each in zip(*costs, strict=True)))
 
     @property
     def published(self) -> str:
@@ -541,26 +546,27 @@ def _compare_with(comparisons, against):
 
 
 def _spent(record):
+    """Returns the multiply-adds of a run; `None` where a network's are not known."""
     # Keras takes seconds to import.
     from keras_hsakd import models, views
     from keras_hsakd.runs import networks
 
+    if record["kind"] not in KINDS:
+        return None
     images, origin = record["images"], record["origin"] or {}
-    of_origin = (origin.get("settings") or {}).get("training", {})
-    kept = {
-        (training.get("model"), training.get("head", "copy")): of["parts"]
-        for of, training in ((record, record["training"]), (origin, of_origin))
-        if "parts" in of
-    }
-    needed = {record["training"]["model"], origin.get("model")} - {None}
-    known = {*models.names(), *(model for model, _ in kept)}
-    if not needed <= known or record["kind"] not in KINDS:
+    model = record["training"]["model"]
+    needed = {model, *(record["options"].get("peers") or ())}
+    if "parts" in record:
+        needed.remove(model)
+    if record["kind"] == "distill" and "parts" not in origin:
+        needed.add(origin["model"])
+    if not needed <= set(models.names()):
         return None
     num_views = len(views.get(record["views"]))
+    size = simplest(images["image_size"])
 
     def parts(name, head):
-        size = simplest(images["image_size"])
-        return kept.get((name, head)) or networks.multiply_adds_by_part(
+        return networks.multiply_adds_by_part(
             name, head, len(images["class_names"]), size, num_views
         )
 
