@@ -61,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             options = vars(_parser().parse_args(arguments))
             run, debug = options.pop("run_command"), options.pop("debug")
-            for module in options.pop("import_modules"):
+            modules = options.pop("import_modules")
+            for module in modules:
                 _import(module)
+            if run is _plan:  # which starts processes
+                options["modules"] = modules
             run(options)
     except KeyboardInterrupt:
         print(signals.INTERRUPTED, file=sys.stderr)

@@ -52,6 +52,7 @@ pytestmark = pytest.mark.usefixtures("stand_ins")
 
 def answer(task):
     """Returns what a process makes of a task, by this one."""
+    task = {"modules": [], **task}
     return json.loads(json.dumps(measuring.answer(json.loads(json.dumps(task)))))
 
 
@@ -82,6 +83,64 @@ def test_what_a_plan_knows_of_the_pair(facts):
     assert (facts["steps"], facts["test_batches"], facts["num_views"]) == (2, 3, 4)
     assert facts["widths"] == {"logits": 10, "aux_1": 40, "aux_2": 40, "aux_3": 40}
     assert facts["pairs"] == [[f"aux_{i}"] * 2 for i in (1, 2, 3)]
+
+
+def test_a_teacher_is_measured_by_settings_of_its_own(monkeypatch):
+    """What is said of the student's file and layers is not for it."""
+    seen = []
+
+    def job(self, way, training, images):
+        seen.append(training)
+        raise ValueError("Expected no more")
+
+    monkeypatch.setattr(measuring.Pair, "job", job)
+    taps = {"taps": ("tiny_stage1_relu",), "freeze_backbone": True}
+    pair = dataclasses.replace(PAIR, training=dataclasses.replace(TRAINING, **taps))
+    task = {"pair": dataclasses.asdict(pair), "seconds": 0}
+    for model in ("resnet8", "wrn_10_1"):
+        way = planning.Way(kind="teacher" if model == "resnet8" else "distill", views=4)
+        task |= {"way": dataclasses.asdict(way), "model": model}
+        assert answer(task)["error"] == "Expected no more"
+    teacher, student = seen
+    assert teacher.model == "resnet8" and student.model == "wrn_10_1"
+    assert teacher.taps is None and student.taps == ["tiny_stage1_relu"]
+    assert (teacher.freeze_backbone, student.freeze_backbone) == (False, True)
+
+
+def test_modules_of_layers_are_imported_where_it_is_measured(
+    facts, tmp_path, monkeypatch
+):
+    (tmp_path / "layers_of_mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    tasks = []
+
+    def in_a_process(task, timeout):
+        tasks.append(task)
+        return {**facts} if task["way"] is None else {**MEASURED, "error": "no"}
+
+    monkeypatch.setattr(planning, "_in_a_process", in_a_process)
+    line = "plan --teacher resnet8 --model wrn_10_1 --data digits --image-size 8"
+    assert cli.main([*line.split(), "--import", "layers_of_mine"]) == 0
+    assert {tuple(task["modules"]) for task in tasks} == {("layers_of_mine",)}
+    monkeypatch.delitem(sys.modules, "layers_of_mine")
+    task = {"pair": dataclasses.asdict(PAIR), "way": {}}
+    answer({**task, "modules": ["layers_of_mine"]})
+    assert "layers_of_mine" in sys.modules
+    found = answer({**task, "modules": ["layers_of_nobody"]})
+    assert "No module named 'layers_of_nobody'" in found["error"]
+
+
+def test_what_is_frozen_costs_no_gradients(measured):
+    frozen = dataclasses.replace(TRAINING, freeze_backbone=True)
+    rows = {
+        row["name"]: row for row in plan("resnet8", frozen, DIGITS, verbose=0)["rows"]
+    }
+    backbone, heads = 9_832, 12_576
+    per_step = {name: row["multiply_adds_a_step"] / 25 for name, row in rows.items()}
+    assert per_step["teacher"] == 4 * 3 * (backbone + heads)
+    assert per_step["plain student"] == backbone
+    assert per_step["cached teacher"] == 4 * (backbone + 3 * heads)
 
 
 def test_hours_and_bytes_of_each_way(measured):
@@ -184,9 +243,10 @@ def found(measured, tmp_path):
     return tmp_path / "plan.json"
 
 
-def learning_from(model):
+def learning_from(model, **known):
     """Returns the origin of a student whose teacher is a run of a network."""
-    return Origin(Run("teacher", {"training": {"model": model}}), "last", "teacher")
+    record = {"training": {"model": model}, **known}
+    return Origin(Run("teacher", record), "last", "teacher")
 
 
 def test_a_training_finds_its_row(found, facts):
@@ -216,6 +276,41 @@ def test_a_training_finds_its_row(found, facts):
         longer = dataclasses.replace(TRAINING, epochs=3)
         other = learning_from("resnet14")
         planning.planned(found, kind, job.trainer, longer, record, other)
+
+
+def test_a_plan_is_of_networks_whatever_their_names(
+    facts, measured, tmp_path, monkeypatch
+):
+    """Files may be named from elsewhere; the same name may have other heads."""
+    monkeypatch.chdir(tmp_path)
+    mine = dataclasses.replace(TRAINING, model="mine.keras", preprocessing="inside")
+    written = plan("teacher.keras", mine, DIGITS, verbose=0)
+    assert planning.table(written).startswith("teacher.keras teaches mine.keras: ")
+    write_json("plan.json", written)
+    images, parts = PAIR.images(), facts["parts"]
+    ways = planning.ways(list(parts["teacher"])[1:], facts["pairs"], 4, 4, "float32")
+    job = PAIR.job(ways["the method"], TRAINING, images)
+    training.compile_job(job, TRAINING, images, ExecutionSettings())
+
+    def planned(of_teacher, folder=tmp_path, **changes):
+        settings = dataclasses.replace(mine, model=str(folder / "mine.keras"))
+        settings = dataclasses.replace(settings, **changes)
+        origin = learning_from(str(tmp_path / "teacher.keras"), **of_teacher)
+        arguments = ("distill", job.trainer, settings, images.record(), origin)
+        return planning.planned(tmp_path / "plan.json", *arguments)["name"]
+
+    right = {"parts": parts["teacher"]}
+    other = {"parts": {**parts["teacher"], "aux_3": 1}}
+    assert planned(right) == planned({}) == "the method"
+    with pytest.raises(ValueError, match="with model='/elsewhere/mine.keras'. Rec"):
+        planned(right, pathlib.Path("/elsewhere"))
+    with pytest.raises(ValueError, match="with frozen=True. Received"):
+        planned(right, freeze_backbone=True)
+    with pytest.raises(ValueError, match="with origin_multiply_adds={.*'aux_3': 1}"):
+        planned(other)
+    monkeypatch.setattr(planning, "multiply_adds_by_part", lambda net: other["parts"])
+    with pytest.raises(ValueError, match="with multiply_adds={.*'aux_3': 1}. Rec"):
+        planned(right)
 
 
 def test_a_plan_of_another_machine_is_warned_of(found, facts):

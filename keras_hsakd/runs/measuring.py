@@ -23,6 +23,7 @@ from keras_hsakd.callbacks import SaveNetwork, StepSeconds
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.heads import head_names, multiply_adds_by_part
 from keras_hsakd.machine import machine, memory, versions
+from keras_hsakd.optional import own_module
 from keras_hsakd.runs import networks
 from keras_hsakd.runs.costs import Way
 from keras_hsakd.runs.folder import Run
@@ -173,8 +174,7 @@ def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
     """
     images = pair.images()
     training = dataclasses.replace(
-        pair.training,
-        model=model,
+        networks.of_another(pair.training, model),
         precision=way.precision,
         # No teacher is trained yet, and what it says may ruin a student: stand still.
         learning_rate=1e-9,
@@ -304,6 +304,8 @@ def answer(task: dict) -> dict:
     """Returns what came out of a task, an error too."""
     pair = Pair.from_json(task["pair"])
     try:
+        for module in task["modules"]:
+            own_module(module)
         if task["way"] is None:
             return look(pair)
         way = Way(**task["way"])

@@ -8,16 +8,16 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 
 import keras_hsakd
 from keras_hsakd.figures import amount, rounded
-from keras_hsakd.files import read_json, write_json
-from keras_hsakd.heads import output_names
+from keras_hsakd.files import read_json, without_folders, write_json
+from keras_hsakd.heads import multiply_adds_by_part, output_names
 from keras_hsakd.machine import machine
-from keras_hsakd.runs import sources
+from keras_hsakd.runs import networks, sources
 from keras_hsakd.runs.costs import Way, hours, image_multiply_adds, ways
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import Distill, Origin, Teacher
@@ -26,7 +26,7 @@ from keras_hsakd.sizes import in_words
 from keras_hsakd.teacher_cache import TeacherCache, num_bytes
 from keras_hsakd.trainers.distillation import term_name
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def plan(
@@ -39,6 +39,7 @@ def plan(
     sampled_views: int = 2,
     seconds: float = 10.0,
     timeout: float = 600.0,
+    modules: Sequence[str] = (),
     verbose: int = 1,
 ) -> dict:
     """Returns what a training of a teacher and its student will cost on this machine.
@@ -64,6 +65,8 @@ def plan(
             Defaults to 2.
         seconds: How long each way is measured, after its first step. Defaults to 10.
         timeout: Seconds after which one is given up. Defaults to 600.
+        modules: Names of modules that those processes import first, which register
+            layers of your own. Defaults to none.
         verbose: Whether to print how far it is. Defaults to 1, it does.
 
     Returns:
@@ -91,15 +94,18 @@ def plan(
                 f"Expected `{name}` to be at least {least}. Received: {name}={value}"
             )
     run = _run_of(teacher)
+    training = sources.absolute(training)
+    of_teacher = run.training_settings() if run else _of_teacher(training, teacher)
     pair = {
-        "teacher": os.fspath(teacher) if run is None else run.path,
+        "teacher": run.path if run else of_teacher.model,
         "is_run": run is not None,
         "views": views if run is None else run.views,
         "training": dataclasses.asdict(training),
         "data": dataclasses.asdict(_data_settings(data, run, views)),
     }
     pair = _as_json(pair)
-    facts = _in_a_process({"pair": pair, "way": None}, timeout)
+    task = {"pair": pair, "modules": list(modules), "way": None}
+    facts = _in_a_process(task, timeout)
     if "error" in facts:
         kinds = (FileNotFoundError, ImportError, ValueError)
         raise {kind.__name__: kind for kind in kinds}.get(facts["kind"], RuntimeError)(
@@ -108,7 +114,7 @@ def plan(
     found = {
         "format": _FORMAT,
         "teacher": {
-            "model": run.record["training"]["model"] if run else pair["teacher"],
+            "model": of_teacher.model,
             "run": run.path if run else None,
             # A checkpoint that was converted tells no time.
             "hours": (run.record["seconds"] / 3600 or None) if run else None,
@@ -126,6 +132,8 @@ def plan(
         sampled_views,
         training.precision,
         facts["half_precision"],
+        training.freeze_backbone,
+        of_teacher.freeze_backbone,
     )
     if run is not None:
         del possible["teacher"]
@@ -133,7 +141,7 @@ def plan(
         if verbose:
             print(f"Measuring: {name}", flush=True)
         row = _row(found, name, way)
-        task = {"pair": pair, "way": dataclasses.asdict(way), "seconds": seconds}
+        task |= {"way": dataclasses.asdict(way), "seconds": seconds}
         measured = _in_a_process({**task, "model": row["of"]["model"]}, timeout)
         found["rows"].append(row | _priced(found, row, measured))
     _add_up(found)
@@ -151,6 +159,12 @@ def _run_of(teacher):
             f"Expected `teacher` to be a run folder or a network; {error}"
         ) from error
     return None
+
+
+def _of_teacher(training, teacher):
+    """Returns the settings of a teacher that is to be trained."""
+    named = sources.absolute(TrainingSettings(model=os.fspath(teacher)))
+    return networks.of_another(training, named.model)
 
 
 def _data_settings(data, run, views):
@@ -218,7 +232,7 @@ def _in_a_process(task, timeout):
 def _row(plan, name, way):
     """Returns what is known of a way before it is measured."""
     parts = plan["parts"]["teacher"], plan["parts"]["student"]
-    of_teacher = way.kind == "teacher"
+    of_teacher, distills = way.kind == "teacher", way.kind == "distill"
     training, teacher = plan["training"], plan["teacher"]
     batch_size = training["batch_size"]
     return {
@@ -226,7 +240,9 @@ def _row(plan, name, way):
         "of": _identity(
             way,
             model=teacher["model"] if of_teacher else training["model"],
-            origin=teacher["model"] if way.kind == "distill" else None,
+            multiply_adds=parts[0 if of_teacher else 1],
+            origin=teacher["model"] if distills else None,
+            origin_multiply_adds=parts[0] if distills else None,
             epochs=teacher["epochs"] if of_teacher else training["epochs"],
             batch_size=batch_size,
             images=plan["images"],
@@ -241,10 +257,13 @@ def _row(plan, name, way):
     }
 
 
-def _identity(way, **others):
+def _identity(way, multiply_adds, **others):
     """Returns what a training is known by among the rows of a plan."""
     known = {**dataclasses.asdict(way), **others}
     del known["teaching"]  # which follows from the rest
+    # Of what is trained: a plain student has no heads.
+    parts = ("backbone", *way.heads)
+    known["multiply_adds"] = {part: multiply_adds[part] for part in parts}
     return _as_json(known)
 
 
@@ -299,18 +318,19 @@ def table(plan: Mapping) -> str:
         A string: what the networks cost by their parts, and a line for each way.
     """
     teacher, training, images = (plan[key] for key in ("teacher", "training", "images"))
+    teaching, learning = (without_folders(of["model"]) for of in (teacher, training))
     machine, size = plan["machine"], in_words(images["image_size"])
     device = ", ".join(machine["devices"])
     lines = [
-        f"{teacher['model']} teaches {training['model']}: {images['train']:,} images "
-        f"of {size} pixels and {images['classes']} classes in batches of "
+        f"{teaching} teaches {learning}: {images['train']:,} images of "
+        f"{size} pixels and {images['classes']} classes in batches of "
         f"{training['batch_size']}, {training['epochs']} epochs, "
         f"{training['precision']}. "
         f"{machine['processor']}, {machine['cores']} cores, {device}.",
         "",
         "Multiply-adds of a view:",
         "",
-        f"| part | teacher, {teacher['model']} | student, {training['model']} |",
+        f"| part | teacher, {teaching} | student, {learning} |",
         "| --- | --- | --- |",
     ]
     of_teacher, of_student = plan["parts"]["teacher"], plan["parts"]["student"]
@@ -412,10 +432,13 @@ def planned(
             "Expected `plan` to be a file that `keras-hsakd plan --output` wrote. "
             f"Received: '{path}'"
         )
+    before = origin.run.record if origin else {"training": {"model": None}}
     of = _identity(
-        _way_of(kind, trainer, training.precision),
-        model=training.model,
-        origin=origin and origin.run.record["training"]["model"],
+        _way_of(kind, trainer, training, origin),
+        multiply_adds_by_part(trainer.network),
+        model=sources.absolute(training).model,
+        origin=before["training"]["model"],
+        origin_multiply_adds=before.get("parts"),
         epochs=training.epochs,
         batch_size=training.batch_size,
         images={
@@ -425,6 +448,9 @@ def planned(
             "classes": len(images["class_names"]),
         },
     )
+
+    if origin and of["origin_multiply_adds"] is None:  # of an older record
+        del of["origin_multiply_adds"]
 
     def differing(row):
         return [name for name in of if row["of"][name] != of[name]]
@@ -452,7 +478,7 @@ def planned(
     return {"plan": os.path.abspath(path), "machine": plan["machine"], **known}
 
 
-def _way_of(kind, trainer, precision):
+def _way_of(kind, trainer, training, origin):
     """Returns the way in which a trainer trains."""
     return Way(
         kind=kind,
@@ -463,5 +489,6 @@ def _way_of(kind, trainer, precision):
             if trainer.weighs(term_name(name))
         ),
         cached=isinstance(getattr(trainer, "teacher", None), TeacherCache),
-        precision=precision,
+        frozen=training.freeze_backbone or (kind == "teacher" and origin is not None),
+        precision=training.precision,
     )
