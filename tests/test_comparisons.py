@@ -16,6 +16,8 @@ from keras_hsakd.runs.intervals import paired_difference, spread, t_quantile
 # By seed, of labels alone and of a student.
 LABELS = {0: 0.61, 1: 0.63, 2: 0.60}
 STUDENT = {0: 0.70, 1: 0.69, 2: 0.72, 3: 0.99}
+# Those that records made by hand are measured on, as in `quality.json`.
+OWN_IMAGES = {"data": "photographs", "measured_on": "test images", "count": 100}
 
 
 @pytest.fixture
@@ -248,6 +250,7 @@ def test_lines_of_a_chart_are_at_round_numbers(low, high, expected):
 def test_the_report_on_paper(runs, tmp_path, capsys):
     record = json.loads((runs / "a" / "seed_0" / "run.json").read_text())
     quality = {"checkpoint": "last", "top_5_accuracy": 0.875, "nll": 1.25, "seed": 3}
+    quality["images"] = dict(OWN_IMAGES)
     (runs / "a" / "seed_0" / "quality.json").write_text(json.dumps(quality))
     quality |= {"top_5_accuracy": 0.925, "by_class": {"cat": 0.5}, "bad": math.nan}
     (runs / "a" / "seed_1" / "quality.json").write_text(json.dumps(quality))
@@ -295,6 +298,70 @@ def test_published_figures_stand_beside(tmp_path):
     assert published == ["69.62 ± 0.26", "69.62 ± 0.26 (other settings)"]
     text = compare([tmp_path]).markdown()
     assert "| 69.62 ± 0.26 |" in text and "Published: the authors' figures" in text
+
+
+def test_published_figures_are_of_a_teacher_and_of_images(tmp_path):
+    recipe = recipes.get("cifar100/wrn_40_2-wrn_16_2/frozen")
+    backbone, teacher, student = (vars(step.training) for step in recipe.steps)
+    number = iter(range(9))
+
+    def published(of_teacher=(), kind="teacher", with_backbone=True, size=32):
+        folder = tmp_path / str(next(number))
+        cifar = {"data": "cifar100"}
+        origin = write_run(folder / "backbone", **{**backbone, **cifar, "seed": 3})
+        origin = origin if with_backbone else None
+        told = {**teacher, **cifar, "seed": 4, **dict(of_teacher)}
+        origin = write_run(folder / "teacher", kind="teacher", teacher=origin, **told)
+        if with_backbone:
+            origin["origin"] = origin["origin"]["settings"]
+        origin["kind"] = kind
+        told = {**student, **cifar}
+        record = write_run(folder / "student", kind="distill", teacher=origin, **told)
+        record["recipe"], record["images"]["image_size"] = recipe.name, size
+        (folder / "student" / "run.json").write_text(json.dumps(record))
+        (method,) = methods(folder / "student").values()
+        return method.published
+
+    other = f"{recipe.published} (other settings)"
+    assert published() == recipe.published
+    assert published(size=16) == other
+    assert published({"epochs": 99}) == published({"model": "wrn_28_10"}) == other
+    assert published({"sampled_views": 2}) == other
+    assert published(with_backbone=False) == other
+    # How a checkpoint was trained is not known.
+    assert published(kind="converted", with_backbone=False) == recipe.published
+    converted = {"kind": "converted", "with_backbone": False}
+    assert published({"model": "wrn_28_10"}, **converted) == other
+
+
+def test_quality_is_that_of_the_same_images(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / str(seed), seed=seed)
+    write_run(tmp_path / "harder", epochs=3)
+    by_view = {"90_degrees": {}}
+    figures = {"nll": 1.0, "accuracy_under_90_degrees": 0.25}
+    for place, changes, severity in (
+        ("0", {}, 3),
+        ("1", {"measured_on": "validation images", "count": 50}, 3),
+        ("2", {"data": "others"}, 3),
+        ("harder", {}, 5),
+    ):
+        figures |= {"accuracy_under_contrast": 1 / (2 + severity)}
+        images = {**OWN_IMAGES, **changes}
+        content = {**figures, "images": images, "by_view": by_view}
+        content["corruptions"] = {"severity": severity, "seed": 0}
+        (tmp_path / place / "quality.json").write_text(json.dumps(content))
+        figures["nll"] += 1
+    report = compare([tmp_path])
+    text = report.markdown()
+    assert "| nll | 1.0000 | 4.0000 |" in text
+    assert "| accuracy under 90 degrees | 25.00% | 25.00% |" in text
+    assert "| accuracy under contrast of severity 3 | 20.00% | – |" in text
+    assert "| accuracy under contrast of severity 5 | – | 14.29% |" in text
+    left_out = "Left out: what 'baseline resnet8, epochs 2', seed"
+    assert f"{left_out} 1, is worth on 50 validation images of photographs.\n" in text
+    assert f"{left_out} 2, is worth on 100 test images of others.\n" in text
+    assert text.count("Left out: ") == 2
 
 
 def test_what_a_cache_took_stands_apart(tmp_path):

@@ -82,9 +82,18 @@ class Method:
         """Returns means of what is known of the networks beyond their accuracy."""
         values = {}
         for run in self.runs.values():
-            for name, value in _quality(run).items():
+            known = {} if _foreign_images(run) else _quality(run)
+            for name, value in known.items():
                 values.setdefault(name, []).append(value)
         return {name: spread(of_seeds).mean for name, of_seeds in values.items()}
+
+    def quality_left_out(self) -> list[str]:
+        """Returns a line for each run of which that was measured on other images."""
+        return [
+            f"Left out: what '{self.name}', seed {seed}, is worth on {images}."
+            for seed, run in self.runs.items()
+            if (images := _foreign_images(run))
+        ]
 
     def curves(self) -> list[list[float]]:
         """Returns the accuracies by epoch of each run that has a log, in percent."""
@@ -158,7 +167,8 @@ class Comparison:
                     ]
                 )
             )
-        return [*blocks, Text(self._explained())]
+        lines = [line for m in self.methods for line in m.quality_left_out()]
+        return [*blocks, *map(Text, lines), Text(self._explained())]
 
     def drawings(self) -> dict[str, Drawing]:
         """Returns curves of all methods, and accuracies by prices.
@@ -218,8 +228,8 @@ class Comparison:
         if len(self.methods) > 1:
             texts.append(
                 f"Difference: of the last epoch to '{self.against.name}', in "
-                "percentage points, paired by seed, with the 95 % interval of "
-                "Student's t."
+                "percentage points, paired by seed, over the seeds that both have (so "
+                "not always that of the means), with the 95 % interval of Student's t."
             )
         texts.append(
             f"* The best epoch is chosen on the {self.measured_on} themselves."
@@ -434,11 +444,9 @@ def _told(record):
         told[f"{word} epoch"] = origin["checkpoint"]
         if "cache" in origin:
             told["cached variants"] = origin["cache"]["variants"]
-        # Older records do not have it.
-        while (settings := origin.get("settings")) is not None:
+        for settings in _before(record):
             more = _flat(settings["kind"], settings)
             told |= {f"{word} {name}": value for name, value in more.items()}
-            origin = {"settings": settings["origin"]}
             word = f"{word}'s origin"
     # As they are, whether that was told or not.
     images = record["images"]
@@ -449,6 +457,16 @@ def _told(record):
         name: float(value) if type(value) is int else value
         for name, value in _as_json(told).items()
     }
+
+
+def _before(record):
+    """Returns what the runs were told that stand before one, the nearest first."""
+    found = []
+    settings = (record["origin"] or {}).get("settings")  # older records have none
+    while settings is not None:
+        found.append(settings)
+        settings = settings["origin"]
+    return found
 
 
 def _as_json(content):
@@ -588,21 +606,42 @@ def _published(record):
     recipe = recipes.get(name)
     if not recipe.published:
         return ""
-    *_, last = recipe.steps
-    source = next(
-        step.data for step in recipe.steps[::-1] if isinstance(step.data, DataSettings)
-    )
-    training = TrainingSettings(**record["training"])
-    expected = dataclasses.replace(last.training, seed=training.seed)
-    training, expected = (_as_json(vars(each)) for each in (training, expected))
-    data = record["data"]
-    as_there = (
-        training == expected
-        and without_folders(data["data"]) == source.data
-        and data.get("limit") is None
-        and not data.get("validation")
-    )
-    return recipe.published if as_there else f"{recipe.published} (other settings)"
+    if _is_as_there(record, recipe):
+        return recipe.published
+    return f"{recipe.published} (other settings)"
+
+
+def _is_as_there(record, recipe):
+    """Returns whether a run, and those before it, are as an experiment has them."""
+    from keras_hsakd.data import info
+
+    # A cache stands for its teacher.
+    steps = [step for step in recipe.steps if step.kind != recipes.CACHE]
+    first = steps[0].data
+    size = first.image_size or info(first.data).image_size
+    if simplest(record["images"]["image_size"]) != size:
+        return False
+    told = [_flat(each["kind"], each) for each in (record, *_before(record))]
+    for settings, expected in itertools.zip_longest(told, _told_by(steps)):
+        if settings is None or expected is None:
+            return False
+        if settings["kind"] not in KINDS:  # trained elsewhere, nobody knows how
+            return settings["model"] == expected["model"]
+        if _as_json(settings) != _as_json(expected):
+            return False
+    return True
+
+
+def _told_by(steps):
+    """Returns what steps tell their runs, the last one's first, as `_flat` has it."""
+    told, data = [], {}
+    for step in steps:
+        changes = step.data
+        data = vars(changes) if isinstance(changes, DataSettings) else data | changes
+        training = vars(step.training)
+        settings = {"options": step.options, "training": training, "data": data}
+        told.append(_flat(step.kind, settings))
+    return told[::-1]
 
 
 def _quality(run):
@@ -611,11 +650,34 @@ def _quality(run):
         return {}
     found = read_json(run.quality)
     of = " of the best epoch" if found.get("checkpoint") == "best" else ""
+    severity = found.get("corruptions", {}).get("severity")
+    views = [f"accuracy_under_{view}" for view in found.get("by_view", ())]
+
+    def name_of(figure):
+        corrupted = figure.startswith("accuracy_under_") and figure not in views
+        return f"{figure}{f' of severity {severity}' if corrupted else ''}{of}"
+
     return {
-        f"{name}{of}": value
-        for name, value in found.items()
+        name_of(figure): value
+        for figure, value in found.items()
         if isinstance(value, float) and math.isfinite(value)
     }
+
+
+def _foreign_images(run):
+    """Returns on which images `evaluate --quality` was run, if not on the run's own."""
+    if not os.path.isfile(run.quality):
+        return None
+    images, data = run.record["images"], run.record["data"]["data"]
+    own = {
+        "data": without_folders(data),
+        "measured_on": images["measured_on"],
+        "count": images["test"],
+    }
+    found = read_json(run.quality).get("images")
+    if found == own:
+        return None
+    return f"{found['count']:,} {found['measured_on']} of {found['data']}"
 
 
 def _figure(name, value):
