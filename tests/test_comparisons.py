@@ -116,6 +116,8 @@ def test_what_differs_is_in_the_name(tmp_path):
     assert "heads" in first and "no heads" not in first
     assert "no heads, " in second and "kl main 0.9" in second
     assert "milestones 0.5" in third and "head light" in third
+    told_of_heads = [name for name in found if ", head " in name]
+    assert told_of_heads == [name for name in found if name in (first, third)]
     assert "teacher epochs 5" in third and "teacher epochs 2" in first
     assert "temperature" not in "".join(found)
 

@@ -482,6 +482,8 @@ def _flat(kind, settings):
         options = {**KINDS[kind].default_options(), **options}
     else:  # trained elsewhere
         training = {"model": training["model"]}
+    if kind in ("baseline", "linear") or not options.get("heads", True):
+        training = {k: v for k, v in training.items() if k not in ("head", "taps")}
     for name, value in list(options.items()):
         if isinstance(value, Mapping):
             options |= options.pop(name)
