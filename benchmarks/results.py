@@ -4,7 +4,7 @@
     python benchmarks/results.py --check
     python benchmarks/results.py --keep runs/study study
 
-In `docs/results.md` and `README.md`, what stands between
+In `README.md`, `docs/results.md` and `docs/cheaper.md`, what stands between
 
     <!-- results: NAME of FOLDER OTHER against FOLDER -->
     <!-- end -->
@@ -39,6 +39,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "demo.md",
+    ROOT / "docs" / "cheaper.md",
 )
 RECORDS = ROOT / "benchmarks" / "records"
 PICTURES = ROOT / "docs"
