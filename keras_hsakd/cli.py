@@ -746,7 +746,7 @@ def _line(options):
     given = {k: v for k in steps if (v := options.pop(k)) is not None}
     recipe = recipes.get(name)
     recipe.without(*given)  # which there must be
-    recipe = recipe.scaled(seed=seed, **options)
+    recipe = recipe.scaled(seed=seed, given=given, **options)
     return runs.Line(
         recipe,
         name,
@@ -795,23 +795,32 @@ def _study(options):
 
 def _with_defaults(told, defaults):
     """Returns the flags of a line, and those for all lines that it does not have."""
+    from keras_hsakd.runs import recipes
+
     defaults = dict(defaults)
     for name, other in (("seed", "seeds"), ("seeds", "seed")):
         if told[name] is not None:
             defaults[other] = None
     if told["seed"] is not None:
         defaults["one_teacher"] = False
-    return {k: defaults.get(k) if v in (None, False) else v for k, v in told.items()}
+    steps = recipes.get(told["name"]).steps
+    if all(step.kind != "linear" for step in steps):
+        defaults["target_data"] = None  # it is for the other lines
+    # 0 is a seed, and no flag that was left out.
+    return {
+        k: defaults.get(k) if v is None or v is False else v for k, v in told.items()
+    }
 
 
 def _folder_of(told):
     """Returns the name of the folder for what a line tells, whatever its seeds."""
     words = [told["name"]]
     for name, value in told.items():
-        if value not in (None, False) and name not in ("name", "seed", "seeds"):
-            if name == "image_size":
-                value = sizes.written(value)
-            words += [name.replace("_", "-")] if value is True else [f"{name}-{value}"]
+        if value is None or value is False or name in ("name", "seed", "seeds"):
+            continue
+        if name == "image_size":
+            value = sizes.written(value)
+        words += [name.replace("_", "-")] if value is True else [f"{name}-{value}"]
     return "--".join(word.replace("/", "--") for word in words)
 
 

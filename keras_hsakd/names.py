@@ -4,6 +4,8 @@ Keras and TensorFlow take seconds to import; help and errors of the command line
 without them. Each module has the things themselves, in this order.
 """
 
+# Of `data`.
+DATA_SETS = ("cifar10", "cifar100", "digits", "stl10")
 # Of `losses`.
 DIVERGENCES = ("kl", "dkd", "standardized")
 # Of `views`.

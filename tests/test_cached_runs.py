@@ -1,5 +1,6 @@
 """From a teacher's run to a cache of its outputs, and to students of it."""
 
+import os
 import shutil
 
 import keras
@@ -15,7 +16,10 @@ from keras_hsakd.runs import (
     TrainingSettings,
     cache_teacher,
     check_cache,
+    recipes,
+    run_recipe,
     train,
+    training,
 )
 
 TRAINING = TrainingSettings(model="resnet8", epochs=1, batch_size=6)
@@ -88,6 +92,49 @@ def test_a_run_is_of_one_cache(teacher, capsys):
     assert "Received: neither" in capsys.readouterr().err
     assert run("cache --teacher teacher --output first") == 1
     assert "Received: 'first', which exists" in capsys.readouterr().err
+
+
+def test_what_a_cache_fixes_is_said_before_images_are_read(
+    teacher, monkeypatch, capsys
+):
+    assert run("cache --teacher teacher --output cache --variants 1 --verbose 0") == 0
+    monkeypatch.setattr(training, "load", None)
+    distill = "distill --cache cache --model resnet8 --output out"
+    seeds = "run photographs/resnet20-resnet8/lean --output out --one-teacher --seeds"
+    for line, message in (
+        (f"{distill} --no-heads", "Expected no `cache` without heads, but the"),
+        (f"{distill} --checkpoint best", "Expected no `checkpoint` but 'last'"),
+        (f"{distill} --limit 5", "'cache', with limit=8. Received: limit=5"),
+        (f"{distill} --validation", "validation=False. Received: validation=True"),
+        (f"{distill} --seed 1", "'cache', 0, by which limit=8 chooses images. Rec"),
+        (f"{seeds} 0 1 --teacher teacher", "by which limit=8 chooses images"),
+        (f"{seeds} 0 1 --cache cache", "by which limit=8 chooses images"),
+        (f"{seeds} 0 --cache cache --limit 5", "with limit=8. Received: limit=5"),
+        (f"{seeds} 0 --teacher teacher --image-size 16", "Expected no `image_size` bu"),
+    ):
+        assert run(line) == 1
+        assert message in capsys.readouterr().err
+    assert [name for _, _, names in os.walk("out") for name in names] == []
+
+
+def test_a_student_has_the_checkpoint_of_the_cache(teacher):
+    settings = CacheSettings(teacher="teacher", checkpoint="best", variants=1)
+    cache_teacher("cache", settings, verbose=0)
+    assert Distill(cache="cache").origin().checkpoint == "best"
+    assert Distill(cache="cache", checkpoint="best").origin().checkpoint == "best"
+    with pytest.raises(ValueError, match="Received: checkpoint='last'"):
+        Distill(cache="cache", checkpoint="last").origin()
+    assert Distill(teacher="teacher").origin().checkpoint == "last"
+
+
+def test_a_step_of_a_given_teacher_has_the_images_that_are_told(teacher):
+    recipe = recipes.get("photographs/resnet20-resnet8/cached-4")
+    scale = {"epochs": 1, "batch_size": 6, "limit": 6, "given": ["teacher"]}
+    for seed in (0, 0):  # it is finished
+        scaled = recipe.scaled(seed=seed, **scale, data="digits")
+        runs = run_recipe(scaled, "out", {"teacher": "teacher"}, verbose=0)
+    assert runs["student"].record["images"]["train"] == 6
+    assert TeacherCache("out/cache").header["num_images"] == 6
 
 
 def test_a_cache_is_of_one_teacher(teacher):

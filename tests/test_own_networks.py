@@ -537,7 +537,8 @@ def test_all_kinds_of_training_take_somebodys_network(tmp_path, eager_trainers):
     def run(kind, name, training=light, data=None):
         return train(kind, tmp_path / name, training, data, verbose=0)
 
-    plain = run(Baseline(), "plain", settings(named(mine)), DIGITS)
+    alone = settings(named(mine))
+    plain = run(Baseline(), "plain", alone, DIGITS)
     teacher = run(Teacher(backbone=plain.path), "teacher", light, DIGITS)
     kernels = [x.network().get_layer("first").kernel for x in (plain, teacher)]
     np.testing.assert_array_equal(*kernels)
@@ -547,7 +548,7 @@ def test_all_kinds_of_training_take_somebodys_network(tmp_path, eager_trainers):
     with pytest.raises(ValueError, match="Expected `preprocessing`, for .*:bare"):
         run(Mutual(peers=peers), "x", light, DIGITS)
     mutual = run(Mutual(), "mutual", light, DIGITS)
-    linear = run(Linear(backbone=mutual.path), "linear", light, DIGITS)
+    linear = run(Linear(backbone=mutual.path), "linear", alone, DIGITS)
     kernels = [x.network().get_layer("first").kernel for x in (mutual, linear)]
     np.testing.assert_array_equal(*kernels)
     assert linear.network().get_layer("logits").units == 10

@@ -145,6 +145,7 @@ def test_names_are_those_that_type_checkers_see(package):
 
 
 def test_the_command_line_offers_what_there_is():
+    assert list(names.DATA_SETS) == keras_hsakd.data.names()
     assert list(names.DIVERGENCES) == losses.names()
     assert list(names.VIEWS) == views.names()
     assert list(names.FORMATS) == list(export.FORMATS)

@@ -123,6 +123,20 @@ def test_scaled():
     assert recipe.steps[-1].data.crop == "resized"
 
 
+def test_what_comes_after_a_given_step_has_the_images_that_are_told():
+    cached = recipes.get("photographs/resnet20-resnet8/cached-4")
+    told = {"data": "mine", "data_dir": "there", "limit": 5, "image_size": 16}
+    for given, steps in (("teacher", ("cache",)), ("cache", ("student",))):
+        recipe = cached.scaled(**told, given=[given])
+        found = {s.name: s.data for s in recipe.steps if s.data and s.name != "teacher"}
+        assert found == dict.fromkeys(steps, told)
+    few = recipes.get("cifar100/resnet56-resnet20/labels-25")
+    student = few.scaled(limit=5, given=["teacher"]).steps[-1]
+    assert student.data == {"label_fraction": 0.25, "limit": 5}
+    with pytest.raises(ValueError, match="Expected `target_data` for an experiment"):
+        few.scaled(target_data="mine")
+
+
 def test_images_that_are_not_square_are_padded_when_they_are_turned():
     recipe = recipes.get(f"{PAIR}/frozen")
     plain = {"heads": False, "views": "rotations"}
@@ -185,9 +199,8 @@ def no_pictures(monkeypatch):
 
 
 def run(name, folder, output, given=None, options=(), **scale):
-    recipe = recipes.get(name).scaled(
-        epochs=1, batch_size=12, data=folder, target_data=folder, **scale
-    )
+    scale |= {"target_data": folder} if name.endswith("/linear") else {}
+    recipe = recipes.get(name).scaled(epochs=1, batch_size=12, data=folder, **scale)
     return run_recipe(recipe, output, given, verbose=0, **dict(options))
 
 

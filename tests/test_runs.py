@@ -45,7 +45,7 @@ from keras_hsakd.runs import (
     training,
 )
 from keras_hsakd.runs.folder import differences
-from keras_hsakd.runs.images import load
+from keras_hsakd.runs.images import changed, load
 
 OLD_RUNS = pathlib.Path(__file__).parent / "runs_of_format_1"
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=200)
@@ -408,6 +408,20 @@ def test_a_folder_of_images_from_teacher_to_student(tmp_path, monkeypatch):
     assert not (tmp_path / "x").exists()
 
 
+def test_the_teachers_folder_is_the_same_however_it_is_named(
+    runs, tmp_path, monkeypatch
+):
+    photos = make_folder(tmp_path / "photos", ["cat", "dog"])
+    record = Run.open(runs / "teacher").record
+    told = {**record["data"], "data": str(photos), "flip": False}
+    run = Run("teacher", {**record, "data": told})
+    monkeypatch.chdir(tmp_path)
+    assert changed(run, {"data": "photos"}) == changed(run, {})
+    assert changed(run, {"data": "photos/"}).flip is False
+    make_folder(tmp_path / "others", ["cat", "dog"])
+    assert changed(run, {"data": "others"}).flip is None
+
+
 def test_a_linear_classifier_normalises_as_its_own_images_are(runs, tmp_path):
     data_settings = DataSettings(data=make_folder(tmp_path, ["cat", "dog"]))
     kind = Linear(backbone=runs / "baseline")
@@ -473,6 +487,32 @@ def test_a_setting_that_does_not_suit_leaves_no_folder(
     for kind in (Teacher(), Baseline()):
         with pytest.raises(error, match=message):
             train(kind, tmp_path / "x", settings, images, verbose=0)
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_has_no_effect_is_refused(runs, tmp_path):
+    linear = Linear(backbone=runs / "baseline")
+    plain = Distill(teacher=runs / "teacher", heads=False)
+    for kind, name, value in (
+        (Baseline(), "head", "light"),
+        (Baseline(), "taps", ("first",)),
+        (plain, "head", "light"),
+        (plain, "taps", ("first",)),
+        (linear, "head", "light"),
+        (linear, "taps", ("first",)),
+        (linear, "weights", "imagenet"),
+        (linear, "preprocessing", "inside"),
+        (linear, "freeze_backbone", True),
+        (linear, "synchronize_batch_norm", True),
+    ):
+        settings = dataclasses.replace(TRAINING, **{name: value})
+        message = f"no `{name}` for `{kind.name}`.*, where it has no effect. Received: "
+        with pytest.raises(ValueError, match=message):
+            train(kind, tmp_path / "x", settings, DIGITS, verbose=0)
+    larger = dataclasses.replace(DIGITS, image_size=12)
+    for kind in (plain, linear):
+        with pytest.raises(ValueError, match="`image_size` but 8, .*image_size=12"):
+            train(kind, tmp_path / "x", TRAINING, larger, verbose=0)
     assert not (tmp_path / "x").exists()
 
 

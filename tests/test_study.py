@@ -113,7 +113,7 @@ def test_options_of_an_earlier_step_are_in_its_name():
 
 
 def test_a_study_writes_a_cache_once(trained, monkeypatch):
-    def cache_teacher(folder, settings, verbose):
+    def cache_teacher(folder, settings, data, verbose):
         assert folder not in caches
         assert list(trained) == [settings.teacher]  # which is there, and no student
         caches[folder] = settings
@@ -129,6 +129,18 @@ def test_a_study_writes_a_cache_once(trained, monkeypatch):
     students = [trained[run.path] for seeds in runs.values() for run in seeds.values()]
     assert {(s.kind.cache, s.kind.teacher) for s in students} == {(folder, None)}
     assert [s.kind.sampled_views for s in students] == [None, None, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["cached-4", "lean"])
+def test_a_cache_has_the_images_of_all_seeds(trained, monkeypatch, name):
+    monkeypatch.setattr(study, "cache_teacher", lambda *args, **options: None)
+    recipe = recipes.get(f"photographs/resnet20-resnet8/{name}")
+    few = recipe.scaled(data="digits", limit=40)
+    line = Line(few, "few", (0, 1), one_teacher=True)
+    with pytest.raises(ValueError, match="0, by which limit=40 .* Received: seed=1"):
+        run_study([*lines(PAIR), line], "out")
+    assert not trained
+    run_seeds(few, "out", (0, 1))  # a cache each
 
 
 def test_two_for_a_folder(trained):
@@ -212,6 +224,17 @@ def test_a_line_that_is_wrong(studied, tmp_path, capsys, line, message):
     assert "study.txt, line 2: " in error
     assert re.search(message, error)
     assert not studied
+
+
+def test_what_is_told_of_a_line_wins(studied, tmp_path, capsys):
+    text = f"{PAIR} --seed 0\n{PAIR} --limit 0\nstl10/linear\n"
+    flags = "--seed 5 --limit 9 --target-data mine"
+    assert run_lines(tmp_path, text, flags) == 0, capsys.readouterr().err
+    first, second, third = studied["lines"].values()
+    assert list(studied["lines"])[1].endswith("--limit-0")
+    assert (list(first.seeds), list(second.seeds)) == ([0], [5])
+    assert second.recipe.steps[0].data.limit == 0
+    assert third.recipe.steps[-1].data.data == "mine"
 
 
 def test_a_study_of_nothing(studied, tmp_path, capsys):

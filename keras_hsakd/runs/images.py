@@ -16,7 +16,7 @@ from keras_hsakd.data.subsets import REST
 from keras_hsakd.data.tfds import is_tfds
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.settings import DataSettings
-from keras_hsakd.sizes import ImageSize, as_json, simplest
+from keras_hsakd.sizes import ImageSize, as_json, simplest, written
 
 # By kind of data, the settings that only others have.
 _NAMED, _TFDS, _FOLDER = "a named data set", "a data set of `tfds:`", "a folder"
@@ -231,10 +231,14 @@ def changed(run: Run, changes: Mapping) -> DataSettings:
     Args:
         run: The run.
         changes: New values by the names of the settings.
+
+    Raises:
+        ValueError: If another size is among them.
     """
-    settings = run.data_settings()
+    settings = absolute(run.data_settings())
     images = run.record["images"]
-    source = changes.get("data", settings.data)
+    source = absolute(DataSettings(data=changes.get("data", settings.data))).data
+    check_size(run, changes.get("image_size"))
     kept = {}
     if source != settings.data:
         kept |= dict.fromkeys(_OF_A_PLACE)
@@ -242,6 +246,21 @@ def changed(run: Run, changes: Mapping) -> DataSettings:
         kept |= {"mean": images["mean"], "std": images["std"]}
     fixed = {"image_size": images["image_size"]}
     return absolute(dataclasses.replace(settings, **(kept | changes | fixed)))
+
+
+def check_size(run: Run, image_size: ImageSize | None) -> None:
+    """Raises a ValueError unless a size is that of a run's images, or none.
+
+    Args:
+        run: The run.
+        image_size: Int, or (height, width).
+    """
+    wanted = simplest(run.record["images"]["image_size"])
+    if image_size is not None and simplest(image_size) != wanted:
+        raise ValueError(
+            f"Expected no `image_size` but {written(wanted)}, that of the network"
+            f" of '{run.path}'. Received: image_size={image_size}"
+        )
 
 
 def check_same(run: Run, images: Images, argument: str) -> None:

@@ -9,6 +9,8 @@ from keras_hsakd.names import DIVERGENCES, VIEWS
 from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.settings import (
+    CHOOSING,
+    OF_THE_HEADS,
     OF_THE_NETWORK,
     DataSettings,
     TrainingSettings,
@@ -122,11 +124,11 @@ class Origin(NamedTuple):
         }
 
 
-def _checkpoint(which):
+def _checkpoint(which, default="last", otherwise=""):
     return setting(
-        "last",
+        default,
         f"network {which}: after the last epoch, or after that of the best "
-        "val_accuracy",
+        "val_accuracy" + (f" (default: {otherwise})" if otherwise else ""),
         choices=CHECKPOINTS,
     )
 
@@ -177,12 +179,14 @@ class Kind:
         starts_from: Name of the field with the run folder of its `Origin`.
         inherits: Whose data settings hold where none are given.
         fixed: Names of data settings that cannot be given.
+        unused: Names of settings of a training that have no effect.
     """
 
     name: ClassVar[str]
     starts_from: ClassVar[str | None] = None
     inherits: ClassVar[str] = ""
     fixed: ClassVar[tuple[str, ...]] = ("unlabeled",)
+    unused: ClassVar[tuple[str, ...]] = ()
 
     def origin(self) -> Origin | None:
         """Returns the network of another run that this one needs.
@@ -193,7 +197,7 @@ class Kind:
         folder = self.starts_from and getattr(self, self.starts_from)
         if folder is None:
             return None
-        checkpoint = getattr(self, "checkpoint", "last")
+        checkpoint = getattr(self, "checkpoint", None) or "last"
         return Origin(Run.open(folder), checkpoint, self.starts_from)
 
     def options(self) -> dict:
@@ -239,6 +243,27 @@ class Kind:
             )
         _check_suit(getattr(self, "views", None), data.image_size)
         return absolute(data)
+
+    def check_settings(
+        self, training: TrainingSettings, data: DataSettings, origin: Origin | None
+    ) -> None:
+        """Raises a ValueError of settings that do not suit, or have no effect.
+
+        Args:
+            training: Which network is to be trained, and how.
+            data: As of `data_settings`.
+            origin: As of `origin`.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(training)}
+        for name in self.unused:
+            if (value := getattr(training, name)) != defaults[name]:
+                raise ValueError(
+                    f"Expected no `{name}` for {self._described()}, where it has no "
+                    f"effect. Received: {name}={value!r}"
+                )
+
+    def _described(self):
+        return f"`{self.name}`"
 
     def check_images(self, images: "Images", origin: Origin | None) -> None:
         """Raises a ValueError unless the images suit the origin."""
@@ -301,6 +326,7 @@ class Baseline(Kind):
     """Trains a network without heads on labels alone, to compare with."""
 
     name = "baseline"
+    unused = OF_THE_HEADS
 
     def job(self, training, images, origin):
         from keras_hsakd.runs import networks
@@ -332,11 +358,11 @@ class Distill(Kind):
         "folder of the teacher's outputs, by `keras-hsakd cache`, which are learned "
         "from in its place (default: its network computes them)",
     )
-    checkpoint: str = _checkpoint("of the teacher")
+    checkpoint: str | None = _checkpoint("of the teacher", None, "the cache's, or last")
     heads: bool = setting(
         True,
         "learn by auxiliary heads from views of the images; without, from the "
-        "teacher's classes of the images alone",
+        "teacher's class logits alone",
     )
     views: str | None = setting(
         None,
@@ -377,6 +403,12 @@ class Distill(Kind):
                 )
             return super().origin()
         origin = Origin.of_cache(self.cache)
+        if self.checkpoint not in (None, origin.checkpoint):
+            raise ValueError(
+                f"Expected no `checkpoint` but '{origin.checkpoint}', of which the "
+                f"outputs in `cache`, '{self.cache}', are. Received: "
+                f"checkpoint='{self.checkpoint}'"
+            )
         if self.teacher is not None:
             run = Run.open(self.teacher)
             if run.weights_digest(origin.checkpoint) != origin.weights:
@@ -398,6 +430,33 @@ class Distill(Kind):
         data = changed(origin.run, data or {})
         _check_suit(self.views, data.image_size)
         return data
+
+    @property
+    def unused(self):
+        return () if self.heads else OF_THE_HEADS
+
+    def _described(self):
+        return super()._described() + ("" if self.heads else " without heads")
+
+    def check_settings(self, training, data, origin):
+        super().check_settings(training, data, origin)
+        if origin.cache is None:
+            return
+        if not self.heads:
+            raise ValueError(
+                "Expected no `cache` without heads, but the `teacher` itself: its "
+                "outputs are for students with heads. "
+                f"Received: cache='{self.cache}' with heads=False"
+            )
+        kept = origin.run.data_settings()
+        for name in (*CHOOSING, "validation"):
+            expected, received = (getattr(each, name) for each in (kept, data))
+            if expected != received:
+                raise ValueError(
+                    f"Expected the images of `cache`, '{self.cache}', with "
+                    f"{name}={expected}. Received: {name}={received}"
+                )
+        check_choice(data, training.seed, origin.cache.seed, self.cache)
 
     def check_images(self, images, origin):
         super().check_images(images, origin)
@@ -440,6 +499,24 @@ class Distill(Kind):
             "loss_weights": self.loss_weights,
         }
         return Job(distiller, student, compiling=compiling)
+
+
+def check_choice(data: DataSettings, seed: int, seed_of_cache: int, cache: str) -> None:
+    """Raises a ValueError where seeds choose other images than those of a cache.
+
+    Args:
+        data: Which images.
+        seed: Of a training.
+        seed_of_cache: Of the cache that it is to learn from.
+        cache: Folder of the cache.
+    """
+    told = ((name, getattr(data, name)) for name in CHOOSING)
+    chosen = [f"{name}={value}" for name, value in told if value is not None]
+    if chosen and seed != seed_of_cache:
+        raise ValueError(
+            f"Expected the seed of the cache '{cache}', {seed_of_cache}, by which "
+            f"{chosen[0]} chooses images. Received: seed={seed}"
+        )
 
 
 # Fewer images of a class tell nothing.
@@ -530,13 +607,21 @@ class Linear(Kind):
     name = "linear"
     starts_from = "backbone"
     fixed = ("image_size", "unlabeled")
+    unused = (
+        *("weights", "preprocessing", *OF_THE_HEADS, "freeze_backbone"),
+        "synchronize_batch_norm",
+    )
 
     backbone: str = setting(help="run folder of the trained network")
     checkpoint: str = _checkpoint("whose features are taken")
 
     def data_settings(self, data, origin):
+        from keras_hsakd.runs.images import check_size
+
+        data = super().data_settings(data, origin)
+        check_size(origin.run, data.image_size)
         size = origin.run.record["images"]["image_size"]
-        return dataclasses.replace(super().data_settings(data, origin), image_size=size)
+        return dataclasses.replace(data, image_size=size)
 
     def check_images(self, images, origin):
         """Takes any classes."""

@@ -12,7 +12,7 @@ distillation, [Zhao et al., 2022](https://arxiv.org/abs/2203.08679) for DKD, and
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from keras_hsakd.runs.kinds import KINDS
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
@@ -71,6 +71,7 @@ class Recipe:
         image_size: ImageSize | None = None,
         limit: int | None = None,
         target_data: str | None = None,
+        given: Iterable[str] = (),
     ) -> "Recipe":
         """Returns the experiment on other images, or smaller.
 
@@ -86,9 +87,15 @@ class Recipe:
                 they differ, `"padded_rotations"` stand for rotations.
             limit: Most training images, and test images.
             target_data: Named data set or folder, of the linear training.
+            given: Names of steps whose folders are there already. Those after them
+                have their images, but for what differs; their networks' image size,
+                which is not to differ.
 
         Returns:
             A `Recipe`.
+
+        Raises:
+            ValueError: If there is `target_data`, and no linear training.
 
         Example:
         >>> recipe = get("cifar100/wrn_40_2-wrn_16_2/frozen").scaled(epochs=24)
@@ -97,6 +104,11 @@ class Recipe:
         """
         from keras_hsakd.runs.images import without_foreign
 
+        if target_data is not None and all(s.kind != "linear" for s in self.steps):
+            raise ValueError(
+                "Expected `target_data` for an experiment with a linear classifier. "
+                f"Received: target_data='{target_data}' for {self.name}"
+            )
         ratio = 1 if epochs is None else epochs / self.steps[-1].training.epochs
         trainings = {"seed": seed, "batch_size": batch_size}
         turns = image_size is None or is_square(image_size)
@@ -119,6 +131,8 @@ class Recipe:
                     images = dataclasses.replace(images, data=source)
                     images = without_foreign(images)
                 images = dataclasses.replace(images, **_given(changes))
+            elif given and set(given) & set(step.needs.values()):
+                images = {**images, **_given({"data": source, **changes})}
             steps.append(
                 dataclasses.replace(
                     step,

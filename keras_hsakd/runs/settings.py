@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_hsakd.names import DTYPES, PREPROCESSINGS
+from keras_hsakd.names import DATA_SETS, DTYPES, PREPROCESSINGS
 from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.sizes import ImageSize, checked
 
@@ -58,8 +58,8 @@ class DataSettings:
     """
 
     data: str = setting(
-        help="named data set (see README), tfds:NAME for one of tensorflow-datasets, "
-        "or a folder of images"
+        help=f"{', '.join(DATA_SETS)}, tfds:NAME for one of tensorflow-datasets, or a "
+        "folder of images"
     )
     data_dir: str | None = setting(
         None,
@@ -139,7 +139,11 @@ class DataSettings:
 
 # Of data settings: what a trained network has fixed.
 OF_THE_NETWORK = ("image_size", "mean", "std")
-# What matters to training images alone.
+# Of settings of a training: what networks without heads have not.
+OF_THE_HEADS = ("head", "taps")
+# Of data settings: what chooses some of the training images by the seed.
+CHOOSING = ("limit", "examples_per_class", "label_fraction")
+# And what matters to training images alone.
 OF_TRAINING = (
     "examples_per_class",
     "label_fraction",
@@ -167,7 +171,7 @@ class TrainingSettings:
         taps: Names of the layers that its heads are at, see `keras_hsakd.attach_heads`.
         freeze_backbone: Whether layers whose weights were loaded keep them.
         epochs: Number of passes over the training images.
-        batch_size: Images in a batch; each is seen under four rotations.
+        batch_size: Images in a batch, before views are made of them.
         optimizer: `"sgd"`, PyTorch's, or `"adamw"`, Keras'.
         learning_rate: The largest that the schedule has. AdamW needs one of its own.
         schedule: `"steps"`, drops of the learning rate, or `"cosine"`, down to zero.
@@ -225,7 +229,7 @@ class TrainingSettings:
         False, "keep the weights that were loaded; train heads and a new classifier"
     )
     epochs: int = setting(240, "passes over the training images")
-    batch_size: int = setting(64, "images in a batch, each seen under four rotations")
+    batch_size: int = setting(64, "images in a batch, before views are made of them")
     optimizer: str = setting(
         "sgd", "sgd, as PyTorch has it, or adamw", choices=("sgd", "adamw")
     )
@@ -450,7 +454,8 @@ class ExecutionSettings:
         "CPU, up to 50 on an accelerator)",
     )
     augment_on_device: bool = setting(
-        False, "crop and flip training images on the device, where the processor lags"
+        False,
+        "crop and flip training images on the device, where the CPU is the bottleneck",
     )
     jit_compile: bool | None = setting(
         None, "compile steps by XLA (default: on an accelerator, where it can be done)"

@@ -7,9 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from keras_hsakd import digests, distribution
 from keras_hsakd.runs.caching import cache_teacher
 from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.kinds import KINDS, Distill, Origin
+from keras_hsakd.runs.images import changed
+from keras_hsakd.runs.kinds import KINDS, Distill, Origin, check_choice
 from keras_hsakd.runs.recipes import CACHE, Recipe, Step
-from keras_hsakd.runs.settings import CacheSettings, ExecutionSettings, TrainingSettings
+from keras_hsakd.runs.settings import (
+    CacheSettings,
+    DataSettings,
+    ExecutionSettings,
+    TrainingSettings,
+)
 from keras_hsakd.runs.training import check_goes_on, claimed, finished_run, train
 from keras_hsakd.teacher_cache import check_new
 
@@ -35,7 +41,8 @@ class Placed:
         step = self.step
         options = {**self.needs, **step.options}
         if step.kind == CACHE:
-            return self.folder, CacheSettings(**options, seed=step.training.seed)
+            settings = CacheSettings(**options, seed=step.training.seed)
+            return self.folder, settings, step.data
         return KINDS[step.kind](**options), self.folder, step.training, step.data
 
 
@@ -285,6 +292,7 @@ def _run_all(
     """Runs steps in order, each folder once, and returns the runs by their folders."""
     strategy = distribution.make_strategy(execution.strategy)  # before anything else
     placed = _by_folder(placed)
+    _check_choices(placed)
     # Before anything is trained. What is there of a step whose own steps are to be
     # trained anew cannot be kept.
     to_train = set()
@@ -334,19 +342,50 @@ def _check_one_worker(strategy, folder):
         )
 
 
-def _is_cached(folder, settings):
+def _is_cached(folder, settings, data):
     """Returns whether a folder has the cache that `cache_teacher` would write."""
     try:
         wanted = Distill(teacher=settings.teacher).origin()
+    except (FileNotFoundError, ValueError):
+        return False
+    images = changed(wanted.run, data)
+    try:
         found = Origin.of_cache(folder)
     except (FileNotFoundError, ValueError):
         return False
-    cache = found.cache
+    cache, of_cache = found.cache, found.run.data_settings()
     return (found.weights, cache.variants, cache.seed) == (
         wanted.weights,
         settings.variants,
         settings.seed,
-    )
+    ) and all(getattr(images, name) == getattr(of_cache, name) for name in data)
+
+
+def _check_choices(placed):
+    """Raises a ValueError where a student has other images than its cache would have.
+
+    Of caches that are to be written; of others `check_goes_on` does.
+    """
+    settings = {}
+    for folder, each in placed.items():
+        data = each.step.data
+        if not isinstance(data, DataSettings):
+            known = (settings.get(f) or _data_of(f) for f in each.needs.values())
+            before = next(filter(None, known), None)
+            data = before and dataclasses.replace(before, **data)
+        settings[folder] = data
+        cache = placed.get(each.needs.get("cache"))
+        if cache is not None and data is not None:
+            seeds = (x.step.training.seed for x in (each, cache))
+            check_choice(data, *seeds, cache.folder)
+
+
+def _data_of(folder):
+    """Returns the data settings of a run that is there, or None."""
+    try:
+        return Run.open(folder).data_settings()
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _by_folder(placed):

@@ -88,6 +88,7 @@ def train(
     wanted = settings_record(kind, training, data, origin)
     if execution.resume and (run := _finished(output, wanted, kind)):
         return run
+    kind.check_settings(training, data, origin)
     with claimed(output, overwrite or execution.resume, strategy):
         found = _found(output, wanted, kind) if execution.resume else None
         if found is not None and found.is_finished:
@@ -179,6 +180,7 @@ def check_goes_on(
     origin = kind.origin()
     data = kind.data_settings(data, origin)
     check_settings(data)
+    kind.check_settings(training, data, origin)
     if resume:
         _found(output, settings_record(kind, training, data, origin), kind)
 
