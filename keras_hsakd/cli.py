@@ -308,21 +308,28 @@ def _parser():
         "--model",
         help="checkpoint: network of `keras-hsakd models` that it holds; weights: "
         "applications/NAME",
+        default=argparse.SUPPRESS,
     )
     command.add_argument(
         "--preprocessing",
         choices=PREPROCESSINGS,
         help=".keras: as of `teacher`",
+        default=argparse.SUPPRESS,
     )
     command.add_argument(
-        "--prefix", default="", help="checkpoint: part of its keys, for example net1."
+        "--prefix",
+        default=argparse.SUPPRESS,
+        help="checkpoint: part of its keys, for example net1.",
     )
     _add_settings(
         command, DataSettings, inherited="as for `teacher`", omit=("unlabeled",)
     )
-    _add_checkpoint(command, "to write")
+    _add_checkpoint(command, "to write, of a run folder", argparse.SUPPRESS)
     command.add_argument(
-        "--overwrite", action="store_true", help="replace the run in that folder"
+        "--overwrite",
+        action="store_true",
+        help="replace the run in that folder",
+        default=argparse.SUPPRESS,
     )
     _add_verbose(command)
 
@@ -395,7 +402,7 @@ def _parser():
     )
     command.add_argument(
         "--temperature",
-        type=lambda text: text if text == "fit" else float(text),
+        type=_temperature,
         default=1.0,
         help="what the logits are divided by before the softmax; fit, what makes the "
         "labels of the run's validation images likeliest (default: 1)",
@@ -579,6 +586,16 @@ def _image_size(text):
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _temperature(text):
+    """Reads the value of a flag, as `_image_size` does."""
+    try:
+        return text if text == "fit" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"Expected a number, or fit. Received: '{text}'"
+        ) from None
+
+
 class _Pairs(argparse.Action):
     """Keeps words of the form NAME=NUMBER as a dict."""
 
@@ -648,11 +665,11 @@ def _add_verbose(command):
     )
 
 
-def _add_checkpoint(command, which):
+def _add_checkpoint(command, which, default="last"):
     command.add_argument(
         "--checkpoint",
         choices=CHECKPOINTS,
-        default="last",
+        default=default,
         help=f"network {which}: after the last epoch, or after that of the best "
         "val_accuracy (default: last)",
     )
@@ -850,12 +867,31 @@ def _cache(options):
 
 def _convert(options):
     source, output = options.pop("source"), options.pop("output")
-    checkpoint = options.pop("checkpoint")
-    if os.path.isdir(source):
-        runs.export_torch(source, output, checkpoint)
+    if not os.path.exists(source):
+        raise FileNotFoundError(
+            "Expected a run folder, or the file of a network. "
+            f"Received: '{source}', where nothing is"
+        )
+    is_run, is_network = os.path.isdir(source), source.endswith(".keras")
+    is_weights = source.endswith(WEIGHT_FILES)
+    if is_run:
+        kind, unused = "a run folder", set(options) - {"checkpoint", "verbose"}
+    elif is_network:
+        kind, unused = "a .keras file", {"checkpoint", "model", "prefix"}
+    elif is_weights:
+        kind, unused = "a file of weights", {"checkpoint", "preprocessing", "prefix"}
+    else:
+        kind, unused = "a PyTorch checkpoint", {"checkpoint", "preprocessing"}
+    for name in sorted(unused & set(options)):
+        flag = name.replace("_", "-")
+        raise ValueError(
+            f"Expected no `--{flag}` for {kind}, where it has no effect. "
+            f"Received: {name}={options[name]!r} for '{source}'"
+        )
+    if is_run:
+        runs.export_torch(source, output, options.get("checkpoint", "last"))
         print(f"Wrote {output}")
         return
-    is_network = source.endswith(".keras")
     for name in ("data",) if is_network else ("model", "data"):
         if options.get(name) is None:
             raise ValueError(
@@ -863,13 +899,12 @@ def _convert(options):
                 f"what images it was trained on. Received: no `--{name}`"
             )
     settings = DataSettings(**_taken(options, DataSettings))
-    model, preprocessing = options.pop("model"), options.pop("preprocessing")
-    if is_network or source.endswith(WEIGHT_FILES):
-        del options["prefix"]
+    model = options.pop("model", None)
+    if is_network or is_weights:
         training = TrainingSettings(
             model=source if is_network else model,
             weights=None if is_network else source,
-            preprocessing=preprocessing,
+            preprocessing=options.pop("preprocessing", None),
         )
         run = runs.import_keras(output, training, settings, **options)
     else:

@@ -90,6 +90,8 @@ def test_a_run_is_of_one_cache(teacher, capsys):
     assert "the images of the teacher cache 'first'" in capsys.readouterr().err
     assert run(f"distill {STUDENT} other") == 1
     assert "Received: neither" in capsys.readouterr().err
+    assert run("cache --output other") == 1
+    assert "Expected `teacher`, the run folder whose" in capsys.readouterr().err
     assert run("cache --teacher teacher --output first") == 1
     assert "Received: 'first', which exists" in capsys.readouterr().err
 

@@ -234,6 +234,42 @@ def test_an_error_of_ours_can_be_traced(received, monkeypatch, capsys):
     assert "in fail\n    raise ValueError" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "flags", "message"),
+    [
+        ("typo", "", "Received: 'typo', where nothing is"),
+        ("run", "--data digits", "no `--data` for a run folder"),
+        ("run", "--no-flip", "no `--flip` for a run folder"),
+        ("run", "--overwrite", "no `--overwrite` for a run folder"),
+        ("run", "--prefix net1.", "no `--prefix` for a run folder"),
+        ("a.keras", "--model resnet8", "no `--model` for a .keras file"),
+        ("a.keras", "--prefix net1.", "no `--prefix` for a .keras file"),
+        ("a.keras", "--checkpoint last", "no `--checkpoint` for a .keras file"),
+        ("a.h5", "--prefix net1.", "no `--prefix` for a file of weights"),
+        ("a.pth", "--preprocessing inside", "no `--preprocessing` for a PyTorch chec"),
+        ("a.pth", "--checkpoint best", "no `--checkpoint` for a PyTorch checkpoint"),
+    ],
+)
+def test_what_has_no_effect_is_not_converted(
+    tmp_path, monkeypatch, capsys, source, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    for name in ("a.keras", "a.h5", "a.pth"):
+        (tmp_path / name).touch()
+    assert cli.main(["convert", source, "out", *flags.split()]) == 1
+    error = capsys.readouterr().err
+    assert message in error and "(--debug" not in error
+    assert not os.path.exists("out")
+
+
+def test_a_flag_that_is_no_number_is_named(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["export", "runs/a", "out", "--temperature", "abc"])
+    error = capsys.readouterr().err
+    assert "argument --temperature: Expected a number, or fit. Received: 'abc'" in error
+
+
 def test_models_lists_what_networks_cost(capsys):
     assert cli.main(["models", "--image-size", "16", "--num-classes", "10"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -39,6 +39,11 @@ def cache_teacher(
     >>> cache = cache_teacher("cache", settings)  # doctest: +SKIP
     """
     check_new(output)
+    if settings.teacher is None:
+        raise ValueError(
+            "Expected `teacher`, the run folder whose outputs are to be kept. "
+            "Received: none"
+        )
     origin = Distill(teacher=settings.teacher, checkpoint=settings.checkpoint).origin()
     data = changed(origin.run, data or {})
     images = load(data, settings.batch_size, settings.seed, _checked(origin.run, data))
