@@ -10,10 +10,12 @@ import keras
 import numpy as np
 import processes
 import pytest
+import tensorflow as tf
 from keras import layers
 from sklearn.datasets import load_digits
 
 from keras_hsakd import cli, data, runs
+from keras_hsakd.graph import ancestors, operation_of
 from keras_hsakd.heads import head_names
 from keras_hsakd.runs import (
     Baseline,
@@ -314,6 +316,36 @@ def test_a_file_with_heads_keeps_them(tmp_path):
     for name, expected in network(pixels()).items():
         np.testing.assert_array_equal(again(pixels())[name], expected)
     assert head_names(made(path, taps=("second",), head="light")) == ["aux_1"]
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "float32"])
+def test_loaded_layers_have_the_precision_that_is_asked_for(precision, tmp_path):
+    other = {"float32": "mixed_bfloat16", "mixed_bfloat16": "float32"}[precision]
+    path, strategy = str(tmp_path / "mine.keras"), tf.distribute.get_strategy()
+    with networks.construction(other, strategy):
+        model = mine(SHAPE, 10)
+        model.save(path)
+    run = import_keras(tmp_path / "run", settings(path), DIGITS, verbose=0)
+    asked = settings(
+        path, precision=precision, head="light", synchronize_batch_norm=True
+    )
+    loaded = images.load(DIGITS, 10, 0)
+    with networks.construction(precision, strategy):
+        found = [
+            made(path, precision=precision, head="light"),
+            networks.on_backbone(run, "last", asked, loaded, "rotations"),
+            networks.linear_classifier(run.network(), asked, loaded),
+        ]
+    dtype = precision.removeprefix("mixed_")
+    for network in found:
+        first = network.get_layer("first")
+        assert (first.compute_dtype, first.variable_dtype) == (dtype, "float32")
+        dtypes = {operation_of(x): x.dtype for x in ancestors(network.outputs)}
+        assert dtypes[first] == dtype
+        assert {tensor.dtype for tensor in network.outputs} == {"float32"}
+        np.testing.assert_array_equal(first.kernel, model.get_layer("first").kernel)
+    norms = [x for x in found[1].layers if isinstance(x, layers.BatchNormalization)]
+    assert norms and all(norm.synchronized for norm in norms)
 
 
 def test_a_file_must_be_there_and_whole(tmp_path):

@@ -187,6 +187,7 @@ def linear_classifier(
         images: Images it takes, those of the zoo with their own normalisation, and
             whose classes it predicts.
     """
+    trained = sources.of_precision(trained, training.precision)
     if training.model in models.names():  # others have a preprocessing of their own
         trained = with_preprocessing(trained, images.preprocessing())
     keras.utils.set_random_seed(training.seed)
@@ -230,8 +231,12 @@ def on_backbone(
             f"Received: '{run.path}', a {run.describe()}"
         )
     backbone = sources.free(strip_heads(run.network(checkpoint)))
+    backbone = sources.of_precision(backbone, training.precision)
     keras.utils.set_random_seed(training.seed)
-    return _with_heads(backbone, training, len(views.get(view_names)))
+    network = _with_heads(backbone, training, len(views.get(view_names)))
+    if training.synchronize_batch_norm:
+        distribution.synchronize_batch_norm(network)
+    return network
 
 
 def _take_over(run, checkpoint, network):

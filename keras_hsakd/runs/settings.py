@@ -154,6 +154,9 @@ OF_TRAINING = (
 )
 
 
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """Which network is trained, and how; the defaults are the paper's on CIFAR.
@@ -280,7 +283,7 @@ class TrainingSettings:
     precision: str = setting(
         "float32",
         "dtype policy of the network",
-        choices=("float32", "mixed_float16", "mixed_bfloat16"),
+        choices=PRECISIONS,
     )
     synchronize_batch_norm: bool = setting(
         False, "batch normalization over the batch of all devices, not each its part"

@@ -11,6 +11,7 @@ import keras
 
 from keras_hsakd import heads, models
 from keras_hsakd.attach import as_classifier, with_new_classifier
+from keras_hsakd.compat import layers_of
 from keras_hsakd.graph import (
     bottlenecks,
     flatten,
@@ -23,7 +24,7 @@ from keras_hsakd.optional import own_module
 from keras_hsakd.runs import applications
 from keras_hsakd.runs.folder import load_network
 from keras_hsakd.runs.images import Images
-from keras_hsakd.runs.settings import TrainingSettings
+from keras_hsakd.runs.settings import PRECISIONS, TrainingSettings
 from keras_hsakd.suggestions import did_you_mean
 
 
@@ -208,6 +209,8 @@ def _prepared(name, model, training, images, shape):
         )
     if None in taken:
         model = _of_shape(model, shape)
+    if is_file(name):
+        model = of_precision(model, training.precision)
     preprocessing = training.preprocessing
     if preprocessing is None:
         if not _begins_with_preprocessing(model):
@@ -251,6 +254,33 @@ def free(model: keras.Model) -> keras.Model:
     for layer in model.layers:
         layer.trainable = True
     return model
+
+
+def of_precision(model: keras.Model, precision: str) -> keras.Model:
+    """Returns a trained flat model after its layers were given a dtype policy.
+
+    Under a mixed policy its outputs stay as they are, float32 for the most part; one
+    that was made under that policy keeps all its layers.
+
+    Args:
+        model: A functional model without models in it, whose layers are changed.
+        precision: As in `TrainingSettings`.
+    """
+    layers = [
+        layer
+        for layer in layers_of(model)
+        if not isinstance(layer, keras.Model | keras.layers.InputLayer)
+        and layer.dtype_policy.name in PRECISIONS
+    ]
+    if precision != "float32":
+        if any(layer.dtype_policy.name == precision for layer in layers):
+            return model
+        ends = [operation_of(tensor) for tensor in model.outputs]
+        layers = [layer for layer in layers if layer not in ends]
+    others = [layer for layer in layers if layer.dtype_policy.name != precision]
+    for layer in others:
+        layer.dtype_policy = precision
+    return _of_shape(model, model.input_shape[1:]) if others else model
 
 
 def _told(name, source, made):
