@@ -12,7 +12,7 @@ from keras_hsakd import models
 from keras_hsakd.compat import shapes_only
 from keras_hsakd.data import names as data_names
 from keras_hsakd.heads import multiply_adds_by_part
-from keras_hsakd.runs import DataSettings, Run, plots, recipes, run_recipe
+from keras_hsakd.runs import DataSettings, Run, kinds, plots, recipes, run_recipe
 from keras_hsakd.runs.costs import Way, image_multiply_adds
 
 PAIR = "cifar100/wrn_40_2-wrn_16_2"
@@ -178,6 +178,15 @@ def test_the_table_names_each():
     assert len(lines) == 2 + len(recipes.names())
     line = next(line for line in lines if "wrn_40_2-shufflenet_v1 |" in line)
     assert "240 epochs, 0.01 ÷10 at 150/180/210 | 80.11 ± 0.32 |" in line
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_no_setting_is_without_effect(name):
+    for step in recipes.get(name).steps:
+        if step.kind != recipes.CACHE:
+            needs = {k: v for k, v in step.needs.items() if k != "cache"}
+            kind = kinds.KINDS[step.kind](**needs, **step.options)
+            kind.check_settings(step.training, step.data, None)
 
 
 def test_unknown_names():

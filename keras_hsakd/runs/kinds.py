@@ -440,7 +440,7 @@ class Distill(Kind):
 
     def check_settings(self, training, data, origin):
         super().check_settings(training, data, origin)
-        if origin.cache is None:
+        if self.cache is None:
             return
         if not self.heads:
             raise ValueError(
