@@ -67,7 +67,7 @@ FAULTS = {
         "mutual authors_steps",
     ),
     "loss_weights": Fault(
-        "values *= self.loss_weights.get(name, 1.0)", "values *= 1.0", "trainers"
+        "return self.loss_weights.get(term, 1.0)\n", "return 1.0\n", "trainers"
     ),
     "sampled_weights": Fault(
         "others = (num_views - 1) / (num_sampled - 1)", "others = 1.0", "cheaper"
@@ -75,9 +75,7 @@ FAULTS = {
     "sampled_rows": Fault(
         "first[:, None] + seen, (-1,)", "first[:, None] + seen * 0, (-1,)", "cheaper"
     ),
-    "state_of_the_draws": Fault(
-        'self._seeds.state.assign(store["sampled_views"])', "pass", "cheaper"
-    ),
+    "state_of_the_draws": Fault("self._seeds.state.assign(drawn)", "pass", "cheaper"),
     "idle_heads": Fault(
         "self._idle_ids = frozenset(idle)", "self._idle_ids = frozenset()", "cheaper"
     ),
@@ -101,7 +99,7 @@ FAULTS = {
         "strategies",
     ),
     "replica_without_rows": Fault(
-        "x[: (1 - blank) * tf.shape(x)[0]]", "x", "strategies"
+        "x[: tf.where(is_any, tf.shape(x)[0], 0)]", "x", "strategies"
     ),
     "loss_of_unlabeled": Fault(
         "for weight in (sample_weight, counted):",
@@ -198,8 +196,8 @@ FAULTS = {
         "zip(copy.variables, network.variables, strict=True)", "()", "graph"
     ),
     "place_of_preprocessing": Fault(
-        "{id(_preprocessed(network)): layer(images)}",
-        "{id(network.input): layer(images)}",
+        "{id(preprocessed): layer(images)}",
+        "{id(network.inputs[0]): layer(images)}",
         "graph",
     ),
     "copy_of_adapted": Fault(
@@ -315,7 +313,7 @@ FAULTS = {
         "tf.reverse(columns, axis=[1])", "tf.reverse(columns, axis=[0])", "data"
     ),
     "first_step": Fault(
-        "order[first_step * batch_size :]", "order[first_step:]", "data"
+        "order[first_step * batch_size : end]", "order[first_step:end]", "data"
     ),
     "share": Fault(
         "size * part // self.replicas, size * (part + 1) // self.replicas",
@@ -449,8 +447,8 @@ FAULTS = {
         "runs",
     ),
     "differences_of_runs": Fault(
-        '_IDENTITY = ("kind", "options", "data", "training", "origin")',
-        '_IDENTITY = ("kind", "data", "training", "origin")',
+        '_IDENTITY = ("kind", "options", "data", "training", "files", "origin")',
+        '_IDENTITY = ("kind", "data", "training", "files", "origin")',
         "runs",
     ),
     "record_of_end": Fault(
@@ -459,8 +457,8 @@ FAULTS = {
         "runs",
     ),
     "normalisation": Fault(
-        "networks = [with_preprocessing(n, images.preprocessing()) for n in networks]",
-        "pass",
+        "return Made(with_preprocessing(network, images.preprocessing()))",
+        "return Made(network)",
         "runs",
     ),
     "old_normalisation": Fault(
@@ -524,7 +522,9 @@ FAULTS = {
     "free_cached_teacher": Fault("and not way.cached:", "and True:", "costs"),
     "step_that_compiles": Fault("if self._compiled:", "if True:", "callbacks"),
     "sample_of_steps": Fault("self._every *= 2", "pass", "callbacks"),
-    "plan_of_another": Fault("    if names:\n", "    if False:\n", "plan"),
+    "plan_of_another": Fault(
+        "names = differing(row)\n    if names:", "if False:", "plan"
+    ),
     "heads_of_a_way": Fault(
         "weights = {term_name(name): 0.0 for name in left_out}", "weights = {}", "plan"
     ),

@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 
+import mutants
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -228,3 +229,11 @@ def test_the_bounds_are_those_that_are_tested(name):
 def test_the_versions_agree():
     citation = (PACKAGE.parent / "CITATION.cff").read_text()
     assert f"\nversion: {keras_hsakd.__version__}\n" in citation
+
+
+def test_faults_to_plant_are_each_in_the_code_once():
+    """`make test-mutants`, which takes long, would pass over the others."""
+    texts = [path.read_text() for path in (mutants.ROOT / "keras_hsakd").rglob("*.py")]
+    for name, fault in mutants.FAULTS.items():
+        assert sum(text.count(fault.text) for text in texts) == 1, name
+        assert mutants.files_of(fault, mutants.ROOT), name
