@@ -11,10 +11,9 @@ In `README.md`, `docs/results.md` and `docs/cheaper.md`, what stands between
 
 is what `keras-hsakd report` prints of `benchmarks/records/NAME`, or of folders in it,
 `--against` one of them; `of ...` and `against FOLDER` may be left out. Between
-`<!-- demo -->` and `<!-- end -->` there, and in `docs/demo.md`, is what
-`keras-hsakd demo` printed when it wrote `benchmarks/demo.json`. `docs/results-NAME.svg`
-has the accuracies of NAME by what they cost. `--check` changes nothing, and fails with
-what would change.
+`<!-- demo -->` and `<!-- end -->` in `docs/demo.md` is what `keras-hsakd demo` printed
+when it wrote `benchmarks/demo.json`. `docs/results-NAME.svg` has the accuracies of NAME
+by what they cost. `--check` changes nothing, and fails with what would change.
 `--keep RUNS NAME` makes records of run folders: `run.json`, `log.csv` and
 `quality.json`, without networks, and without the folders above what paths name.
 """

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import operator
 import os
 import re
 import shlex
@@ -557,8 +556,10 @@ def _add_training(command, *settings_classes):
 
 def _with_presets(options):
     """Returns options with the settings of the presets that they name."""
-    presets = [PRESETS[name] for name in options.pop("preset")]
-    return functools.reduce(operator.or_, [*presets, options], {})
+    told = {}
+    for name in options.pop("preset"):
+        told |= PRESETS[name]
+    return told | options
 
 
 def _parsing(hint, metadata):

@@ -139,11 +139,9 @@ class DataSettings:
 
 # Of data settings: what a trained network has fixed.
 OF_THE_NETWORK = ("image_size", "mean", "std")
-# Of settings of a training: what networks without heads have not.
-OF_THE_HEADS = ("head", "taps")
-# Of data settings: what chooses some of the training images by the seed.
+# What chooses some of the training images, by the seed.
 CHOOSING = ("limit", "examples_per_class", "label_fraction")
-# And what matters to training images alone.
+# What matters to training images alone.
 OF_TRAINING = (
     "examples_per_class",
     "label_fraction",
@@ -154,6 +152,8 @@ OF_TRAINING = (
 )
 
 
+# Of settings of a training: what networks without heads have not.
+OF_THE_HEADS = ("head", "taps")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 
