@@ -1,10 +1,13 @@
-"""Few photographs, for `benchmarks/photographs.txt`: 500 training images a class.
+r"""Few photographs to train on, for `photographs.txt` and `photographs-100.txt`.
 
     python benchmarks/photographs.py cifar10.tar.xz --output photographs
+    python benchmarks/photographs.py tiny_imagenet32_100.tar.xz --images 50 \
+        --output photographs-100
 
-The archive holds CIFAR-10 as image files, `cifar10/{train,test}/<class>/NNNN.jpg`. The
-first 500 training images of each class by file name are trained on, and all test images
-measured on; with `--choose`, the next 1,000 of each class, to choose settings by.
+An archive NAME.tar.xz holds image files, `NAME/{train,test}/<class>/<image>`. The first
+500 training images of each class by file name, or `--images`, are trained on, and all
+test images measured on; with `--choose`, the next 1,000 of each class, to choose
+settings by.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import shutil
 import tarfile
 import tempfile
 
-TRAINED, CHOSEN_BY = 500, 1000  # of each class
+CHOSEN_BY = 1000  # of each class
 
 
 def main():
@@ -23,6 +26,9 @@ def main():
     parser.add_argument("archive", type=pathlib.Path)
     parser.add_argument("--output", type=pathlib.Path, default="photographs")
     parser.add_argument(
+        "--images", type=int, default=500, help="training images of each class"
+    )
+    parser.add_argument(
         "--choose", action="store_true", help="measure on other training images"
     )
     options = parser.parse_args()
@@ -30,13 +36,14 @@ def main():
     with tempfile.TemporaryDirectory(dir=options.output.parent) as folder:
         with tarfile.open(options.archive) as file:
             file.extractall(folder, filter="data")
-        found = pathlib.Path(folder, "cifar10")
+        found = pathlib.Path(folder, options.archive.name.partition(".")[0])
         for name in sorted(entry.name for entry in (found / "train").iterdir()):
             training = sorted((found / "train" / name).iterdir())
+            trained = training[: options.images]
             measured = sorted((found / "test" / name).iterdir())
             if options.choose:
-                measured = training[TRAINED : TRAINED + CHOSEN_BY]
-            for part, files in (("train", training[:TRAINED]), ("test", measured)):
+                measured = training[options.images : options.images + CHOSEN_BY]
+            for part, files in (("train", trained), ("test", measured)):
                 (options.output / part / name).mkdir(parents=True)
                 for file in files:
                     shutil.move(file, options.output / part / name)

@@ -33,8 +33,8 @@ GROUPS = [
     {"losses", "graph"},
     {"layers"},
     {"distribution", "lock", "results"},
-    {"ops", "compat", "digests", "documents", "figures", "files", "lazy", "machine"}
-    | {"names", "optional", "signals", "suggestions", "zoo"},
+    {"ops", "autotuning", "compat", "digests", "documents", "figures", "files", "lazy"}
+    | {"machine", "names", "optional", "signals", "suggestions", "zoo"},
     {"sizes"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}

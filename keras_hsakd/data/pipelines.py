@@ -9,6 +9,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_hsakd.autotuning import without_autotuning
 from keras_hsakd.data.augment import Augmentation, Draws, center_crop, draw
 from keras_hsakd.data.sources import Source, as_it_is
 from keras_hsakd.sizes import as_json
@@ -293,7 +294,7 @@ class TrainingPipeline:
             return self._fed(images)
 
         images = _training_batches(self.source, batches, self.augmentation, finish)
-        return images.prefetch(tf.data.AUTOTUNE)
+        return without_autotuning(images)
 
     def dataset(
         self, cache: TeacherCache | None = None, on_device: bool = False
@@ -511,11 +512,9 @@ def _dataset(batches, steps):
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.DATA  # by default files are shared
         )
-        return (
-            batches(share)
-            .apply(tf.data.experimental.assert_cardinality(length))
-            .prefetch(tf.data.AUTOTUNE)
-            .with_options(options)
+        dataset = batches(share).with_options(options)
+        return without_autotuning(
+            dataset.apply(tf.data.experimental.assert_cardinality(length))
         )
 
     dataset = of(WHOLE)

@@ -5,6 +5,7 @@ import math
 import keras
 
 from keras_hsakd import compat
+from keras_hsakd.autotuning import without_autotuning
 from keras_hsakd.distribution import distributed
 from keras_hsakd.teacher_cache import TeacherCache
 from keras_hsakd.trainers.checks import check_end, is_tf_dataset
@@ -117,8 +118,8 @@ class Feed:
             first_pass = self.begun[0] + self._passes_before
             data = self._source.stream(first_pass, self._first_step)
         if class_weight:
-            return _weighted(data, class_weight)
-        return distributed(data, model)
+            data = _weighted(data, class_weight)
+        return distributed(without_autotuning(data), model)
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the counters for the pass that begins with an epoch, if one does."""
