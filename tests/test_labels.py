@@ -177,17 +177,19 @@ def test_labels_of_a_later_batch_end_validation(make, trainer):
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="tf.data")
-def test_class_weights_of_wrong_labels_end_in_the_same_error(make):
+@pytest.mark.parametrize("wrong", [WRONG["too large"], -np.ones_like(LABELS)])
+def test_class_weights_of_wrong_labels_end_in_the_same_error(make, wrong):
     import tensorflow as tf
 
     def generate():
-        yield from [(IMAGES, LABELS), (IMAGES, WRONG["too large"])]
+        yield from [(IMAGES, LABELS), (IMAGES, wrong)]
 
     spec = tf.TensorSpec((None, 8, 8, 3)), tf.TensorSpec((None,), tf.int64)
     dataset = tf.data.Dataset.from_generator(generate, output_signature=spec)
     weights = {0: 1.0, 1: 2.0, 2: 1.0}
-    with pytest.raises(ValueError, match="other labels at step 2 of epoch 1"):
-        make().fit(dataset, class_weight=weights, verbose=0)
+    error = "Expected labels in 0 to 2, .*`, or class .* other labels at step 2"
+    with pytest.raises(ValueError, match=error):
+        make("distiller").fit(dataset, class_weight=weights, verbose=0)
     weighted = dataset.map(lambda images, labels: (images, labels, labels))
     with pytest.raises(ValueError, match="`class_weight`.*weights of their own"):
         make().fit(weighted, class_weight=weights, verbose=0)

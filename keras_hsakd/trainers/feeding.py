@@ -167,7 +167,8 @@ class Feed:
 def _weighted(data, class_weight):
     """Returns data with the weight of its class for each image.
 
-    Keras' own ends where a label is no class, with TensorFlow's error.
+    Keras' own ends where a label is no class, with TensorFlow's error. Here it is left
+    to the step, also where an image has no label: which class would weigh it?
     """
     import tensorflow as tf
 
@@ -181,12 +182,16 @@ def _weighted(data, class_weight):
         keras.config.floatx(),
     )
 
+    count = len(class_weight)
+
     def weigh(images, labels):
         if labels.shape.rank == 2 and labels.shape[1] != 1:
             classes = tf.argmax(labels, axis=1)
         else:
+            none = tf.cast(labels, tf.int32) < 0
+            labels = tf.where(none, tf.cast(count, labels.dtype), labels)
             classes = tf.cast(tf.reshape(labels, [-1]), tf.int32)
-        return images, labels, tf.gather(weights, classes % len(class_weight))
+        return images, labels, tf.gather(weights, classes % count)
 
     return data.map(tf.autograph.experimental.do_not_convert(weigh))
 

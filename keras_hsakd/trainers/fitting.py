@@ -190,7 +190,8 @@ class Fitting(ReplicatedFit):
                 "Expected `compile()` to be called before `fit()`. "
                 f"Received: a {type(self).__name__} that is not compiled"
             )
-        self._check_class_weight(kwargs.get("class_weight"))
+        class_weight = kwargs.get("class_weight")
+        self._check_class_weight(class_weight)
         callbacks = [] if callbacks is None else callbacks
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = list(keras.tree.flatten(callbacks))
@@ -207,7 +208,10 @@ class Fitting(ReplicatedFit):
         look = look_at(x, y)
         x = look.data
         if self._check(look) or feed.has_unlabeled:
-            self.check_unlabeled(kwargs.get("class_weight"))
+            self.check_unlabeled(class_weight)
+        expected = checks.expected_labels(
+            self.network, self._may_be_unlabeled and not class_weight
+        )
         kwargs = self._with_validation_checked(kwargs, look)
         shuffle = kwargs.get("shuffle", True)
         fit = Fit(x, feed, look.first_batch, shuffle, epochs, initial_epoch, callbacks)
@@ -229,7 +233,7 @@ class Fitting(ReplicatedFit):
                 verbose=verbose,
                 # First in the list: no other callback is to keep a ruined model.
                 callbacks=[
-                    checks.StopOnNonFiniteLoss(self.term_names, self._expected_labels),
+                    checks.StopOnNonFiniteLoss(self.term_names, expected),
                     *fit.callbacks,
                 ],
                 initial_epoch=fit.initial_epoch,
@@ -296,10 +300,6 @@ class Fitting(ReplicatedFit):
         """Returns labels as `ops.suited_labels`, for a step of training or another."""
         lowest = -1 if training and self._may_be_unlabeled else 0
         return suited_labels(labels, checks.num_classes(self.network), lowest)
-
-    @property
-    def _expected_labels(self):
-        return checks.expected_labels(self.network, self._may_be_unlabeled)
 
     @property
     def _may_be_unlabeled(self):
