@@ -804,6 +804,13 @@ def _study(options):
         raise ValueError(
             f"Expected the name of an experiment in a line of '{path}'. Received: none"
         )
+    if target := options["target_data"]:
+        steps = [step for line in lines for step in line.recipe.steps]
+        if all(step.kind != "linear" for step in steps):
+            raise ValueError(
+                "Expected a line with a linear classifier for `--target-data`. "
+                f"Received: --target-data {target}, and none in '{path}'"
+            )
     found = runs.run_study(lines, output, verbose, execution)
     for by_seed in found.values():
         for run in by_seed.values():

@@ -242,6 +242,12 @@ def test_a_study_of_nothing(studied, tmp_path, capsys):
     assert "the name of an experiment in a line of" in capsys.readouterr().err
 
 
+def test_target_data_of_no_line(studied, tmp_path, capsys):
+    assert run_lines(tmp_path, f"{PAIR}\n", "--target-data mine") == 1
+    assert "Expected a line with a linear classifier" in capsys.readouterr().err
+    assert not studied
+
+
 # From end to end.
 
 
