@@ -4,6 +4,7 @@ import colorsys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_hsakd.data.corruptions import corrupted, names
 
@@ -54,13 +55,12 @@ def test_brightness_is_added_to_the_value_of_hsv():
 
 @pytest.mark.parametrize("size, smaller", [(32, 27), (8, 6)])
 def test_pixelate_is_pillows_box_filter(size, smaller):
-    pillow = pytest.importorskip("PIL.Image")
     images = IMAGES[:, :size, :size]
     expected = [
         np.asarray(
-            pillow.fromarray(image)
-            .resize((smaller, smaller), pillow.Resampling.BOX)
-            .resize((size, size), pillow.Resampling.BOX)
+            Image.fromarray(image)
+            .resize((smaller, smaller), Image.Resampling.BOX)
+            .resize((size, size), Image.Resampling.BOX)
         )
         for image in images
     ]

@@ -13,6 +13,7 @@ import re
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image, ImageOps
 
 MAX_PIXELS = 100_000_000
 # Endings of the one format that is told by them, and needs Pillow.
@@ -676,14 +677,7 @@ def _is_tiff(content):
 
 
 def _decode_tiff(content, name):
-    """Decodes the first page of a TIFF file by Pillow, which is optional."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(
-            f"Expected `PIL` to be installed for TIFF files. Received: {error}, for "
-            f"'{name}'. Run: pip install 'keras_hsakd[tiff]'"
-        ) from error
+    """Decodes the first page of a TIFF file by Pillow."""
     with Image.open(io.BytesIO(content), formats=["TIFF"]) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(

@@ -67,7 +67,7 @@ def image_folder(
 
     - JPEG (`.jpg`, `.jpeg`, `.jpe`, `.jfif`), turned as its EXIF orientation says;
     - PNG, BMP, GIF and WebP, of an animation the first frame;
-    - TIFF (`.tif`, `.tiff`), of several pages the first, where Pillow is installed.
+    - TIFF (`.tif`, `.tiff`), of several pages the first.
 
     Grey ones get three equal channels, and transparency is dropped. The content of a
     file decides on its format, not its name, but for TIFF. An image of more than
