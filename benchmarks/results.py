@@ -9,8 +9,9 @@ In `README.md`, `docs/results.md` and `docs/cheaper.md`, what stands between
     <!-- results: NAME of FOLDER OTHER against FOLDER -->
     <!-- end -->
 
-is what `keras-hsakd report` prints of `benchmarks/records/NAME`, or of folders in it,
-`--against` one of them; `of ...` and `against FOLDER` may be left out. Between
+are the accuracies that `keras-hsakd report` prints of `benchmarks/records/NAME`, or of
+folders in it, `--against` one of them; `of ...` and `against FOLDER` may be left out.
+With `quality` for `results` it is what the networks are worth beyond that. Between
 `<!-- demo -->` and `<!-- end -->` in `docs/demo.md` is what `keras-hsakd demo` printed
 when it wrote `benchmarks/demo.json`. `docs/results-NAME.svg` has the accuracies of NAME
 by what they cost. `--check` changes nothing, and fails with what would change.
@@ -29,7 +30,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_hsakd import demo
-from keras_hsakd.documents import Heading, Text, markdown
+from keras_hsakd.documents import Text, markdown
 from keras_hsakd.files import read_json, without_folders, write_json
 from keras_hsakd.runs import compare
 
@@ -45,7 +46,8 @@ PICTURES = ROOT / "docs"
 DEMO = ROOT / "benchmarks" / "demo.json"
 OF_DEMO = re.compile(r"(<!-- demo -->\n)(.*?)(<!-- end -->)", re.S)
 TABLE = re.compile(
-    r"(<!-- results: (\S+)(?: of (.*?))?(?: against (\S+))? -->\n)(.*?)(<!-- end -->)",
+    r"(<!-- (results|quality): (\S+)(?: of (.*?))?(?: against (\S+))? -->\n)(.*?)"
+    r"(<!-- end -->)",
     re.S,
 )
 
@@ -54,14 +56,14 @@ def filled(text: str, records: pathlib.Path) -> str:
     """Returns a document with the tables of the records between its marks."""
 
     def table(match):
-        begin, name, folders, against, _, end = match.groups()
+        begin, kind, name, folders, against, _, end = match.groups()
         runs = [records / name / folder for folder in (folders or ".").split()]
-        report = compare(runs, against and records / name / against)
-        _, *blocks = report.blocks(pictures=False)
-        blocks = [
-            Text(f"{block.text}:") if isinstance(block, Heading) else block
-            for block in blocks
-        ]
+        blocks = []
+        for found in compare(runs, against and records / name / against).comparisons:
+            blocks.append(Text(f"{found.title}:"))
+            blocks += (
+                found.quality_blocks() if kind == "quality" else found.accuracy_blocks()
+            )
         return f"{begin}\n{markdown(blocks)}\n{end}"
 
     def of_demo(match):

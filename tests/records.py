@@ -7,6 +7,9 @@ import pathlib
 
 from keras_hsakd.runs import KINDS, TrainingSettings
 
+# Those that these are measured on, as in `quality.json`.
+OWN_IMAGES = {"data": "photographs", "measured_on": "test images", "count": 100}
+
 
 def write_run(
     path: pathlib.Path,

@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 import pytest
-from records import write_run
+from records import OWN_IMAGES, write_run
 
 from keras_hsakd import cli, lock
 from keras_hsakd.runs import compare, drawings, recipes
@@ -16,8 +16,6 @@ from keras_hsakd.runs.intervals import paired_difference, spread, t_quantile
 # By seed, of labels alone and of a student.
 LABELS = {0: 0.61, 1: 0.63, 2: 0.60}
 STUDENT = {0: 0.70, 1: 0.69, 2: 0.72, 3: 0.99}
-# Those that records made by hand are measured on, as in `quality.json`.
-OWN_IMAGES = {"data": "photographs", "measured_on": "test images", "count": 100}
 
 
 @pytest.fixture

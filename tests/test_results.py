@@ -4,7 +4,7 @@ import importlib.util
 import json
 import pathlib
 
-from records import write_run
+from records import OWN_IMAGES, write_run
 
 PROGRAM = pathlib.Path(__file__).parent.parent / "benchmarks" / "results.py"
 spec = importlib.util.spec_from_file_location("results", PROGRAM)
@@ -21,10 +21,14 @@ def test_tables_are_made_and_checked(tmp_path, capsys):
         runs = tmp_path / "runs"
         write_run(runs / "labels" / f"seed_{seed}", accuracy=one, seed=seed)
         write_run(runs / "long" / f"seed_{seed}", accuracy=other, seed=seed, epochs=4)
+    quality = {"checkpoint": "last", "top_5_accuracy": 0.875}
+    quality["images"] = dict(OWN_IMAGES)
+    (runs / "long" / "seed_0" / "quality.json").write_text(json.dumps(quality))
     document, records = tmp_path / "results.md", tmp_path / "records"
     before = "<!-- results: study against long -->\n<!-- end -->\n\nAfter it.\n"
     few = "<!-- results: study of long -->\n<!-- end -->\n"
-    document.write_text(f"# Results\n\n{before}{few}")
+    beyond = "<!-- quality: study of long -->\n<!-- end -->\n"
+    document.write_text(f"# Results\n\n{before}{few}{beyond}")
     where = {"documents": [document], "records": records, "pictures": tmp_path}
     assert results.main(["--keep", str(runs), "study"], **where) == 0
     text = document.read_text()
@@ -32,6 +36,9 @@ def test_tables_are_made_and_checked(tmp_path, capsys):
     text, middle, after = text.partition("\n\nAfter it.\n")
     assert after.startswith("<!-- results: study of long -->\n") and "70.50" in after
     assert "61.00" in text and "61.00" not in after
+    after_it, beyond, quality = after.partition("<!-- quality: study of long -->\n")
+    assert "| top 5 accuracy | 87.50% |" in quality and "top 5" not in after_it
+    assert "70.50" not in quality
     text = f"{text}{middle}{after}"
     assert "| 70.50 ± 0.71 |" in text
     assert "| -9.50 [-15.85, -3.15] |" in text
@@ -50,6 +57,6 @@ def test_tables_are_made_and_checked(tmp_path, capsys):
     assert "+| baseline resnet8, epochs 4 | 0, 1 | 70.50" in capsys.readouterr().out
 
     kept = sorted(path.name for path in records.rglob("*") if path.is_file())
-    assert kept == ["log.csv"] * 4 + ["run.json"] * 4
+    assert kept == ["log.csv"] * 4 + ["quality.json"] + ["run.json"] * 4
     record = json.loads((records / "study/long/seed_0/run.json").read_text())
     assert record["data"]["data"] == "photographs"

@@ -148,27 +148,26 @@ class Comparison:
 
     def blocks(self) -> list[Block]:
         """Returns the comparison for people, without its curves."""
-        blocks = [Table(self._table())]
-        qualities = {method.name: method.quality() for method in self.methods}
-        names = dict.fromkeys(n for of_method in qualities.values() for n in of_method)
-        if names:
-            known = {method: found for method, found in qualities.items() if found}
-            blocks.append(
-                Table(
-                    [
-                        ["", *known],
-                        *(
-                            [
-                                name.replace("_", " "),
-                                *(_figure(name, of.get(name)) for of in known.values()),
-                            ]
-                            for name in names
-                        ),
-                    ]
-                )
-            )
+        return [*self.accuracy_blocks(), *self.quality_blocks()]
+
+    def accuracy_blocks(self) -> list[Block]:
+        """Returns the accuracies, what they cost, and how they came about."""
+        return [Table(self._table()), Text(self._explained())]
+
+    def quality_blocks(self) -> list[Block]:
+        """Returns what is known of the networks beyond their accuracy, if anything."""
+        found = {m.name: quality for m in self.methods if (quality := m.quality())}
+        names = dict.fromkeys(name for quality in found.values() for name in quality)
+        rows = [
+            [
+                name.replace("_", " "),
+                *(_figure(name, quality.get(name)) for quality in found.values()),
+            ]
+            for name in names
+        ]
         lines = [line for m in self.methods for line in m.quality_left_out()]
-        return [*blocks, *map(Text, lines), Text(self._explained())]
+        table = [Table([["", *found], *rows])] if rows else []
+        return [*table, *map(Text, lines)]
 
     def drawings(self) -> dict[str, Drawing]:
         """Returns curves of all methods, and accuracies by prices.
