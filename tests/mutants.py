@@ -303,6 +303,11 @@ FAULTS = {
         "return _with_draws(indices, draw(num_examples, (seed, 0)))\n",
         "data streams",
     ),
+    "tuned_by_tensorflow": Fault(
+        "options.autotune.enabled = False",
+        "options.autotune.enabled = True",
+        "autotuning",
+    ),
     "padding": Fault(
         "return height // 8, width // 8", "return height // 8, height // 8", "data"
     ),
