@@ -120,6 +120,20 @@ def test_what_differs_is_in_the_name(tmp_path):
     assert "temperature" not in "".join(found)
 
 
+def test_an_option_that_is_the_default_goes_without_saying(tmp_path):
+    teacher = write_run(tmp_path / "teacher", kind="teacher")
+    for name, options in {
+        "a": {},
+        "b": {"divergence": "dkd", "divergence_warmup": 0.25},
+        "c": {"temperature": 2.0},
+    }.items():
+        write_run(tmp_path / name, kind="distill", teacher=teacher, **options)
+    first, second, third, _ = methods(tmp_path)
+    assert first == "distill resnet8 from resnet8"
+    assert second == f"{first}, divergence dkd, divergence warmup 0.25"
+    assert third == f"{first}, temperature 2"
+
+
 def test_a_setting_that_an_older_record_lacks_is_as_by_default(tmp_path):
     for seed in (0, 1):
         record = write_run(tmp_path / str(seed), seed=seed)

@@ -225,6 +225,7 @@ class Comparison:
     def _explained(self):
         texts = ["Mean ± standard deviation over seeds."]
         if len(self.methods) > 1:
+            texts.append("Options that are not named are the defaults.")
             texts.append(
                 f"Difference: of the last epoch to '{self.against.name}', in "
                 "percentage points, paired by seed, over the seeds that both have (so "
@@ -499,7 +500,11 @@ def _flat(kind, settings):
 
 
 def _named(told, all_told):
-    """Returns what a method is, and what it has otherwise than others."""
+    """Returns what a method is, and what it has otherwise than others.
+
+    An option of its kind that is the default, such as `divergence="kl"`, goes without
+    saying; one that is a yes or no does not.
+    """
     name = f"{told['kind']} {told['model']}"
     if "from" in told:
         name += f" from {told['from']}"
@@ -508,13 +513,18 @@ def _named(told, all_told):
     here = told["kind"] in KINDS
     alike = [other for other in all_told if (other["kind"] in KINDS) == here]
     options = {name for other in of_kind for name in other}
+    usual = KINDS[told["kind"]].default_options() if here else {}
+    usual = {name.replace("_", " "): value for name, value in usual.items()}
     for each in dict.fromkeys(itertools.chain.from_iterable(all_told)):
         if each in ("kind", "model", "from"):
             continue
         # An option of one kind is not missing in another one.
         others = of_kind if each in options - _common(alike) else alike
-        if any(other.get(each) != told.get(each) for other in others):
-            name += _difference_shown(each, told.get(each))
+        value = told.get(each)
+        if each in usual and value == usual[each] and not isinstance(value, bool):
+            continue
+        if any(other.get(each) != value for other in others):
+            name += _difference_shown(each, value)
     return name
 
 
