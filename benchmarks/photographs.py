@@ -4,10 +4,10 @@ r"""Few photographs to train on, for `photographs.txt` and `photographs-100.txt`
     python benchmarks/photographs.py tiny_imagenet32_100.tar.xz --images 50 \
         --output photographs-100
 
-An archive NAME.tar.xz holds image files, `NAME/{train,test}/<class>/<image>`. The first
-500 training images of each class by file name, or `--images`, are trained on, and all
-test images measured on; with `--choose`, the next 1,000 of each class, to choose
-settings by.
+An archive holds image files, `NAME/{train,test}/<class>/<image>`. The first 500 training
+images of each class by file name, or `--images`, are trained on, and all test images
+measured on; with `--choose`, the next 1,000 of each class, or those that there are, to
+choose settings by.
 """
 
 import argparse
@@ -32,17 +32,24 @@ def main():
         "--choose", action="store_true", help="measure on other training images"
     )
     options = parser.parse_args()
-    options.output.mkdir(parents=True)
+    if options.output.exists():
+        parser.error(f"Expected a new folder as --output. Received: {options.output}")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.output.parent) as folder:
         with tarfile.open(options.archive) as file:
             file.extractall(folder, filter="data")
-        found = pathlib.Path(folder, options.archive.name.partition(".")[0])
+        (found,) = pathlib.Path(folder).iterdir()
         for name in sorted(entry.name for entry in (found / "train").iterdir()):
             training = sorted((found / "train" / name).iterdir())
-            trained = training[: options.images]
+            trained, others = training[: options.images], training[options.images :]
+            if len(trained) < options.images:
+                parser.error(
+                    f"Expected {options.images} training images of each class. "
+                    f"Received: {len(trained)} of {name}"
+                )
             measured = sorted((found / "test" / name).iterdir())
             if options.choose:
-                measured = training[options.images : options.images + CHOSEN_BY]
+                measured = others[:CHOSEN_BY]
             for part, files in (("train", trained), ("test", measured)):
                 (options.output / part / name).mkdir(parents=True)
                 for file in files:

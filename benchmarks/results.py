@@ -60,10 +60,16 @@ def filled(text: str, records: pathlib.Path) -> str:
         runs = [records / name / folder for folder in (folders or ".").split()]
         blocks = []
         for found in compare(runs, against and records / name / against).comparisons:
-            blocks.append(Text(f"{found.title}:"))
-            blocks += (
-                found.quality_blocks() if kind == "quality" else found.accuracy_blocks()
-            )
+            of_kind = {
+                "results": found.accuracy_blocks(),
+                "quality": found.quality_blocks(),
+            }[kind]
+            if not of_kind:
+                raise ValueError(
+                    f"Expected a `quality.json` with some record of {folders or name}, "
+                    "as `keras-hsakd evaluate --quality` writes it. Received: none"
+                )
+            blocks += [Text(f"{found.title}:"), *of_kind]
         return f"{begin}\n{markdown(blocks)}\n{end}"
 
     def of_demo(match):

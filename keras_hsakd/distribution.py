@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_hsakd.autotuning import without_autotuning
 from keras_hsakd.compat import layers_of, set_cardinality
 
 STRATEGIES = ("mirrored", "multiworker")
@@ -137,24 +138,24 @@ def num_replicas(model: keras.Model | None = None) -> int:
 def distributed(dataset, model: keras.Model):
     """Returns a data set of which each of a model's workers reads its own share.
 
-    Other data sets than those of `keras_hsakd.data` are left to Keras, which lets every
-    worker read all of them.
+    Nor does TensorFlow tune it, see `without_autotuning`. Other data sets than those of
+    `keras_hsakd.data` are left to Keras, which lets every worker read all of them.
 
     Args:
         dataset: What a trainer is given.
         model: The trainer.
     """
-    strategy = _strategy(model)
-    if strategy is None or strategy.num_replicas_in_sync == 1:
-        return dataset
     if not hasattr(dataset, "share"):
         return dataset
+    strategy = _strategy(model)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return without_autotuning(dataset)
     replicas = strategy.num_replicas_in_sync
 
     def share(context):
         each = replicas // context.num_input_pipelines
         first = context.input_pipeline_id * each
-        return dataset.share(replicas, first, first + each)
+        return without_autotuning(dataset.share(replicas, first, first + each))
 
     made = strategy.distribute_datasets_from_function(share)
     set_cardinality(made, dataset.cardinality())

@@ -294,7 +294,7 @@ class TrainingPipeline:
             return self._fed(images)
 
         images = _training_batches(self.source, batches, self.augmentation, finish)
-        return without_autotuning(images)
+        return without_autotuning(images.prefetch(tf.data.AUTOTUNE))
 
     def dataset(
         self, cache: TeacherCache | None = None, on_device: bool = False
@@ -512,9 +512,11 @@ def _dataset(batches, steps):
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.DATA  # by default files are shared
         )
-        dataset = batches(share).with_options(options)
-        return without_autotuning(
-            dataset.apply(tf.data.experimental.assert_cardinality(length))
+        return (
+            batches(share)
+            .apply(tf.data.experimental.assert_cardinality(length))
+            .prefetch(tf.data.AUTOTUNE)
+            .with_options(options)
         )
 
     dataset = of(WHOLE)

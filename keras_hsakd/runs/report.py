@@ -81,11 +81,22 @@ class Method:
     def quality(self) -> dict[str, float]:
         """Returns means of what is known of the networks beyond their accuracy."""
         values = {}
-        for run in self.runs.values():
-            known = {} if _foreign_images(run) else _quality(run)
+        for known in self._qualities().values():
             for name, value in known.items():
                 values.setdefault(name, []).append(value)
         return {name: spread(of_seeds).mean for name, of_seeds in values.items()}
+
+    def quality_seeds(self) -> list[int]:
+        """Returns the seeds of the runs of which that is known."""
+        return list(self._qualities())
+
+    def _qualities(self):
+        known = {
+            seed: _quality(run)
+            for seed, run in self.runs.items()
+            if not _foreign_images(run)
+        }
+        return {seed: quality for seed, quality in known.items() if quality}
 
     def quality_left_out(self) -> list[str]:
         """Returns a line for each run of which that was measured on other images."""
@@ -156,18 +167,22 @@ class Comparison:
 
     def quality_blocks(self) -> list[Block]:
         """Returns what is known of the networks beyond their accuracy, if anything."""
-        found = {m.name: quality for m in self.methods if (quality := m.quality())}
-        names = dict.fromkeys(name for quality in found.values() for name in quality)
+        known = [method for method in self.methods if method.quality_seeds()]
+        qualities = [method.quality() for method in known]
+        names = dict.fromkeys(itertools.chain.from_iterable(qualities))
         rows = [
-            [
-                name.replace("_", " "),
-                *(_figure(name, quality.get(name)) for quality in found.values()),
-            ]
-            for name in names
+            ["", *(method.name for method in known)],
+            ["seeds", *(", ".join(map(str, m.quality_seeds())) for m in known)],
+            *(
+                [
+                    name.replace("_", " "),
+                    *(_figure(name, of.get(name)) for of in qualities),
+                ]
+                for name in names
+            ),
         ]
         lines = [line for m in self.methods for line in m.quality_left_out()]
-        table = [Table([["", *found], *rows])] if rows else []
-        return [*table, *map(Text, lines)]
+        return [*([Table(rows)] if known else []), *map(Text, lines)]
 
     def drawings(self) -> dict[str, Drawing]:
         """Returns curves of all methods, and accuracies by prices.
@@ -225,7 +240,10 @@ class Comparison:
     def _explained(self):
         texts = ["Mean ± standard deviation over seeds."]
         if len(self.methods) > 1:
-            texts.append("Options that are not named are the defaults.")
+            texts.append(
+                "What is not named is the same for all methods, or the default of an "
+                "option of their kind."
+            )
             texts.append(
                 f"Difference: of the last epoch to '{self.against.name}', in "
                 "percentage points, paired by seed, over the seeds that both have (so "
@@ -513,7 +531,7 @@ def _named(told, all_told):
     here = told["kind"] in KINDS
     alike = [other for other in all_told if (other["kind"] in KINDS) == here]
     options = {name for other in of_kind for name in other}
-    usual = KINDS[told["kind"]].default_options() if here else {}
+    usual = _as_json(KINDS[told["kind"]].default_options()) if here else {}
     usual = {name.replace("_", " "): value for name, value in usual.items()}
     for each in dict.fromkeys(itertools.chain.from_iterable(all_told)):
         if each in ("kind", "model", "from"):

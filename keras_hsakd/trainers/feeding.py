@@ -5,7 +5,6 @@ import math
 import keras
 
 from keras_hsakd import compat
-from keras_hsakd.autotuning import without_autotuning
 from keras_hsakd.distribution import distributed
 from keras_hsakd.teacher_cache import TeacherCache
 from keras_hsakd.trainers.checks import check_end, is_tf_dataset
@@ -118,8 +117,8 @@ class Feed:
             first_pass = self.begun[0] + self._passes_before
             data = self._source.stream(first_pass, self._first_step)
         if class_weight:
-            data = _weighted(data, class_weight)
-        return distributed(without_autotuning(data), model)
+            return _weighted(data, class_weight)
+        return distributed(data, model)
 
     def begin_epoch(self, epoch: int) -> None:
         """Sets the counters for the pass that begins with an epoch, if one does."""
@@ -167,8 +166,8 @@ class Feed:
 def _weighted(data, class_weight):
     """Returns data with the weight of its class for each image.
 
-    Keras' own ends where a label is no class, with TensorFlow's error. Here it is left
-    to the step, also where an image has no label: which class would weigh it?
+    Keras' own ends where a label is no class, with TensorFlow's error. Here the step
+    does, with ours; so does an image without a label, -1, which no class could weigh.
     """
     import tensorflow as tf
 

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 
 from keras_hsakd import compat, digests
-from keras_hsakd.autotuning import without_autotuning
 from keras_hsakd.distribution import (
     ReplicatedFit,
     distributed,
@@ -223,8 +222,7 @@ class Fitting(ReplicatedFit):
             if checks.is_tf_dataset(x):
                 x = feed.dataset(self, kwargs.pop("class_weight", None))
             if checks.is_tf_dataset(kwargs.get("validation_data")):
-                validation_data = without_autotuning(kwargs["validation_data"])
-                kwargs["validation_data"] = distributed(validation_data, self)
+                kwargs["validation_data"] = distributed(kwargs["validation_data"], self)
             return super().fit(
                 x,
                 y,
@@ -258,8 +256,6 @@ class Fitting(ReplicatedFit):
             checks.check_end(x, steps, "steps")
             look = look_at(x, y)
             x = look.data
-            if checks.is_tf_dataset(x):
-                x = without_autotuning(x)
             self._check(look, training=False)
         results = super().evaluate(
             distributed(x, self),
