@@ -4,10 +4,10 @@ r"""Few photographs to train on, for `photographs.txt` and `photographs-100.txt`
     python benchmarks/photographs.py tiny_imagenet32_100.tar.xz --images 50 \
         --output photographs-100
 
-An archive holds image files, `NAME/{train,test}/<class>/<image>`. The first 500 training
-images of each class by file name, or `--images`, are trained on, and all test images
-measured on; with `--choose`, the next 1,000 of each class, or those that there are, to
-choose settings by.
+An archive holds image files, `NAME/{train,test}/<class>/<image>`. The first 500
+training images of each class by file name, or `--images`, are trained on, and all test
+images measured on; with `--choose`, the next 1,000 of each class, or those that there
+are, to choose settings by.
 """
 
 import argparse
