@@ -90,11 +90,11 @@ def main():
         rounds.append({n: seconds(*contestants[n], options.epochs) for n in order})
         totals = {name: round(sum(took), 1) for name, took in rounds[-1].items()}
         print(f"round {number + 1}: seconds", totals, flush=True)
-    result = {"machine": machine(), "versions": versions(), "epochs": options.epochs}
+    result = {"machine": machine(), "versions": versions("keras", "tensorflow")}
+    result |= {"rounds": options.rounds, "epochs": options.epochs}
     for name in contestants:
         took = [second for of in rounds for second in of[name]]
         median = statistics.median(took)
-        ratios = [sum(of[name]) / sum(of["as we read them"]) for of in rounds]
         result[name] = {
             "seconds_an_epoch": {
                 "median": round(median, 2),
@@ -104,9 +104,12 @@ def main():
             "longer than 1.3 medians, %": round(
                 100 * statistics.mean(second > 1.3 * median for second in took)
             ),
-            "times as we read them": round(statistics.median(ratios), 3),
-            "min_max": [round(min(ratios), 3), round(max(ratios), 3)],
         }
+    ratios = [sum(of["tuned"]) / sum(of["as we read them"]) for of in rounds]
+    result["tuned"] |= {
+        "times as we read them": round(statistics.median(ratios), 3),
+        "min_max": [round(min(ratios), 3), round(max(ratios), 3)],
+    }
     write_json(options.output, result)
     for name in contestants:
         print(f"{name}: {result[name]}")

@@ -60,10 +60,8 @@ def filled(text: str, records: pathlib.Path) -> str:
         runs = [records / name / folder for folder in (folders or ".").split()]
         blocks = []
         for found in compare(runs, against and records / name / against).comparisons:
-            of_kind = {
-                "results": found.accuracy_blocks(),
-                "quality": found.quality_blocks(),
-            }[kind]
+            is_quality = kind == "quality"
+            of_kind = found.quality_blocks() if is_quality else found.accuracy_blocks()
             if not of_kind:
                 raise ValueError(
                     f"Expected a `quality.json` with some record of {folders or name}, "

@@ -80,17 +80,10 @@ class Method:
 
     def quality(self) -> dict[str, float]:
         """Returns means of what is known of the networks beyond their accuracy."""
-        values = {}
-        for known in self._qualities().values():
-            for name, value in known.items():
-                values.setdefault(name, []).append(value)
-        return {name: spread(of_seeds).mean for name, of_seeds in values.items()}
+        return _means(self.qualities())
 
-    def quality_seeds(self) -> list[int]:
-        """Returns the seeds of the runs of which that is known."""
-        return list(self._qualities())
-
-    def _qualities(self):
+    def qualities(self) -> dict[int, dict[str, float]]:
+        """Returns that by the seeds of the runs of which it is known."""
         known = {
             seed: _quality(run)
             for seed, run in self.runs.items()
@@ -167,17 +160,14 @@ class Comparison:
 
     def quality_blocks(self) -> list[Block]:
         """Returns what is known of the networks beyond their accuracy, if anything."""
-        known = [method for method in self.methods if method.quality_seeds()]
-        qualities = [method.quality() for method in known]
-        names = dict.fromkeys(itertools.chain.from_iterable(qualities))
+        known = {m.name: found for m in self.methods if (found := m.qualities())}
+        means = [_means(by_seed) for by_seed in known.values()]
+        names = dict.fromkeys(itertools.chain.from_iterable(means))
         rows = [
-            ["", *(method.name for method in known)],
-            ["seeds", *(", ".join(map(str, m.quality_seeds())) for m in known)],
+            ["", *known],
+            ["seeds", *(", ".join(map(str, by_seed)) for by_seed in known.values())],
             *(
-                [
-                    name.replace("_", " "),
-                    *(_figure(name, of.get(name)) for of in qualities),
-                ]
+                [name.replace("_", " "), *(_figure(name, of.get(name)) for of in means)]
                 for name in names
             ),
         ]
@@ -691,6 +681,15 @@ def _quality(run):
         for figure, value in found.items()
         if isinstance(value, float) and math.isfinite(value)
     }
+
+
+def _means(qualities):
+    """Returns the mean of each figure over the seeds that have it."""
+    values = {}
+    for known in qualities.values():
+        for name, value in known.items():
+            values.setdefault(name, []).append(value)
+    return {name: spread(of_seeds).mean for name, of_seeds in values.items()}
 
 
 def _foreign_images(run):
