@@ -29,10 +29,10 @@ if TYPE_CHECKING:
         data,
         export,
         layers,
-        losses,
         models,
         ops,
         optimizers,
+        terms,
         views,
     )
     from keras_hsakd.attach import attach_heads, find_taps
@@ -59,18 +59,18 @@ __all__ = [
     "export",
     "find_taps",
     "layers",
-    "losses",
     "models",
     "ops",
     "optimizers",
     "strip_heads",
     "synchronize_batch_norm",
+    "terms",
     "views",
 ]
 
 # These two need TensorFlow; the rest also runs where only JAX is installed.
 _NEED_TENSORFLOW = ("data", "export")
-_CORE = ("checkpoints", "layers", "losses", "models", "ops", "optimizers", "views")
+_CORE = ("checkpoints", "layers", "models", "ops", "optimizers", "terms", "views")
 
 __getattr__, __dir__ = lazy.names_of(
     __name__,

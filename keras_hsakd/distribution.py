@@ -117,6 +117,24 @@ def scope_of(model: keras.Model):
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
+def check_in_scope(network) -> None:
+    """Raises a ValueError unless a network has its variables on all replicas.
+
+    Args:
+        network: A model that is to be trained, or to teach, under the current strategy.
+    """
+    strategy = _strategy(None)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return
+    for variable in getattr(network, "variables", ()):
+        if not strategy.extended.variable_created_in_scope(variable.value):
+            raise ValueError(
+                f"Expected `{network.name}` to be made, or loaded, in the scope of the "
+                "strategy that it is trained under: `with strategy.scope():`. "
+                f"Received: a network whose '{variable.path}' was made outside of it"
+            )
+
+
 def num_replicas(model: keras.Model | None = None) -> int:
     """Returns the number of replicas that share the batch of a step.
 
@@ -219,6 +237,31 @@ def loss_of_replica(mean, rows):
     rows = ops.cast(rows, mean.dtype)
     counted = mean * rows / global_sum(rows)
     return counted + ops.stop_gradient(mean / num_replicas() - counted)
+
+
+def losses_of_replica(losses: list) -> list:
+    """Returns those losses that layers added while they ran on this replica.
+
+    All replicas share the layers, and the lists that these keep.
+
+    Args:
+        losses: `model.losses`, in a step of training.
+
+    Example:
+    >>> losses_of_replica([3.0])
+    [3.0]
+    """
+    context = _replica_context()
+    if context is None:
+        return losses
+    import tensorflow as tf
+
+    def device(name):
+        spec = tf.DeviceSpec.from_string(name)
+        return spec.device_type, spec.device_index
+
+    own = device(keras.tree.flatten(context.devices)[0])
+    return [loss for loss in losses if not loss.device or device(loss.device) == own]
 
 
 def run_on_rows(function, images):

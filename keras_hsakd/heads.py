@@ -12,7 +12,14 @@ from collections.abc import Collection
 
 import keras
 
-from keras_hsakd.graph import ancestors, check_functional, multiply_adds, replay
+from keras_hsakd.graph import (
+    ancestors,
+    check_functional,
+    flatten,
+    multiply_adds,
+    operation_of,
+    replay,
+)
 from keras_hsakd.logits import check_logits, without_softmax
 from keras_hsakd.ops import NUM_ROTATIONS
 
@@ -173,12 +180,64 @@ def named_outputs(model: keras.Model, images, training: bool = False) -> dict:
     return outputs if isinstance(outputs, dict) else {"logits": outputs}
 
 
+def layer_names(model: keras.Model) -> list[str]:
+    """Returns the names of the layers of a functional model whose outputs can be had.
+
+    Those of models within it are among them. A layer that is called more than once, or
+    has several outputs, is not.
+
+    Args:
+        model: A functional model.
+
+    Raises:
+        ValueError: If the graph of the model is not all that it computes.
+
+    Example:
+    >>> network = keras_hsakd.models.create("resnet8", num_classes=10)
+    >>> layer_names(network)[:2]
+    ['images', 'stem_conv']
+    """
+    return list(_layer_outputs(flatten(model)))
+
+
+def output_shape(model: keras.Model, name: str) -> tuple[int | None, ...]:
+    """Returns the shape of an output of a network, or of the output of a layer.
+
+    Args:
+        model: A functional model with auxiliary heads, or a plain classifier.
+        name: Name of the output, or of a layer, see `layer_names`.
+
+    Example:
+    >>> network = keras_hsakd.models.create("resnet8", num_classes=10)
+    >>> output_shape(network, "aux_1"), output_shape(network, "stem_conv")
+    ((None, 40), (None, 32, 32, 16))
+    """
+    outputs = _outputs(model)
+    if name not in outputs:
+        outputs = _layer_outputs(flatten(model))
+    return tuple(outputs[name].shape)
+
+
+def _outputs(model):
+    """Returns the outputs of a network by their names."""
+    return {"logits": model.outputs[0]} if is_plain(model) else model.output
+
+
+def _layer_outputs(flat):
+    """Returns the outputs of the layers of a flat model by the layers' names."""
+    found = {}
+    for tensor in ancestors(flat.outputs):
+        found.setdefault(operation_of(tensor).name, []).append(tensor)
+    return {name: outputs[0] for name, outputs in found.items() if len(outputs) == 1}
+
+
 def with_outputs(model: keras.Model, names: Collection[str]) -> keras.Model:
     """Returns a network that computes some of its outputs alone, sharing all layers.
 
     Args:
         model: A functional model whose outputs are a dict, or a plain classifier.
-        names: Names of the outputs that are kept, at least one.
+        names: Names of the outputs that are kept, at least one; or of layers whose
+            outputs are wanted, see `layer_names`.
 
     Returns:
         A functional `keras.Model` with these outputs; the model itself where they are
@@ -192,10 +251,13 @@ def with_outputs(model: keras.Model, names: Collection[str]) -> keras.Model:
     >>> sorted(with_outputs(network, ["logits", "aux_3"]).output)
     ['aux_3', 'logits']
     """
-    outputs = {} if is_plain(model) else model.output
-    kept = {name: output for name, output in outputs.items() if name in names}
-    if len(kept) == len(outputs):
+    outputs = _outputs(model)
+    if set(names) == set(outputs):
         return model
+    if not set(names) <= set(outputs):
+        model = flatten(model)
+        outputs = {**_layer_outputs(model), **_outputs(model)}
+    kept = {name: output for name, output in outputs.items() if name in names}
     check_functional(model)
     return keras.Model(model.input, kept, name=model.name)
 

@@ -6,8 +6,8 @@ without them. Each module has the things themselves, in this order.
 
 # Of `data`.
 DATA_SETS = ("cifar10", "cifar100", "digits", "stl10")
-# Of `losses`.
-DIVERGENCES = ("kl", "dkd", "standardized")
+# Of `terms`.
+METHODS = ("hsakd", "kd", "dkd", "standardized")
 # Of `views`.
 VIEWS = ("rotations", "padded_rotations", "half_turns", "color_permutations")
 # Of `runs.sources`: who preprocesses the images of somebody's network.

@@ -264,7 +264,10 @@ def standardized_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
     labels = ops.convert_to_tensor(labels)
     if len(labels.shape) == 2 and labels.shape[1] == 1:
         labels = ops.squeeze(labels, axis=1)
-    return ops.cast(labels, "int32") if len(labels.shape) == 1 else labels
+    if len(labels.shape) == 1:
+        return ops.cast(labels, "int32")
+    # One-hot labels may be integers or booleans.
+    return ops.cast(labels, keras.backend.result_type(labels.dtype, "float32"))
 
 
 # Probabilities rounded to bfloat16, or to two decimals, are still some; labels of

@@ -57,17 +57,23 @@ FAULTS = {
         "total += mean_of_rows(values)", "total += ops.sum(values)", "trainers"
     ),
     "sum_over_heads": Fault(
-        "for head in head_names(self.teacher)\n",
-        "for head in head_names(self.teacher)[:1]\n",
+        "        return heads\n    places",
+        "        return heads[:1]\n    places",
         "trainers authors_steps",
     ),
     "detached_targets": Fault(
-        "ops.stop_gradient(ops.cast(targets[name], logits.dtype))",
-        "ops.cast(targets[name], logits.dtype)",
+        "ops.stop_gradient(ops.cast(x, output.dtype)) for x in targets",
+        "ops.cast(x, output.dtype) for x in targets",
         "mutual authors_steps",
     ),
-    "loss_weights": Fault(
-        "return self.loss_weights.get(term, 1.0)\n", "return 1.0\n", "trainers"
+    "weight_of_a_term": Fault(
+        "        return term.weight\n", "        return 1.0\n", "terms trainers"
+    ),
+    "warm_up": Fault("min((epoch + 1) / term.warmup, 1.0)", "1.0", "terms"),
+    "losses_of_replicas": Fault(
+        "map(ops.mean, losses_of_replica(self.losses))",
+        "map(ops.mean, self.losses)",
+        "strategies",
     ),
     "sampled_weights": Fault(
         "others = (num_views - 1) / (num_sampled - 1)", "others = 1.0", "cheaper"
@@ -76,9 +82,7 @@ FAULTS = {
         "first[:, None] + seen, (-1,)", "first[:, None] + seen * 0, (-1,)", "cheaper"
     ),
     "state_of_the_draws": Fault("self._seeds.state.assign(drawn)", "pass", "cheaper"),
-    "idle_heads": Fault(
-        "self._idle_ids = frozenset(idle)", "self._idle_ids = frozenset()", "cheaper"
-    ),
+    "idle_heads": Fault("return frozenset(idle)\n", "return frozenset()\n", "cheaper"),
     "needed_outputs": Fault(
         "id(network): with_outputs(network, names)", "id(network): network", "cheaper"
     ),
@@ -102,9 +106,7 @@ FAULTS = {
         "x[: tf.where(is_any, tf.shape(x)[0], 0)]", "x", "strategies"
     ),
     "loss_of_unlabeled": Fault(
-        "for weight in (sample_weight, counted):",
-        "for weight in (sample_weight,):",
-        "trainers",
+        "values *= ops.cast(counted, values.dtype)", "pass", "trainers"
     ),
     "metrics_of_unlabeled": Fault(
         "sample_weight *= ops.cast(labeled, sample_weight.dtype)", "pass", "trainers"
@@ -231,7 +233,11 @@ FAULTS = {
     "softmax_in_heads": Fault(
         "if classifier.had_softmax:", "if False:", "logits attach_heads"
     ),
-    "teacher_checked": Fault("checks.check_network(teacher)", "pass", "logits"),
+    "teacher_checked": Fault(
+        'teacher = prepared(teacher, "teacher")\n            frozen',
+        "frozen",
+        "logits terms",
+    ),
     # Freezing.
     "frozen_backbone": Fault(
         "frozen=strip_heads(teacher).variables if freeze_backbone else ()",
@@ -239,13 +245,13 @@ FAULTS = {
         "trainers",
     ),
     "frozen_variables": Fault(
-        "still = self.frozen_ids | self._idle_ids",
-        "still = self._idle_ids",
+        "if id(v) not in self.frozen_ids | self._idle_ids",
+        "if id(v) not in self._idle_ids",
         "trainers",
     ),
     "frozen_inference": Fault(
-        "features = self._parts.backbone(images, training=False)",
-        "features = self._parts.backbone(images, training=training)",
+        "features = self._halves.backbone(images, training=False)",
+        "features = self._halves.backbone(images, training=training)",
         "trainers",
     ),
     # Going on.
@@ -466,9 +472,6 @@ FAULTS = {
         "return Made(network)",
         "runs",
     ),
-    "old_normalisation": Fault(
-        'if self.record["format"] >= _WITH_PREPROCESSING:', "if True:", "runs"
-    ),
     "linear_normalisation": Fault(
         "trained = with_preprocessing(trained, images.preprocessing())", "pass", "runs"
     ),
@@ -531,7 +534,7 @@ FAULTS = {
         "names = differing(row)\n    if names:", "if False:", "plan"
     ),
     "heads_of_a_way": Fault(
-        "weights = {term_name(name): 0.0 for name in left_out}", "weights = {}", "plan"
+        "KL(3.0, on=list(way.heads))", 'KL(3.0, on="heads")', "plan"
     ),
     "teacher_that_was_paid": Fault('del possible["teacher"]', "pass", "plan"),
     # What a network is worth beyond its accuracy, and TensorBoard.

@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from keras_hsakd.runs import KINDS, TrainingSettings
+from keras_hsakd.runs.record import FORMAT
 
 # Those that these are measured on, as in `quality.json`.
 OWN_IMAGES = {"data": "photographs", "measured_on": "test images", "count": 100}
@@ -49,7 +50,7 @@ def write_run(
     training = TrainingSettings(model=model, epochs=epochs, seed=seed, **more)
     best = accuracy if best is None else best
     record = {
-        "format": 3,
+        "format": FORMAT,
         "kind": kind,
         "options": options,
         "data": settings,

@@ -21,6 +21,7 @@ from keras_hsakd.ops import (
     seen_rows,
     transformed_views,
 )
+from keras_hsakd.terms import KL, CrossEntropy
 
 core = pytest.mark.core  # those that also run on JAX
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -131,17 +132,19 @@ class Spy:
     """Sees the batches of a trainer's steps."""
 
     def __init__(self, trainer):
-        self.batches, outputs_of, terms = [], trainer.outputs_of, trainer.view_terms
+        self.batches, outputs_of = [], trainer.outputs_of
+        teachers_outputs = trainer.teachers_outputs
 
-        def view_terms(batch, labels, outputs):
+        def seen_by_the_teacher(batch, outputs):
             self.batches.append(keras.tree.map_structure(np.asarray, batch))
-            return terms(batch, labels, outputs)
+            return teachers_outputs(batch, outputs)
 
         def outputs_spied(images, training=False):
             assert not training or len(images) == 24
             return outputs_of(images, training)
 
-        trainer.view_terms, trainer.outputs_of = view_terms, outputs_spied
+        trainer.teachers_outputs = seen_by_the_teacher
+        trainer.outputs_of = outputs_spied
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="steps are looked at as they run")
@@ -249,6 +252,20 @@ def test_draws_go_on_in_a_file_and_from_a_snapshot(tiny_network, batch, tmp_path
 
 # Terms of weight 0.
 
+
+def terms_with(method, weight):
+    """Returns the terms of a method, those on the first head of a weight."""
+    terms = [CrossEntropy()]
+    if method != "distiller":
+        terms += [
+            CrossEntropy(on="aux_1", weight=weight),
+            CrossEntropy(on="aux_2"),
+        ]
+    if method in ("distiller", "mutual"):
+        terms += [KL(3.0), KL(3.0, on="aux_1", weight=weight), KL(3.0, on="aux_2")]
+    return terms
+
+
 LEFT_OUT = {
     "distiller": ["kl_aux_1"],
     "joint": ["ce_aux_1"],
@@ -275,9 +292,8 @@ def ran(monkeypatch):
 def some_steps(method, make, batch, weight, **compiling):
     """Returns what is logged of three steps, and the variables by name, of which."""
     keras.utils.set_random_seed(3)
-    trainer = TRAINERS[method](make)
-    weights = dict.fromkeys(LEFT_OUT[method], weight)
-    trainer.compile(sgd(), loss_weights=weights, **EAGER, **compiling)
+    trainer = TRAINERS[method](make, terms=terms_with(method, weight))
+    trainer.compile(sgd(), **EAGER, **compiling)
     before = values(trainer.variables)
     for _ in range(3):
         logs = trainer.train_on_batch(*batch, return_dict=True)
@@ -316,23 +332,26 @@ def test_heads_of_weight_0_are_not_computed(tiny_network, batch, ran, method):
 
 @pytest.mark.skipif(not TENSORFLOW, reason="layers are looked at as they run")
 def test_a_teacher_of_whom_nobody_learns_does_not_run(tiny_network, batch, ran):
-    trainer = TRAINERS["distiller"](tiny_network)
-    weights = dict.fromkeys(("kl_main", "kl_aux_1", "kl_aux_2"), 0)
-    trainer.compile(sgd(), loss_weights=weights, **EAGER)
-    logs = trainer.train_on_batch(*batch, return_dict=True)
+    def trainer_of(*terms):
+        trainer = TRAINERS["distiller"](tiny_network, terms=terms)
+        ran.clear()
+        return trainer.compile(sgd(), **EAGER)
+
+    kl = [KL(3.0, weight=0), KL(3.0, on="heads", weight=0)]
+    logs = trainer_of(CrossEntropy(), *kl).train_on_batch(*batch, return_dict=True)
     assert set(logs) == {"loss", "ce_loss"}
     assert set(ran) == {"s_stage1_conv", "s_stage2_conv"}
-    for left_out in (["ce_loss"], ["ce_loss", "kl_main"]):
-        trainer.compile(sgd(), loss_weights=dict.fromkeys(left_out, 0), **EAGER)
+    for weight in (0, 1):
+        trainer = trainer_of(KL(3.0, weight=weight), KL(3.0, on="heads"))
         logs = trainer.train_on_batch(*batch, return_dict=True)
-        assert not logs.keys() & set(left_out)
+        assert ("kl_main" in logs) == (weight > 0) and "ce_loss" not in logs
         assert trainer.evaluate(*batch, verbose=0) > 0
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="layers are looked at as they run")
 def test_the_accuracies_of_a_head_of_weight_0(tiny_network, batch, ran):
-    trainer = TRAINERS["distiller"](tiny_network)
-    trainer.compile(sgd(), loss_weights={"kl_aux_1": 0}, head_metrics=True, **EAGER)
+    trainer = TRAINERS["distiller"](tiny_network, terms=terms_with("distiller", 0))
+    trainer.compile(sgd(), head_metrics=True, **EAGER)
     logs = trainer.train_on_batch(*batch, return_dict=True)
     assert {"aux_1_joint_accuracy", "aux_2_joint_accuracy"} < set(logs)
     assert "s_head1_conv" in ran and "t_head1_conv" not in ran
@@ -340,26 +359,13 @@ def test_the_accuracies_of_a_head_of_weight_0(tiny_network, batch, ran):
     assert not any(kernel is v for v in trainer.trainable_variables)
 
 
-def test_heads_learn_again_once_they_weigh_something(tiny_network, batch):
-    trainer = TRAINERS["distiller"](tiny_network)
-    kernel = trainer.student.get_layer("aux_1").kernel
-    before = values([kernel])[0]
-    for weight, learns in ((0, False), (1, True), (0, False)):
-        trainer.compile(sgd(), loss_weights={"kl_aux_1": weight}, **EAGER)
-        trainer.train_on_batch(*batch)
-        (after,) = values([kernel])
-        assert (after != before).any() == learns
-        before = after
-
-
 def test_a_training_without_a_head_goes_on(tiny_network, batch, tmp_path):
     images, labels = batch
 
     def make():
         keras.utils.set_random_seed(2)
-        trainer = TRAINERS["joint"](tiny_network)
-        weights = dict.fromkeys(LEFT_OUT["joint"], 0)
-        return trainer.compile(sgd(), loss_weights=weights, **EAGER)
+        trainer = TRAINERS["joint"](tiny_network, terms=terms_with("joint", 0))
+        return trainer.compile(sgd(), **EAGER)
 
     def fit(trainer, epochs, **options):
         options = {"batch_size": 12, "shuffle": False, "verbose": 0, **options}
@@ -377,11 +383,10 @@ def test_a_training_without_a_head_goes_on(tiny_network, batch, tmp_path):
     assert_equal(fit(make(), 2, callbacks=[resume]), expected, rtol=0)
 
 
-def test_weights_that_leave_nothing_to_train(tiny_network):
-    for method, terms in (
-        ("frozen", ("ce_aux_1", "ce_aux_2")),
-        ("distiller", ("ce_loss", "kl_main", "kl_aux_1", "kl_aux_2")),
-    ):
-        with pytest.raises(ValueError, match="`loss_weights` to leave a term"):
-            trainer = TRAINERS[method](tiny_network)
-            trainer.compile(sgd(), loss_weights=dict.fromkeys(terms, 0))
+def test_weights_that_leave_nothing_to_train(tiny_network, batch):
+    with pytest.raises(ValueError, match="`terms` with one at least whose weight is"):
+        TRAINERS["distiller"](tiny_network, terms=[CrossEntropy(weight=0)])
+    trainer = TRAINERS["frozen"](tiny_network, terms=[CrossEntropy()]).compile(sgd())
+    for train in (trainer.fit, trainer.train_on_batch):
+        with pytest.raises(ValueError, match="`t` to have weights that the loss trai"):
+            train(*batch)

@@ -106,7 +106,7 @@ def test_checkpoints_of_others_teach_and_go_back(
     assert "Expected `--model`" in capfd.readouterr().err
 
 
-def test_mutual_and_loss_weights(stand_ins_once, tmp_path, monkeypatch, capfd):
+def test_mutual_and_terms(stand_ins_once, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     few = "--model wrn_10_1 --epochs 1 --batch-size 25 --verbose 0"
     small = SMALL.partition("--batch-size")[0]
@@ -117,15 +117,21 @@ def test_mutual_and_loss_weights(stand_ins_once, tmp_path, monkeypatch, capfd):
     assert record["options"]["sampled_views"] == 2
     assert record["best"]["val_net_1_accuracy"] >= 0
     assert "val_net_1_accuracy, on test images" in capfd.readouterr().out
-    line = f"distill --teacher online {few} --loss-weights kl_aux_1=0 --output student"
-    assert cli.main(line.split()) == 0, capfd.readouterr().err
-    assert Run.open("student").record["options"]["loss_weights"] == {"kl_aux_1": 0.0}
+    few = few.split()
+    online = ["distill", "--teacher", "online", *few]
+    terms = ["--terms", "CrossEntropy()", "KL(3, on='aux_2')"]
+    assert cli.main([*online, *terms, "--output", "student"]) == 0
+    recorded = Run.open("student").record["options"]["terms"]
+    assert recorded == ["CrossEntropy()", "KL(on='aux_2')"]
     for wrong, message in (
-        ("--loss-weights kl=0", "`loss_weights` to give terms"),
-        ("--sampled-views 5", "`sampled_views` to be a number from 2 to 4"),
+        (["--terms", "KL(on='aux_9')"], "`on` to be one of"),
+        (["--terms", "KL(3"], "a term as Python spells it"),
+        ([*terms, "--temperature", "4"], "no `temperature` with `terms`"),
+        ([*terms, "--label-smoothing", "0.1"], "no `label_smoothing` with `terms`"),
+        (["--method-settings", "beta=6"], "settings among"),
+        (["--sampled-views", "5"], "`sampled_views` to be a number from 2 to 4"),
     ):
-        line = f"distill --teacher online {few} {wrong} --output other"
-        assert cli.main(line.split()) == 1
+        assert cli.main([*online, *wrong, "--output", "other"]) == 1
         assert message in capfd.readouterr().err
     assert not os.path.exists("other")
 

@@ -103,7 +103,7 @@ def test_what_differs_is_in_the_name(tmp_path):
     for number, options in enumerate(
         (
             {"teacher": teacher},
-            {"teacher": teacher, "heads": False, "loss_weights": {"kl_main": 0.9}},
+            {"teacher": teacher, "heads": False, "method": "kd"},
             {"teacher": other, "head": "light", "milestones": (0.5,)},
         )
     ):
@@ -112,7 +112,7 @@ def test_what_differs_is_in_the_name(tmp_path):
     assert "baseline resnet8, epochs 7, label fraction" not in found
     *_, first, second, third, _ = found
     assert "heads" in first and "no heads" not in first
-    assert "no heads, " in second and "kl main 0.9" in second
+    assert "no heads" in second and "method kd" in second
     assert "milestones 0.5" in third and "head light" in third
     told_of_heads = [name for name in found if ", head " in name]
     assert told_of_heads == [name for name in found if name in (first, third)]
@@ -124,13 +124,13 @@ def test_an_option_that_is_the_default_goes_without_saying(tmp_path):
     teacher = write_run(tmp_path / "teacher", kind="teacher")
     for name, options in {
         "a": {},
-        "b": {"divergence": "dkd", "divergence_warmup": 0.25},
+        "b": {"method": "dkd", "method_settings": {"beta": 6.0}},
         "c": {"temperature": 2.0},
     }.items():
         write_run(tmp_path / name, kind="distill", teacher=teacher, **options)
     first, second, third, _ = methods(tmp_path)
     assert first == "distill resnet8 from resnet8"
-    assert second == f"{first}, divergence dkd, divergence warmup 0.25"
+    assert second == f"{first}, method dkd, beta 6"
     assert third == f"{first}, temperature 2"
 
 

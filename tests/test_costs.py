@@ -155,11 +155,12 @@ def test_images_that_fill_no_batch_are_not_paid_for():
     ("options", "expected"),
     [
         ({"sampled_views": 2}, 2 * (3 * 123 + 1350)),
-        ({"heads": False, "loss_weights": {"kl_main": 0.9}}, 3 * 100 + 1000),
-        ({"loss_weights": {"kl_aux_1": 0}}, 4 * (3 * 103 + 1050)),
-        ({"loss_weights": {"kl_main": 0, "kl_aux_1": 0}}, 4 * (3 * 103 + 1050)),
+        ({"heads": False, "method": "kd"}, 3 * 100 + 1000),
+        ({"terms": ["KL()", "KL(on='aux_2')"]}, 4 * (3 * 103 + 1050)),
+        ({"terms": ["KL(weight=0)", "KL(on=['aux_2'])"]}, 4 * (3 * 103 + 1050)),
+        ({"terms": ["DKD(on='heads')"]}, 4 * (3 * 123 + 1350)),
         # Nothing is learned from the teacher, which does not run.
-        ({"loss_weights": dict.fromkeys(("kl_main", "kl_aux_1", "kl_aux_2"), 0)}, 1200),
+        ({"terms": ["CrossEntropy()", "KL(weight=0)"]}, 1200),
     ],
 )
 def test_what_a_distillation_took(options, expected):

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import keras_hsakd
-from keras_hsakd import export, losses, names, runs, views
+from keras_hsakd import export, names, runs, terms, views
 
 PACKAGE = pathlib.Path(keras_hsakd.__file__).parent
 # Imports go downward only, and never within a group.
@@ -30,11 +30,11 @@ GROUPS = [
     {"attach", "views"},
     {"heads"},
     {"logits", "grad_cam"},
-    {"losses", "graph"},
+    {"terms", "graph"},
     {"layers"},
     {"distribution", "lock", "results"},
     {"ops", "autotuning", "compat", "digests", "documents", "figures", "files", "lazy"}
-    | {"machine", "names", "optional", "signals", "suggestions", "zoo"},
+    | {"machine", "names", "optional", "signals", "spelling", "suggestions", "zoo"},
     {"sizes"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
@@ -147,7 +147,7 @@ def test_names_are_those_that_type_checkers_see(package):
 
 def test_the_command_line_offers_what_there_is():
     assert list(names.DATA_SETS) == keras_hsakd.data.names()
-    assert list(names.DIVERGENCES) == losses.names()
+    assert list(names.METHODS) == list(terms.METHODS)
     assert list(names.VIEWS) == views.names()
     assert list(names.FORMATS) == list(export.FORMATS)
 

@@ -10,6 +10,7 @@ import sys
 import types
 
 import pytest
+from records import write_run
 
 from keras_hsakd import cli
 from keras_hsakd.figures import amount
@@ -44,8 +45,6 @@ MEASURED = {
     "memory_bytes": 10**9,
     "seconds_a_test_batch": 360.0,
 }
-
-OLD_TEACHER = pathlib.Path(__file__).parent / "runs_of_format_1" / "teacher"
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
 
@@ -178,9 +177,11 @@ def test_a_way_that_fails_says_so(measured):
     assert "| the method | 8.96 M | 3,600 | 4.6 h |  | 1 GB |  |" in text
 
 
-def test_the_cost_of_a_teacher_that_is_a_run_was_paid(measured):
-    run = Run.open(OLD_TEACHER)
-    found = plan(OLD_TEACHER, TRAINING, verbose=0)
+def test_the_cost_of_a_teacher_that_is_a_run_was_paid(measured, tmp_path):
+    folder = tmp_path / "teacher"
+    write_run(folder, kind="teacher", data="digits", head="copy")
+    run = Run.open(folder)
+    found = plan(folder, TRAINING, verbose=0)
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == WAYS[1:]
     assert found["data"]["data"] == run.record["data"]["data"]
@@ -192,7 +193,7 @@ def test_the_cost_of_a_teacher_that_is_a_run_was_paid(measured):
     assert f"'{run.path}': {planning._duration(hours)}, paid already" in text
     for data in ({"image_size": 16}, {"unlabeled": "photos"}):
         with pytest.raises(ValueError, match=f"Expected no `{next(iter(data))}`: "):
-            plan(OLD_TEACHER, TRAINING, data)
+            plan(folder, TRAINING, data)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +269,10 @@ def test_a_training_finds_its_row(found, facts):
         assert row["name"] == name
     cache = TeacherCache.__new__(TeacherCache)
     cached = types.SimpleNamespace(
-        network=job.network, num_seen=4, teacher=cache, weighs=lambda term: True
+        network=job.network,
+        num_seen=4,
+        teacher=cache,
+        trained_outputs=job.trainer.trained_outputs,
     )
     row = planning.planned(found, kind, cached, TRAINING, record, origin)
     assert row["name"] == "cached teacher"

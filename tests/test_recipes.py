@@ -14,6 +14,7 @@ from keras_hsakd.data import names as data_names
 from keras_hsakd.heads import multiply_adds_by_part
 from keras_hsakd.runs import DataSettings, Run, kinds, plots, recipes, run_recipe
 from keras_hsakd.runs.costs import Way, image_multiply_adds
+from keras_hsakd.terms import parse
 
 PAIR = "cifar100/wrn_40_2-wrn_16_2"
 CLASSES = ("cat", "dog", "eel")
@@ -80,10 +81,8 @@ def test_networks_and_data_exist_and_fit(name):
         if isinstance(step.data, DataSettings):
             folders = ("imagenet", "tiny-imagenet-200", "photographs")
             assert step.data.data in (*data_names(), *folders)
-        for term in step.options.get("loss_weights", {}):
-            of_logits = ("ce_loss", "kl_main")
-            term = "logits" if term in of_logits else term.removeprefix("kl_")
-            assert term in outputs
+        for term in map(parse, step.options.get("terms", ())):
+            assert set(term.on_names) <= {"images", "heads", *outputs}
     assert len(counts) <= 1
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_hsakd import (
     Preempted,
     TeacherTrainer,
+    cli,
     data,
     export,
     lock,
@@ -22,9 +23,9 @@ from keras_hsakd import (
     strip_heads,
 )
 from keras_hsakd.data import folders
+from keras_hsakd.files import read_json, write_json
 from keras_hsakd.heads import is_plain
 from keras_hsakd.optimizers import SGD, step_decay
-from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.runs import (
     Baseline,
     DataSettings,
@@ -47,7 +48,6 @@ from keras_hsakd.runs import (
 from keras_hsakd.runs.folder import differences
 from keras_hsakd.runs.images import changed, load
 
-OLD_RUNS = pathlib.Path(__file__).parent / "runs_of_format_1"
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=200)
 RESUME = ExecutionSettings(resume=True, snapshot_steps=1)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
@@ -319,25 +319,21 @@ def test_the_student_is_distilled_from_the_run_and_leaves_it_alone(runs):
 
 
 def test_plain_distillation_of_logits(runs, tmp_path):
-    """By another divergence, from a teacher with heads and from one without."""
+    """By another method, from a teacher with heads and from one without."""
     for teacher in ("teacher", "baseline"):
         student = Distill(
             teacher=runs / teacher,
-            heads=False,
-            divergence="dkd",
-            divergence_options={"beta": 2.0},
-            divergence_warmup=0.75,
-            temperature=4.0,
-            loss_weights={"ce_loss": 0.5},
+            method="dkd",
+            method_settings={"beta": 2.0, "warmup": 1.5, "weight": 0.5},
         )
         run = train(student, tmp_path / teacher, TRAINING, verbose=0)
         assert is_plain(run.network())
-        assert run.record["options"]["divergence_options"] == {"beta": 2.0}
+        assert run.record["options"]["method_settings"]["beta"] == 2.0
         # Two epochs, of which 1.5 are warm-up.
-        for row, warmth in zip(logged(tmp_path / teacher), (2 / 3, 1), strict=True):
-            terms = 0.5 * float(row["ce_loss"]) + warmth * float(row["kl_main"])
+        for row, factor in zip(logged(tmp_path / teacher), (2 / 3, 1), strict=True):
+            terms = float(row["ce_loss"]) + 0.5 * factor * float(row["dkd_main"])
             assert float(row["loss"]) == pytest.approx(terms, rel=1e-5)
-            assert not any(name.startswith("kl_aux") for name in row)
+            assert not any(name.startswith("dkd_aux") for name in row)
 
 
 def test_a_run_can_be_repeated_bit_for_bit(runs, tmp_path):
@@ -996,100 +992,17 @@ def test_a_picture_of_rows_that_lack_values(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-# Folders that were written before `run.json` had a format.
-
-OLD_DIGITS = dataclasses.replace(DIGITS, limit=None)
-
-
-@pytest.fixture
-def old_runs(tmp_path):
-    shutil.copytree(OLD_RUNS, tmp_path / "old")
-    return tmp_path / "old"
-
-
-@pytest.mark.slow
-def test_folders_of_format_1_are_read(old_runs, tmp_path):
-    teacher, student = (Run.open(old_runs / name) for name in ("teacher", "student"))
-    assert student.record["options"]["loss_weights"] == {"kl_aux_1": 0.5}
-    assert student.record["origin"]["epoch"] == 2
-    for run in (teacher, student):
-        results = evaluate(run.path, heads=True, verbose=0)
-        last = run.record["last"]
-        assert results["accuracy"] == pytest.approx(last["val_accuracy"], abs=1e-6)
-        assert results["loss"] == pytest.approx(last["val_loss"], rel=1e-5)
-    path = export_run(student.path, tmp_path / "serving" / "1")["saved_model"].path
-    network = keras.saving.load_model(old_runs / "student" / "last.keras")
-    expected = keras.ops.softmax(network(normalised(RAW))["logits"])
-    received = serve(path, RAW)["probabilities"]
-    np.testing.assert_allclose(received, expected, atol=1e-6)
-    settings = dataclasses.replace(TRAINING, epochs=1)
-    kind = Distill(teacher=teacher.path, weak_teacher=True)  # of two epochs
-    run = train(kind, tmp_path / "new", settings, verbose=0)
-    assert run.record["origin"]["weights"] == teacher.weights_digest()
-
-
-def test_a_finished_teacher_of_format_1_is_kept(old_runs):
-    before = (old_runs / "teacher" / "run.json").read_text()
-    run = train(
-        Teacher(), old_runs / "teacher", TRAINING, OLD_DIGITS, RESUME, verbose=0
-    )
-    assert run.is_finished
-    assert (old_runs / "teacher" / "run.json").read_text() == before
-
-
-def test_an_unfinished_run_of_format_1_is_refused(old_runs):
-    path = old_runs / "teacher" / "run.json"
-    path.write_text(path.read_text().replace('"finished"', '"interrupted"'))
-    before = path.read_text()
-    with pytest.raises(ValueError, match="which one before it began.*--overwrite"):
-        train(Teacher(), old_runs / "teacher", TRAINING, OLD_DIGITS, RESUME, verbose=0)
-    assert path.read_text() == before
-
-
-# Folders of format 2, whose networks took normalised images.
-
-
-@pytest.fixture
-def run_of_format_2(runs, tmp_path):
+def test_an_older_folder_is_refused_in_a_line(runs, tmp_path, capsys):
     shutil.copytree(runs / "teacher", tmp_path / "old")
-    run = Run.open(tmp_path / "old")
-    for checkpoint in CHECKPOINTS:
-        network = without_preprocessing(run, checkpoint)
-        path = checkpoint_path(run.path, checkpoint)
-        save_with_results(network, path, run.record[checkpoint])
-    run.record["format"] = 2
-    run.write()
-    return run
-
-
-@pytest.mark.slow
-def test_folders_of_format_2_are_read(run_of_format_2, runs, tmp_path):
-    old, new = run_of_format_2, Run.open(runs / "teacher")
-    assert old.weights_digest() == new.weights_digest()
-    results, expected = (
-        evaluate(run.path, heads=True, verbose=0) for run in (old, new)
-    )
-    assert results == pytest.approx(expected, rel=1e-5)
-    saved = keras.saving.load_model(checkpoint_path(old.path, "last"))
-    assert "preprocessing" not in [layer.name for layer in saved.layers]
-    probabilities = keras.ops.softmax(saved(normalised(RAW))["logits"])
-    path = export_run(old.path, tmp_path / "serving" / "1")["saved_model"].path
-    np.testing.assert_allclose(
-        serve(path, RAW)["probabilities"], probabilities, atol=1e-6
-    )
-    student = Distill(teacher=old.path)
-    run = train(student, runs / "student", TRAINING, execution=RESUME, verbose=0)
-    assert run.record["origin"]["run"] == new.path  # it is the same teacher
-
-
-def test_a_run_of_format_2_is_kept_or_refused(run_of_format_2):
-    path = run_of_format_2.path
-    arguments = Teacher(head_metrics=True), path, TRAINING, DIGITS, RESUME
-    assert train(*arguments, verbose=0).record["format"] == 2
-    run_of_format_2.record["status"] = "interrupted"
-    run_of_format_2.write()
-    with pytest.raises(ValueError, match="which one before it began.*--overwrite"):
-        train(*arguments, verbose=0)
+    record = read_json(tmp_path / "old" / "run.json")
+    for found in (record["format"] - 1, record["format"] + 1, None):
+        other = {**record, "format": found} if found else dict(record)
+        if found is None:
+            del other["format"]
+        write_json(tmp_path / "old" / "run.json", other)
+        assert cli.main(["evaluate", str(tmp_path / "old")]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"format {record['format']}. Received: format {found or 1}, by " in line
 
 
 def test_a_run_is_replaced_or_goes_on():

@@ -17,6 +17,7 @@ import keras_hsakd
 from keras_hsakd import data, lock, teacher_cache
 from keras_hsakd.data.pipelines import train_and_test
 from keras_hsakd.teacher_cache import TeacherCache, num_bytes, writing
+from keras_hsakd.terms import KL, CrossEntropy, Function
 
 pytestmark = pytest.mark.usefixtures("eager_trainers")
 
@@ -130,7 +131,11 @@ def test_the_variants_come_again(teacher, written):
 def test_options_hold(teacher, written):
     options = {
         "pairs": [("aux_1", "aux_2"), ("aux_3", "aux_1")],
-        "divergence": lambda teacher, student, labels: (teacher - student)[:, 0] ** 2,
+        "terms": [
+            CrossEntropy(),
+            Function(lambda t, s, labels: (t - s)[:, 0] ** 2, on=["logits", "aux_1"]),
+            KL(2.0, on="aux_2", weight=0.5),
+        ],
         "sampled_views": 2,
     }
     class_weight = {label: label / 5 for label in range(10)}
@@ -154,7 +159,7 @@ def test_terms_heads_and_images_without_labels(teacher, tmp_path):
         how = data.Augmentation()
         return train_and_test(source, source, 8, 0, how, layer, names)[0]
 
-    compiling = {"head_metrics": True, "loss_weights": {"kl_aux_1": 0.5}}
+    compiling = {"head_metrics": True}
     cache = TeacherCache.write(
         tmp_path / "cache", teacher, partly_labelled(), 1, dtype="float32", verbose=0
     )

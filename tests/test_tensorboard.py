@@ -155,7 +155,7 @@ def test_a_record_that_was_half_written_is_dropped(tmp_path):
 def test_hyperparameters_are_settings_without_folders():
     record = {
         "kind": "distill",
-        "options": {"temperature": 3.0, "loss_weights": {}, "sampled_views": None},
+        "options": {"temperature": 3.0, "method_settings": {}, "sampled_views": None},
         "data": {"data": "/home/someone/photos", "validation": False},
         "training": {"model": "resnet8", "milestones": [0.5, 0.75]},
         "origin": {"run": "/home/someone/teacher", "model": "resnet20"},

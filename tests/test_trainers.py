@@ -13,6 +13,7 @@ from keras_hsakd import (
     strip_heads,
 )
 from keras_hsakd.teacher_cache import writing
+from keras_hsakd.terms import KL, CrossEntropy
 from keras_hsakd.trainers import BaselineTrainer
 
 core = pytest.mark.core  # a dozen that also run on JAX
@@ -21,8 +22,9 @@ TENSORFLOW = keras.backend.backend() == "tensorflow"
 EAGER = {"run_eagerly": TENSORFLOW}
 
 
-def make_distiller(make, **options):
-    return Distiller(make("teacher", width=6, **options), make("student", **options))
+def make_distiller(make, terms=None, **options):
+    networks = make("teacher", width=6, **options), make("student", **options)
+    return Distiller(*networks, terms=terms)
 
 
 def make_joint(make, **options):
@@ -136,10 +138,10 @@ def test_losses_of_the_teacher(tiny_network, batch, freeze_backbone, weighted):
     weights = np.linspace(0, 2, len(labels)).astype("float32") if weighted else None
     trainer = TeacherTrainer(tiny_network(), freeze_backbone=freeze_backbone)
     if freeze_backbone:  # its backbone infers, its heads train
-        features = trainer._parts.backbone(reference.rotated_views(images))
-        taps = [features[name] for name in trainer._parts.tap_names]
+        features = trainer._halves.backbone(reference.rotated_views(images))
+        taps = [features[name] for name in trainer._halves.tap_names]
         kept = values(trainer.teacher.variables)
-        heads = trainer._parts.heads(taps, training=True)
+        heads = trainer._halves.heads(taps, training=True)
         for variable, value in zip(trainer.teacher.variables, kept, strict=True):
             variable.assign(value)
         expected = {"logits": features["logits"], **heads}
@@ -160,9 +162,8 @@ def test_images_without_a_label_leave_the_gradients_of_the_others(tiny_network, 
     results = []
     for kept, weight in ((labels > -2, 1), (labels >= 0, np.mean(labels >= 0))):
         keras.utils.set_random_seed(1)
-        trainer = make_distiller(tiny_network, batch_norm=False)
-        without = dict.fromkeys(("kl_main", "kl_aux_1", "kl_aux_2"), 0.0)
-        trainer.compile(sgd(), loss_weights=without, **EAGER)
+        trainer = make_distiller(tiny_network, [CrossEntropy()], batch_norm=False)
+        trainer.compile(sgd(), **EAGER)
         weights = np.full(kept.sum(), weight, "float32")
         trainer.train_on_batch(images[kept], labels[kept], weights)
         results.append(values(trainer.network.variables))
@@ -219,19 +220,14 @@ def test_one_hot_and_column_labels_give_the_same_losses(make, tiny_network, batc
             np.testing.assert_allclose(other[name], value, rtol=1e-5)
 
 
-def test_loss_weights(make_trainer, batch):
-    trainer = make_trainer()
-    trainer.compile(sgd(), loss_weights={"kl_aux_1": 0.2, "ce_loss": 0.5}, **EAGER)
+def test_weights_of_terms(make_trainer, batch):
+    weighted = [KL(3.0), KL(3.0, on="aux_1", weight=0.2), KL(3.0, on="aux_2")]
+    trainer = make_trainer(terms=[CrossEntropy(weight=0.5), *weighted])
+    trainer.compile(sgd(), **EAGER)
     logs = trainer.train_on_batch(*batch, return_dict=True)
     total = logs.pop("loss")
     expected = sum(logs.values()) - 0.8 * logs["kl_aux_1"] - 0.5 * logs["ce_loss"]
     assert total == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("weights", [{"kl": 1}, {"ce_loss": -1}])
-def test_loss_weights_that_are_none(make_trainer, weights):
-    with pytest.raises(ValueError, match="`loss_weights`.*'ce_loss'.*Received: "):
-        make_trainer().compile(sgd(), loss_weights=weights)
 
 
 def test_the_loss_is_logged_over_the_epoch(make_trainer, batch):
@@ -263,8 +259,9 @@ def test_without_heads_it_is_the_distiller_of_keras(tiny_network, batch):
     teacher = strip_heads(tiny_network("t", width=6))
     students = [strip_heads(tiny_network("s")) for _ in range(2)]
     students[1].set_weights(students[0].get_weights())
-    ours = Distiller(teacher, students[0], temperature=4.0)
-    ours.compile(sgd(), loss_weights={"ce_loss": 0.1, "kl_main": 0.9}, **EAGER)
+    terms = [CrossEntropy(weight=0.1), KL(4.0, weight=0.9)]
+    ours = Distiller(teacher, students[0], terms=terms)
+    ours.compile(sgd(), **EAGER)
     # By name, "kl_divergence" is of logits in Keras 3.15.
     divergence = keras.distillation.LogitsDistillation(
         4.0, loss=keras.losses.KLDivergence()
@@ -283,106 +280,6 @@ def test_without_heads_it_is_the_distiller_of_keras(tiny_network, batch):
         assert logs[0]["loss"] == pytest.approx(logs[1]["total_loss"], rel=1e-5)
     for weight, expected in zip(*(s.get_weights() for s in students), strict=True):
         np.testing.assert_allclose(weight, expected, atol=1e-5)
-
-
-@keras.saving.register_keras_serializable("tests")
-def weighted_squares(teacher, student, labels):
-    """A divergence that depends on which logits and labels it gets."""
-    squares = keras.ops.sum(teacher * (teacher - student) ** 2, axis=-1)
-    return squares * keras.ops.cast(1 + labels, squares.dtype)
-
-
-@core
-def test_a_divergence_of_ones_own_and_the_labels_that_it_gets(tiny_network, batch):
-    images, labels = batch[0], unlabeled(batch[1], "some")
-    distiller = Distiller(
-        tiny_network("t"), tiny_network("s"), divergence=weighted_squares
-    )
-    copy = Distiller.from_config(distiller.get_config())
-    assert copy.divergence is weighted_squares
-    teacher = outputs(distiller.teacher, images, training=False)
-    student = outputs(distiller.student, images, training=True)
-    distiller.compile(sgd(), **EAGER)
-    logs = distiller.train_on_batch(images, labels, return_dict=True)
-    for term, name, labels_of_rows in (
-        ("kl_main", "logits", np.repeat(labels, 4)),
-        ("kl_aux_1", "aux_1", reference.joint_labels(labels)),
-        ("kl_aux_2", "aux_2", reference.joint_labels(labels)),
-    ):
-        squares = np.sum(teacher[name] * (teacher[name] - student[name]) ** 2, axis=1)
-        expected = np.mean(squares * (1 + labels_of_rows))
-        assert logs[term] == pytest.approx(expected, rel=1e-4), term
-
-
-@core
-def test_divergences_come_in_over_the_first_epochs(tiny_network, batch):
-    distiller = Distiller(tiny_network("t"), tiny_network("s"), divergence_warmup=2.5)
-    distiller.compile(keras.optimizers.SGD(0.0))  # compiled: it reads a variable
-    data = {"batch_size": 12, "shuffle": False, "verbose": 0}
-    logs = distiller.fit(*batch, epochs=3, **data).history
-    terms = [logs[name] for name in ("kl_main", "kl_aux_1", "kl_aux_2")]
-    assert np.ptp(terms, axis=1).max() < 1e-4  # reported without the weight
-    expected = logs["ce_loss"] + np.sum(terms, axis=0) * [1 / 2.5, 2 / 2.5, 1]
-    np.testing.assert_allclose(logs["loss"], expected, rtol=1e-5)
-
-    again = Distiller.from_config(distiller.get_config()).compile("sgd")
-    logs = again.fit(*batch, initial_epoch=1, epochs=2, **data).history
-    divergences = logs["kl_main"][0] + logs["kl_aux_1"][0] + logs["kl_aux_2"][0]
-    expected = logs["ce_loss"][0] + 0.8 * divergences
-    assert logs["loss"][0] == pytest.approx(expected, rel=1e-5)
-
-
-def test_how_far_divergences_came_in_is_saved(tiny_network, batch, tmp_path):
-    distiller = Distiller(tiny_network("t"), tiny_network("s"), divergence_warmup=5)
-    distiller.compile(sgd(), **EAGER).fit(*batch, batch_size=12, epochs=2, verbose=0)
-    distiller.save(tmp_path / "distiller.keras")
-    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
-    warmth = [float(each.divergence_warmth) for each in (distiller, loaded)]
-    assert warmth[0] == warmth[1] == pytest.approx(0.4)
-
-
-def test_options_of_a_divergence(tiny_network, batch):
-    images, labels = batch
-    distiller = Distiller(
-        tiny_network("t"),
-        tiny_network("s"),
-        divergence="dkd",
-        divergence_options={"beta": 2.0},
-    )
-    distiller = Distiller.from_config(distiller.get_config())
-    assert distiller.divergence_options == {"beta": 2.0}
-    teacher = outputs(distiller.teacher, images, training=False)["logits"]
-    student = outputs(distiller.student, images, training=True)["logits"]
-    logs = distiller.compile(sgd(), **EAGER).train_on_batch(*batch, return_dict=True)
-    expected = reference.decoupled_divergence(
-        teacher, student, np.repeat(labels, 4), 3.0, 1.0, 2.0
-    )
-    assert logs["kl_main"] == pytest.approx(expected.mean(), rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"divergence_warmup": -1}, "Expected `divergence_warmup` to be a number of"),
-        ({"divergence_options": {"beta": 1.0}}, "no options .*'kl'. Received: beta=1"),
-        (
-            {"divergence": "dkd", "divergence_options": {"gamma": 1.0}},
-            r"among \['alpha', 'beta'\] for divergence='dkd'. Received: gamma=1",
-        ),
-    ],
-)
-def test_options_that_are_none(tiny_network, options, message):
-    with pytest.raises(ValueError, match=message):
-        Distiller(tiny_network("t"), tiny_network("s"), **options)
-
-
-def test_divergences_that_are_none(tiny_network, batch):
-    networks = [tiny_network("t"), tiny_network("s")]
-    with pytest.raises(ValueError, match="`divergence` to be one of .*Received: .*crd"):
-        Distiller(*networks, divergence="crd")
-    reduced = Distiller(*networks, divergence=lambda t, s, y: keras.ops.mean(t - s))
-    with pytest.raises(ValueError, match=r"one value a row.*Received: shape \(\)"):
-        reduced.compile(sgd(), **EAGER).train_on_batch(*batch)
 
 
 def test_targets_are_all_that_is_asked_of_the_teacher(tiny_network, batch):
@@ -862,13 +759,24 @@ def test_shared_layers(tiny_network):
     network = tiny_network()
     same = keras.Model(network.input, network.output)
     for student in (network, same):
-        with pytest.raises(ValueError, match="share no layers.*'images'"):
+        with pytest.raises(ValueError, match="share no variables.*stage1_conv/kernel"):
             Distiller(network, student)
+
+
+def test_layers_without_variables_may_be_shared(tiny_network):
+    """Two networks on one `keras.Input`, with one pooling layer for both."""
+    images, pool = keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()
+    networks = [
+        keras.Model(images, keras.layers.Dense(3)(pool(images))) for _ in range(2)
+    ]
+    Distiller(*networks)
 
 
 @pytest.mark.parametrize("temperature", [0, -3.0])
 def test_temperature_must_be_positive(tiny_network, temperature):
-    with pytest.raises(ValueError, match="Expected `temperature` to be a number > 0"):
+    with pytest.raises(
+        ValueError, match="Expected `temperature` of KL to be a number, > 0"
+    ):
         Distiller(tiny_network("a"), tiny_network("b"), temperature=temperature)
 
 
@@ -884,8 +792,10 @@ def test_a_network_of_images_that_are_not_square(tiny_network):
 
 
 def test_losses_are_not_chosen(make_trainer):
-    with pytest.raises(ValueError, match="Expected no `loss`"):
+    with pytest.raises(ValueError, match="Expected no `loss`: .*`terms`"):
         make_trainer().compile(sgd(), loss="mse")
+    with pytest.raises(ValueError, match="Expected no `loss_weights`: .*`terms`"):
+        make_trainer().compile(sgd(), loss_weights={"kl_main": 0.5})
     with pytest.raises(TypeError, match="positional"):  # Keras' second one is the loss
         make_trainer().compile(sgd(), "mse")
 

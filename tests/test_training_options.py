@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import Distiller, TeacherTrainer, cli, data, runs
+from keras_hsakd import cli, data, runs, terms
 from keras_hsakd.resume import OutOfTime, Preempted, list_snapshots
 from keras_hsakd.runs import (
     Baseline,
@@ -119,7 +119,8 @@ def test_an_option_is_what_plain_keras_does(changes, optimizer):
     before = [rng.normal(0, 0.05, w.shape) for w in pair[0].get_weights()]
     for network in pair:
         network.set_weights(before)
-    job = Job(BaselineTrainer(pair[0]), pair[0])
+    term = terms.CrossEntropy(label_smoothing=chosen.label_smoothing)
+    job = Job(BaselineTrainer(pair[0], terms=[term]), pair[0])
     steps = types.SimpleNamespace(train=range(STEPS), image_size=8)
     training.compile_job(job, chosen, steps, ExecutionSettings())
     fitting = {"batch_size": 8, "shuffle": False, "verbose": 0}
@@ -399,35 +400,6 @@ def test_xla_is_used_where_it_is_told(compiled, monkeypatch):
 
 
 # Of the trainers and the data.
-
-
-@pytest.mark.parametrize("method", ["teacher", "distiller"])
-def test_the_labels_of_images_alone_are_smoothed(method, tiny_network, batch):
-    images, labels = batch
-    network = tiny_network(batch_norm=False)
-    trainer = TeacherTrainer(network)
-    if method == "distiller":
-        trainer = Distiller(tiny_network("teacher", batch_norm=False), network)
-        labels = np.where(np.arange(12) < 4, -1, labels)
-    labelled = labels >= 0
-    log_p = keras.ops.log_softmax(network.predict(images, verbose=0)["logits"])
-    spread = -np.asarray(log_p)[labelled].mean()
-    results = []
-    for smoothing in (0.0, 0.3):
-        trainer.compile(keras.optimizers.SGD(0.0), label_smoothing=smoothing)
-        logs = trainer.fit(images, labels, batch_size=12, verbose=0).history
-        results.append({name: value for name, (value,) in logs.items()})
-    plain, smoothed = results
-    expected = 0.7 * plain.pop("ce_loss") + 0.3 * spread
-    assert smoothed.pop("ce_loss") == pytest.approx(expected, rel=1e-5)
-    plain.pop("loss"), smoothed.pop("loss")
-    assert smoothed == pytest.approx(plain, rel=1e-5)
-    assert trainer.get_compile_config()["label_smoothing"] == 0.3
-    tested = trainer.evaluate(images, abs(labels), verbose=0)
-    trainer.compile("sgd")
-    assert trainer.evaluate(images, abs(labels), verbose=0) == pytest.approx(tested)
-    with pytest.raises(ValueError, match="`label_smoothing` to be 0 or more"):
-        trainer.compile("sgd", label_smoothing=1.0)
 
 
 def test_whole_batches_alone():

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from keras_hsakd.spelling import parse_call
+
 # A network that is trained computes its outputs, the gradients of what its layers take,
 # and those of their weights: as many multiply-adds each time.
 _TRAINED = 3
@@ -201,17 +203,15 @@ def spent(
 
 def _spent_in_distillation(record, network, frozen, num_views, parts):
     options, origin = record["options"], record["origin"]
-    weights = options.get("loss_weights", {})
     with_heads = options.get("heads", True)
     names = _heads_of(network) if with_heads else ()
-    heads = tuple(name for name in names if weights.get(f"kl_{name}", 1))
+    learns, heads = _taught(options.get("terms"), names)
     training = (origin.get("settings") or {}).get("training", {})
     head = training.get("head", "copy")
     teacher = origin.get("parts") or parts(origin["model"], head)
     # The last heads of a teacher with more of them teach.
     of_teacher = _heads_of(teacher) if names else ()
     taught_by = dict(zip(reversed(names), reversed(of_teacher), strict=False))
-    learns = bool(heads) or bool(weights.get("kl_main", 1))
     views = options.get("sampled_views") or num_views
     way = Way(
         kind="distill" if learns else "baseline",
@@ -226,6 +226,25 @@ def _spent_in_distillation(record, network, frozen, num_views, parts):
         passes = origin["cache"]["variants"] * record["images"]["train"]
         written = passes * num_views * sum(teacher.values())
     return Spent(_images(record) * image_multiply_adds(way, teacher, network), written)
+
+
+def _taught(terms, heads):
+    """Returns whether a student learns from a teacher, and which heads do.
+
+    Args:
+        terms: The terms of its loss as Python spells them; `None` for a method, whose
+            terms are on all heads.
+        heads: Names of the student's heads.
+    """
+    if terms is None:
+        return True, heads
+    places = set()
+    for call in map(parse_call, terms):
+        if call.name != "CrossEntropy" and call.settings.get("weight", 1) > 0:
+            on = call.settings.get("on", "logits")
+            places |= {on} if isinstance(on, str) else set(on)
+    taught = tuple(name for name in heads if places & {name, "heads"})
+    return bool(places), taught
 
 
 def _heads_of(parts):

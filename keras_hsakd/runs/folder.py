@@ -46,8 +46,6 @@ _FILES = (
 )
 # Keeps room, so that `run.json` can say that a training failed on a full disk.
 _ROOM = ".partial-room"
-# The first whose networks take images of 0 to 255; those before took normalised ones.
-_WITH_PREPROCESSING = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Run:
                 f"`distill` wrote. Received: '{os.fspath(path)}', which "
                 + ("has no run.json" if os.path.isdir(path) else "is not a folder")
             )
-        content = _upgraded(read_json(record))
+        content = read_json(record)
         check(content, record)
         return cls(os.path.abspath(path), _with_results(content, path))
 
@@ -244,17 +242,10 @@ class Run:
             FileNotFoundError: If no epoch of the run was finished.
             ValueError: If the checkpoint is unknown, or its file is damaged.
         """
-        from keras_hsakd.data import rescaling
-        from keras_hsakd.graph import with_preprocessing
-
         path = self._checkpoint(checkpoint)
         network = load_network(path)
-        images = self.record["images"]
-        _check_of(network, images, path)
-        if self.record["format"] >= _WITH_PREPROCESSING:
-            return network
-        normalisation = rescaling(images["mean"], images["std"])
-        return with_preprocessing(network, normalisation)
+        _check_of(network, self.record["images"], path)
+        return network
 
     def weights_digest(self, checkpoint: str = "last") -> str:
         """Returns a checksum of a network's weights, without loading it.
@@ -343,28 +334,6 @@ def _damaged(path, error):
         f"Expected '{path}' to be a whole Keras file. "
         f"Received: {type(error).__name__}: {error}{hint}"
     )
-
-
-# What the records of format 1, which had no number, kept beside the settings.
-_OPTIONS_1 = ("temperature", "loss_weights", "peers")
-_ORIGINS_1 = ("teacher", "backbone")
-
-
-def _upgraded(record):
-    """Returns a record of any format as one of today's."""
-    if "format" in record:
-        return record
-    record = dict(record)
-    options = {name: record.pop(name) for name in _OPTIONS_1 if name in record}
-    origins = [record.pop(name) for name in _ORIGINS_1 if name in record]
-    return {
-        "format": 1,
-        "options": options,
-        "execution": {},
-        "origin": origins[0] if origins else None,
-        "views": "rotations",
-        **record,
-    }
 
 
 def _with_results(record, path):
@@ -459,10 +428,6 @@ def differences(
     """
     differing = {}
     first, second = (_settings_of(record, options) for record in (wanted, found))
-    if found["format"] == 1:  # which did not record all options
-        first["options"] = {
-            name: first["options"].get(name) for name in second["options"]
-        }
     for name in _IDENTITY:
         one, other = first[name], second[name]
         if one == other:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from keras_hsakd.names import DIVERGENCES, VIEWS
+from keras_hsakd.names import METHODS, VIEWS
 from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.settings import (
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from keras_hsakd.runs.images import Images
     from keras_hsakd.teacher_cache import TeacherCache
+    from keras_hsakd.terms import Term
 
 
 class Job(NamedTuple):
@@ -133,8 +134,11 @@ def _checkpoint(which, default="last", otherwise=""):
     )
 
 
-def _temperature():
-    return setting(3.0, "temperature of the divergences")
+def _of_labels(training):
+    """Returns the term of the labels of the images themselves."""
+    from keras_hsakd.terms import CrossEntropy
+
+    return CrossEntropy(label_smoothing=training.label_smoothing)
 
 
 def _views():
@@ -304,6 +308,7 @@ class Teacher(Kind):
 
     def job(self, training, images, origin):
         from keras_hsakd.runs import networks
+        from keras_hsakd.terms import CrossEntropy
         from keras_hsakd.trainers import TeacherTrainer
 
         if origin is None:
@@ -317,6 +322,7 @@ class Teacher(Kind):
             freeze_backbone=origin is not None,
             views=self.views,
             sampled_views=self.sampled_views,
+            terms=[_of_labels(training), CrossEntropy(on="heads")],
         )
         return Job(trainer, network, compiling={"head_metrics": self.head_metrics})
 
@@ -334,7 +340,8 @@ class Baseline(Kind):
 
         # Its weights at the start are those of a student with heads of this seed.
         (network,) = networks.create(training, images, with_heads=False)
-        return Job(BaselineTrainer(network), network)
+        trainer = BaselineTrainer(network, [_of_labels(training)])
+        return Job(trainer, network)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -359,10 +366,28 @@ class Distill(Kind):
         "from in its place (default: its network computes them)",
     )
     checkpoint: str | None = _checkpoint("of the teacher", None, "the cache's, or last")
-    heads: bool = setting(
-        True,
+    method: str = setting(
+        "hsakd", "method, with its published settings", choices=METHODS
+    )
+    heads: bool | None = setting(
+        None,
         "learn by auxiliary heads from views of the images; without, from the "
-        "teacher's class logits alone",
+        "teacher's class logits alone (default: yes for hsakd)",
+    )
+    temperature: float | None = setting(
+        None, "temperature of the method (default: the published one)"
+    )
+    method_settings: dict[str, float] = setting(
+        {},
+        "other settings of its terms, for example beta=6 of dkd (default: the "
+        "published ones)",
+        metavar="NAME=NUMBER",
+    )
+    terms: tuple[str, ...] | None = setting(
+        None,
+        "terms of the loss in place of those of a method, each as Python spells it, "
+        "for example \"KL(4.0, on='heads', weight=0.5)\"",
+        metavar="TERM",
     )
     views: str | None = setting(
         None,
@@ -373,26 +398,59 @@ class Distill(Kind):
     weak_teacher: bool = setting(
         False, "learn from a teacher that is no better than chance, too"
     )
-    divergence: str = setting(
-        "kl", "what is learned from the teacher by", choices=DIVERGENCES
-    )
-    divergence_options: dict[str, float] = setting(
-        {},
-        "its further settings: alpha and beta of dkd (default: 1 and 8)",
-        metavar="NAME=NUMBER",
-    )
-    divergence_warmup: float = setting(
-        0.0, "fraction of the epochs over which the divergences come in"
-    )
-    temperature: float = _temperature()
-    loss_weights: dict[str, float] = setting(
-        {},
-        "weights of terms of the loss, for example kl_aux_1=0, for which that head is "
-        "not computed (default: 1 each)",
-        metavar="TERM=WEIGHT",
-    )
     sampled_views: int | None = _sampled_views()
     head_metrics: bool = _head_metrics()
+
+    def __post_init__(self):
+        """Decides about heads where the user did not."""
+        if self.heads is None:
+            with_heads = self.method == "hsakd"  # or terms, which are spelled out
+            object.__setattr__(self, "heads", with_heads)
+
+    @classmethod
+    def default_options(cls):
+        """Returns the options as they are where none is given."""
+        return {**super().default_options(), "heads": True}
+
+    def options(self):
+        """Returns the options, with terms in one spelling."""
+        options = super().options()
+        if self.terms is not None:
+            from keras_hsakd.terms import parse
+
+            options["terms"] = [repr(parse(text)) for text in self.terms]
+        return options
+
+    def loss_terms(self, training: TrainingSettings) -> list["Term"]:
+        """Returns the terms of the loss.
+
+        Raises:
+            ValueError: If they are given twice, or a setting does not suit.
+        """
+        from keras_hsakd import terms
+
+        settings = dict(self.method_settings)
+        if self.temperature is not None:
+            settings["temperature"] = self.temperature
+        if self.terms is None:
+            found = terms.of_method(self.method, self.heads, training.epochs, settings)
+            labels = _of_labels(training)
+            return [
+                dataclasses.replace(labels, weight=term.weight)
+                if isinstance(term, terms.CrossEntropy)
+                else term
+                for term in found
+            ]
+        given = {**settings, "label_smoothing": training.label_smoothing}
+        if self.method != "hsakd":
+            given["method"] = self.method
+        for name, value in given.items():
+            if value:
+                raise ValueError(
+                    f"Expected no `{name}` with `terms`, which have their own settings."
+                    f" Received: {name}={value!r} and terms={self.terms}"
+                )
+        return [terms.parse(text) for text in self.terms]
 
     def origin(self):
         if self.cache is None:
@@ -440,6 +498,7 @@ class Distill(Kind):
 
     def check_settings(self, training, data, origin):
         super().check_settings(training, data, origin)
+        self.loss_terms(training)
         if self.cache is None:
             return
         if not self.heads:
@@ -487,18 +546,11 @@ class Distill(Kind):
         distiller = Distiller(
             teacher,
             student,
-            self.temperature,
             views=origin.run.views if self.heads else self.views,
-            divergence=self.divergence,
-            divergence_options=self.divergence_options,
-            divergence_warmup=self.divergence_warmup * training.epochs,
             sampled_views=self.sampled_views,
+            terms=self.loss_terms(training),
         )
-        compiling = {
-            "head_metrics": self.head_metrics,
-            "loss_weights": self.loss_weights,
-        }
-        return Job(distiller, student, compiling=compiling)
+        return Job(distiller, student, compiling={"head_metrics": self.head_metrics})
 
 
 def check_choice(data: DataSettings, seed: int, seed_of_cache: int, cache: str) -> None:
@@ -569,22 +621,25 @@ class Mutual(Kind):
     peers: tuple[str, ...] | None = setting(
         None, "networks that it learns with (default: one more of the same)"
     )
-    temperature: float = _temperature()
+    temperature: float = setting(3.0, "temperature at which they learn from others")
     views: str = _views()
     sampled_views: int | None = _sampled_views()
     head_metrics: bool = _head_metrics()
 
     def job(self, training, images, origin):
         from keras_hsakd.runs import networks
+        from keras_hsakd.terms import KL, CrossEntropy
         from keras_hsakd.trainers import MutualDistiller
 
         peers = (training.model,) if self.peers is None else tuple(self.peers)
         all_networks = networks.create(training, images, self.views, peers)
+        terms = [_of_labels(training), CrossEntropy(on="heads")]
+        terms += [KL(self.temperature, on=on) for on in ("logits", "heads")]
         distiller = MutualDistiller(
             all_networks,
-            self.temperature,
             views=self.views,
             sampled_views=self.sampled_views,
+            terms=terms,
         )
         return Job(
             distiller,
@@ -639,7 +694,8 @@ class Linear(Kind):
             )
         trained = strip_heads(origin.network())
         network = networks.linear_classifier(trained, training, images)
-        return Job(BaselineTrainer(network), network)
+        trainer = BaselineTrainer(network, [_of_labels(training)])
+        return Job(trainer, network)
 
 
 KINDS = {kind.name: kind for kind in (Teacher, Baseline, Distill, Mutual, Linear)}

@@ -21,7 +21,7 @@ from keras import ops
 from keras_hsakd import views
 from keras_hsakd.callbacks import SaveNetwork, StepSeconds
 from keras_hsakd.files import read_json, write_json
-from keras_hsakd.heads import head_names, multiply_adds_by_part
+from keras_hsakd.heads import multiply_adds_by_part
 from keras_hsakd.machine import machine, memory, versions
 from keras_hsakd.optional import own_module
 from keras_hsakd.runs import networks
@@ -32,8 +32,8 @@ from keras_hsakd.runs.kinds import Baseline, Job, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.training import Recorder, callbacks, compile_job
 from keras_hsakd.teacher_cache.writing import Outputs
+from keras_hsakd.terms import KL, CrossEntropy
 from keras_hsakd.trainers import Distiller
-from keras_hsakd.trainers.distillation import term_name
 
 # More than a measurement makes.
 _STEPS = 10**9
@@ -105,10 +105,15 @@ class Pair:
             kind = ConstantTeacher if way.cached else Distiller
             few = way.views < len(views.get(self.views))
             arguments = {"sampled_views": way.views} if few else {}
-            distiller = kind(teacher, student, views=self.views, **arguments)
-        left_out = set(head_names(student)) - set(way.heads)
-        weights = {term_name(name): 0.0 for name in left_out}
-        return Job(distiller, student, compiling={"loss_weights": weights})
+            learning = [KL(3.0), KL(3.0, on=list(way.heads))]
+            distiller = kind(
+                teacher,
+                student,
+                views=self.views,
+                terms=[CrossEntropy(), *learning],
+                **arguments,
+            )
+        return Job(distiller, student)
 
 
 class ConstantTeacher(Distiller):

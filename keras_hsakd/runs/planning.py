@@ -24,7 +24,6 @@ from keras_hsakd.runs.kinds import Distill, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.sizes import in_words
 from keras_hsakd.teacher_cache import TeacherCache, num_bytes
-from keras_hsakd.trainers.distillation import term_name
 
 _FORMAT = 2
 
@@ -486,7 +485,7 @@ def _way_of(kind, trainer, training, origin):
         heads=tuple(
             name
             for name in output_names(trainer.network)[1:]
-            if trainer.weighs(term_name(name))
+            if name in trainer.trained_outputs
         ),
         cached=isinstance(getattr(trainer, "teacher", None), TeacherCache),
         frozen=training.freeze_backbone or (kind == "teacher" and origin is not None),

@@ -354,47 +354,41 @@ _ONLINE = {
     "shufflenet_v2": "79.98 ± 0.12",
 }
 _FEW_SHOT = {25: "68.50 ± 0.24", 50: "72.18 ± 0.41", 75: "73.26 ± 0.11"}
-# name: the terms of the loss that are left out
+# name: the terms of the loss beside the cross-entropy
+_LOGITS, _HEADS = "KL(3.0)", "KL(3.0, on='heads')"
 _ABLATIONS = {
-    "terms-ce": ("kl_main", "kl_aux_1", "kl_aux_2", "kl_aux_3"),
-    "terms-ce-main": ("kl_aux_1", "kl_aux_2", "kl_aux_3"),
-    "terms-ce-heads": ("kl_main",),
-    "heads-1": ("kl_aux_2", "kl_aux_3"),
-    "heads-2": ("kl_aux_1", "kl_aux_3"),
-    "heads-3": ("kl_aux_1", "kl_aux_2"),
-    "heads-1-2": ("kl_aux_3",),
-    "heads-1-3": ("kl_aux_2",),
-    "heads-2-3": ("kl_aux_1",),
+    "terms-ce": (),
+    "terms-ce-main": (_LOGITS,),
+    "terms-ce-heads": (_HEADS,),
+    **{
+        f"heads-{'-'.join(numbers)}": (
+            _LOGITS,
+            *(f"KL(3.0, on='aux_{number}')" for number in numbers),
+        )
+        for numbers in ("1", "2", "3", "12", "13", "23")
+    },
 }
 # Distillation otherwise. name: what it is, options of `distill`
 _PLAIN = {"heads": False}
-_DKD = {"divergence": "dkd", "temperature": 4.0, "divergence_warmup": 20 / 240}
-_STANDARDIZED = {"divergence": "standardized", "temperature": 2.0}
+_STANDARDIZED = (
+    "CrossEntropy()",
+    "Standardized(2.0)",
+    "Standardized(2.0, on='heads')",
+)
 _OTHERWISE = {
-    "kd": (
-        "plain distillation of logits",
-        {
-            **_PLAIN,
-            "temperature": 4.0,
-            "loss_weights": {"ce_loss": 0.1, "kl_main": 0.9},
-        },
-    ),
-    "dkd": ("decoupled distillation of logits", {**_PLAIN, **_DKD}),
+    "kd": ("plain distillation of logits", {"method": "kd"}),
+    "dkd": ("decoupled distillation of logits", {"method": "dkd"}),
     "standardized": (
         "distillation of standardized logits",
-        {
-            **_PLAIN,
-            **_STANDARDIZED,
-            "loss_weights": {"ce_loss": 0.1, "kl_main": 9.0},
-        },
+        {"method": "standardized"},
     ),
-    "heads-dkd": ("student by heads, decoupled", dict(_DKD)),
-    "heads-standardized": ("student by heads, standardized", dict(_STANDARDIZED)),
+    "heads-dkd": ("student by heads, decoupled", {"method": "dkd", "heads": True}),
+    "heads-standardized": ("student by heads, standardized", {"terms": _STANDARDIZED}),
 }
 # (pair): options of its dkd, and published figures of what is not the method
 _PUBLISHED_OTHERWISE = {
     ("wrn_40_2", "wrn_16_2"): (
-        {"divergence_options": {"beta": 6.0}},
+        {"method_settings": {"beta": 6.0}},
         {"kd": "74.92", "dkd": "76.23"},
     ),
     ("resnet32x4", "resnet8x4"): ({}, {"kd": "73.33", "dkd": "76.32"}),
@@ -447,15 +441,13 @@ def _rows():
             ),
             published,
         )
-    for name, left_out in _ABLATIONS.items():
+    for name, terms in _ABLATIONS.items():
         yield Recipe(
             f"cifar100/wrn_40_2-wrn_16_2/{name}",
-            f"student without {', '.join(left_out)}",
+            f"student of labels and {' and '.join(terms) or 'nothing else'}",
             (
                 *_joint_teacher(_on_cifar("wrn_40_2"), _CIFAR100),
-                _student(
-                    _on_cifar("wrn_16_2"), loss_weights=dict.fromkeys(left_out, 0)
-                ),
+                _student(_on_cifar("wrn_16_2"), terms=("CrossEntropy()", *terms)),
             ),
         )
     for model, published in _ONLINE.items():
@@ -467,11 +459,12 @@ def _rows():
         )
     for (teacher, student), (of_dkd, figures) in _PUBLISHED_OTHERWISE.items():
         for name, (description, options) in _OTHERWISE.items():
-            training, heads = _on_cifar(teacher), options.get("heads", True)
+            training = _on_cifar(teacher)
             teachers = _joint_teacher(training, _CIFAR100)
-            if not heads:  # published with teachers that were trained on labels alone
+            # Published with teachers that were trained on labels alone.
+            if not (options.get("heads") or "terms" in options):
                 teachers = (Step("teacher", "baseline", training, _CIFAR100),)
-            more = of_dkd if options.get("divergence") == "dkd" else {}
+            more = of_dkd if options.get("method") == "dkd" else {}
             yield Recipe(
                 f"cifar100/{teacher}-{student}/{name}",
                 description,

@@ -15,7 +15,7 @@ from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.sizes import ImageSize, edges
 
 # Of the layout of `run.json`.
-FORMAT = 3
+FORMAT = 4
 # Larger images are not decoded, see `keras_hsakd.data.decoding`.
 _LARGEST_SIZE = 10_000
 _LONGEST_TEXT = 4096  # a path, for example
@@ -104,26 +104,26 @@ def check(record: Mapping, path: str) -> None:
     """Raises a ValueError unless a record has all that is read of it.
 
     Args:
-        record: Content of a `run.json`, brought up to today's format.
+        record: Content of a `run.json`.
         path: The file, for errors.
 
     Raises:
         ValueError: In one line, what is wrong.
 
     Example:
-    >>> check({"format": 3}, "run.json")
+    >>> check({"format": 4}, "run.json")
     Traceback (most recent call last):
     ValueError: Expected `kind` in 'run.json' to be there. Received: nothing
     """
-    newer = record.get("format")
-    if isinstance(newer, int) and newer > FORMAT:
+    found = record.get("format", 1)  # the first had no number
+    if found != FORMAT:
         versions = record.get("versions")
         by = versions.get("keras_hsakd") if isinstance(versions, dict) else None
         by = _line(by) if isinstance(by, str) else "of an unknown version"
         raise ValueError(
             f"Expected '{path}' to be the record of a run of keras_hsakd "
-            f"{keras_hsakd.__version__} or before, format {FORMAT}. Received: format "
-            f"{reprlib.repr(newer)}, by keras_hsakd {by}"
+            f"{keras_hsakd.__version__}, format {FORMAT}. Received: format "
+            f"{reprlib.repr(found)}, by keras_hsakd {by}"
         )
     fault = _fault(record, Record, "") or _out_of_range(record)
     if fault:

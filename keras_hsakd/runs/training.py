@@ -268,12 +268,6 @@ def _found(output, wanted, kind):
             f"Expected the settings of the run in '{found.path}' to go on with it: "
             f"{name} {received}. Received: {expected}"
         )
-    if not found.is_finished and found.record["format"] != FORMAT:
-        raise ValueError(
-            f"Expected a run that this version of keras_hsakd began, to go on with it. "
-            f"Received: '{found.path}', which one before it began and which has other "
-            "snapshots; `--overwrite` replaces it"
-        )
     return found
 
 
@@ -347,7 +341,6 @@ def compile_job(
         job.trainer.compile(
             optimizer=optimization.optimizer(training, len(images.train)),
             weighted_metrics=["accuracy"],
-            label_smoothing=training.label_smoothing,
             jit_compile="auto" if compiled is None else compiled,
             steps_per_execution=_steps_per_execution(execution, training, images),
             **job.compiling,

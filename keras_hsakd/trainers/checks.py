@@ -8,20 +8,37 @@ import keras
 import numpy as np
 
 from keras_hsakd.distribution import steps_done
-from keras_hsakd.heads import is_plain
+from keras_hsakd.heads import is_plain, output_names, strip_heads
 from keras_hsakd.logits import check_logits
 from keras_hsakd.ops import SUM_TOLERANCE
 
 
-def check_network(network: keras.Model) -> None:
-    """Raises a ValueError unless a network maps one batch of images to logits."""
-    shape = network.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4:
-        raise ValueError(
-            f"Expected `{network.name}` to take one batch of images, of shape "
-            f"(batch, height, width, channels). Received: input shape {shape}"
-        )
-    check_logits(network)
+def prepared(network: keras.Model, role: str) -> keras.Model:
+    """Returns a network that gives class logits, sharing all layers.
+
+    A softmax at the end of a plain classifier is taken off; what a network with heads
+    gives must be logits.
+
+    Args:
+        network: A functional model with auxiliary heads, or a plain classifier.
+        role: What an error calls it.
+
+    Raises:
+        ValueError: If it does not map one batch of images to class logits.
+    """
+    with about(role):
+        output_names(network)
+        if is_plain(network):
+            network = strip_heads(network)
+        else:
+            check_logits(network)
+        shape = network.input_shape
+        if not isinstance(shape, tuple) or len(shape) != 4:
+            raise ValueError(
+                f"Expected `{network.name}` to take one batch of images, of shape "
+                f"(batch, height, width, channels). Received: input shape {shape}"
+            )
+    return network
 
 
 def num_classes(network: keras.Model) -> int:
@@ -50,6 +67,11 @@ def check_batch(network: keras.Model, images, labels, unlabeled=False) -> None:
 
 def _check_images(network, images):
     expected = tuple(network.input_shape[1:])
+    if hasattr(images, "row_splits"):
+        raise ValueError(
+            "Expected images that have one size in a batch, as by `keras.ops.image."
+            "resize`. Received: a ragged tensor"
+        )
     shape = tuple(getattr(images, "shape", ()))
     if len(shape) != 4 or any(
         wanted not in (None, received)
@@ -297,12 +319,3 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
                 "Expected the terms of the loss to be finite. "
                 f"Received: {', '.join(bad)} {where}"
             )
-
-
-def check_label_smoothing(smoothing: float) -> None:
-    """Raises a ValueError unless it is a part of the probability of a label."""
-    if not 0 <= smoothing < 1:
-        raise ValueError(
-            "Expected `label_smoothing` to be 0 or more, and below 1. "
-            f"Received: label_smoothing={smoothing}"
-        )

@@ -1,112 +1,40 @@
 """What the trainers in which a network learns from another have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import keras
-from keras import ops
 
-from keras_hsakd import losses
-from keras_hsakd.compat import layers_of
 from keras_hsakd.heads import Signature, signature
-from keras_hsakd.losses import Divergence
 from keras_hsakd.teacher_cache import TeacherCache
-from keras_hsakd.trainers.base import HeadsTrainer
-from keras_hsakd.views import View
+from keras_hsakd.terms import of_method
+from keras_hsakd.trainers.base import Trainer, read_only
 
 
-class DistillationTrainer(HeadsTrainer):
-    """Base class of the trainers whose networks learn from a teacher's outputs.
+class Distillation(Trainer):
+    """Base class of the trainers whose networks learn from others' outputs."""
 
-    Args:
-        networks: See `HeadsTrainer`.
-        view_terms: See `HeadsTrainer`.
-        temperature: The temperature `tau > 0` of a named divergence.
-        divergence: See `keras_hsakd.losses.get`.
-        divergence_options: See `options` of `keras_hsakd.losses.get`.
-        views: See `HeadsTrainer`.
-        **kwargs: Other arguments of `HeadsTrainer`.
+    @read_only
+    def temperature(self) -> float | None:
+        """The temperature of all terms that have one; `None` where they differ."""
+        found = {t.temperature for t in self.terms if hasattr(t, "temperature")}
+        return found.pop() if len(found) == 1 else None
+
+
+def terms_at(temperature: float | None, terms: Sequence | None, heads: bool) -> list:
+    """Returns terms that were given, or else those of HSAKD at a temperature.
+
+    Raises:
+        ValueError: If both were given.
     """
-
-    def __init__(
-        self,
-        networks: dict[str, keras.Model],
-        view_terms: dict[str, tuple[str, str]],
-        temperature: float,
-        divergence: str | Divergence,
-        divergence_options: Mapping[str, float] | None,
-        views: str | Sequence[View] | None,
-        **kwargs,
-    ):
-        losses.get(divergence, temperature, divergence_options)  # checks them
-        super().__init__(networks, view_terms, views, **kwargs)
-        self.temperature = temperature
-        self.divergence = divergence
-        # A tuple: Keras would track a dict.
-        self._divergence_options = tuple((divergence_options or {}).items())
-
-    @property
-    def divergence_options(self) -> dict[str, float]:
-        """Further settings of a named divergence, by name."""
-        return dict(self._divergence_options)
-
-    def learning(self, outputs, prefix=""):
-        """Returns those of a network's outputs that learn from a teacher's.
-
-        Args:
-            outputs: Dict by the names of outputs.
-            prefix: Of the network's terms. Defaults to none.
-        """
-        return {
-            name: output
-            for name, output in outputs.items()
-            if self.weighs(f"{prefix}{term_name(name)}")
-        }
-
-    def divergences(self, targets, outputs, batch, labels):
-        """Returns the divergences of outputs from a teacher's, by their terms.
-
-        Args:
-            targets: Dict of the teacher's logits for the batch's rows of views, with
-                the names of the outputs that learn from them.
-            outputs: Dict of a network's logits for the same rows.
-            batch: The batch, as `train_step` makes it.
-            labels: Class labels `(B,)` or class probabilities `(B, N)`.
-
-        Returns:
-            Dict of `kl_main` and `kl_aux_1` to `kl_aux_L`, each with one value a row.
-        """
-        divergence = losses.get(
-            self.divergence, self.temperature, self.divergence_options
+    if terms is None:
+        settings = {} if temperature is None else {"temperature": temperature}
+        return of_method("hsakd", heads, settings=settings)
+    if temperature is not None:
+        raise ValueError(
+            "Expected `temperature` or `terms`, of which each has a temperature of its "
+            f"own. Received: temperature={temperature} and terms={terms}"
         )
-        class_labels = ops.repeat(labels, self.num_seen, axis=0)
-        labels_of_views = self.joint_labels_of(batch, labels)
-        terms = {}
-        for name, logits in outputs.items():
-            values = divergence(
-                ops.stop_gradient(ops.cast(targets[name], logits.dtype)),
-                logits,
-                class_labels if name == "logits" else labels_of_views,
-            )
-            if len(values.shape) != 1:
-                raise ValueError(
-                    "Expected `divergence` to return one value a row, of shape (rows,)."
-                    f" Received: shape {tuple(values.shape)} from {self.divergence}"
-                )
-            terms[term_name(name)] = values
-        return terms
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "temperature": self.temperature,
-            "divergence": keras.saving.serialize_keras_object(self.divergence),
-            "divergence_options": self.divergence_options,
-        }
-
-
-def term_name(output_name: str) -> str:
-    """Returns the name of the divergence of one of a network's outputs."""
-    return "kl_main" if output_name == "logits" else f"kl_{output_name}"
+    return terms
 
 
 def check_pair(
@@ -149,12 +77,12 @@ def check_pair(
         )
     if isinstance(teacher, TeacherCache):
         return
-    teacher_ids = {id(layer) for layer in layers_of(teacher)}
-    shared = [layer.name for layer in layers_of(student) if id(layer) in teacher_ids]
+    owned = {id(variable) for variable in teacher.variables}
+    shared = [v.path for v in student.variables if id(v) in owned]
     if shared:
         raise ValueError(
-            f"Expected {both} to share no layers, or training the one would change the "
-            f"other. Received: shared layers {shared[:5]}"
+            f"Expected {both} to share no variables, or training the one would change "
+            f"the other. Received: shared variables {shared[:5]}"
         )
 
 

@@ -1,28 +1,30 @@
 """Distillation of a student from a teacher."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
 from keras_hsakd.distribution import run_on_rows
-from keras_hsakd.heads import named_outputs, output_names
-from keras_hsakd.losses import Divergence
+from keras_hsakd.heads import named_outputs
 from keras_hsakd.teacher_cache import TeacherCache
-from keras_hsakd.trainers import checks
+from keras_hsakd.trainers.checks import prepared
 from keras_hsakd.trainers.distillation import (
-    DistillationTrainer,
+    Distillation,
     check_pair,
     signature_of,
-    term_name,
+    terms_at,
 )
 from keras_hsakd.trainers.feeding import remade
+from keras_hsakd.trainers.parts import Learner
 from keras_hsakd.views import View
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
-class Distiller(DistillationTrainer):
-    """Distils a student from a teacher by HSAKD.
+class Distiller(Distillation):
+    """Distils a student from a teacher: by HSAKD, or by a list of terms of your own.
+
+    HSAKD is the sum of
 
     ```
     loss = CE(p_S(x), y)
@@ -41,6 +43,10 @@ class Distiller(DistillationTrainer):
     Where neither network has heads, the one view is the image itself, and what is left
     is the distillation of logits: `CE(p_S(x), y) + tau^2 KL(p_T(x) || p_S(x))`.
 
+    These are the terms `[CrossEntropy(), KL(3.0), KL(3.0, on="heads")]` of
+    `keras_hsakd.terms`. Other methods are other lists; each term has a weight of its
+    own, and is reported without it.
+
     The teacher is in inference mode and never changes. `evaluate` and `predict` see
     plain images and the student's class logits; `export` writes the student without
     its heads; `save` keeps both networks, to go on training.
@@ -56,11 +62,12 @@ class Distiller(DistillationTrainer):
 
     Args:
         teacher: A trained functional model with auxiliary heads, see
-            `keras_hsakd.models.create`, or a plain classifier; or its outputs, a
+            `keras_hsakd.models.create`, or a plain classifier, whose softmax is taken
+            off if it ends in one; or its outputs, a
             `TeacherCache`, for `fit` with the data set that it was written of.
         student: A functional model with heads if the teacher has them, for the same
-            classes. The two must not share layers.
-        temperature: The temperature `tau > 0` of the divergences. Defaults to 3.
+            classes. The two must not share variables.
+        temperature: The temperature `tau > 0` of HSAKD. Defaults to `None`, 3.
         pairs: Pairs `(teacher's head, student's head)` of names, each of the student's
             heads once: `[("aux_1", "aux_1"), ("aux_4", "aux_2")]`. Defaults to the last
             of the teacher's heads, in order.
@@ -68,31 +75,24 @@ class Distiller(DistillationTrainer):
             on batches of images, the first of which leaves them as they are; as many
             as the heads are made for. Defaults to `"rotations"`, and without heads to
             the image alone.
-        divergence: One of `keras_hsakd.losses.names()`, or a function of (teacher
-            logits, student logits, labels) with one value a row, to which `temperature`
-            does not apply. It is called on the main logits with the class labels, and
-            on the logits of each head with the joint labels, -1 both for an image
-            without a label. Defaults to `"kl"`.
-        divergence_options: Further settings of a named divergence: `alpha` and `beta`
-            of `"dkd"`. Defaults to `None`, those of
-            `keras_hsakd.ops.decoupled_divergence`.
-        divergence_warmup: Number of epochs over which the divergences come in: in epoch
-            `e`, from 1, they have `min(e / divergence_warmup, 1)` of their weights.
-            They are reported without them. Defaults to 0, all from the start.
         sampled_views: Number of views of each image that a step of training sees, from
             2 to all: the image itself, and others that are drawn anew in each step. The
             rows of those drawn weigh as much as those of all others would, so that the
             loss, its terms and their gradients are those of the method on the average
             (batch normalization aside, whose statistics are of what a step sees); so
             are the accuracies of heads. Defaults to `None`, all views.
+        terms: The terms of the loss, in place of HSAKD: a list of terms of
+            `keras_hsakd.terms`, of functions of (teacher's output, student's output,
+            labels) with one value a row, or of losses of `keras.distillation`.
+            Defaults to `None`, HSAKD at the `temperature`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
         ValueError: If one network has heads and the other none, heads do not pair,
-            classes or image shapes differ, layers are shared, the views do not suit
-            heads or images, the divergence is unknown or has no such option, the
-            temperature is not positive, the warm-up is negative, or there are not as
-            many views as are to be sampled.
+            classes or image shapes differ, variables are shared, the views do not suit
+            heads or images, a term needs what is not there, the temperature is not
+            positive or stands beside `terms`, or there are not as many views as are to
+            be sampled.
 
     Example:
     >>> train, test = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -113,36 +113,28 @@ class Distiller(DistillationTrainer):
         self,
         teacher: keras.Model | TeacherCache,
         student: keras.Model,
-        temperature: float = 3.0,
+        temperature: float | None = None,
         pairs: Sequence[tuple[str, str]] | None = None,
         views: str | Sequence[View] | None = None,
-        divergence: str | Divergence = "kl",
         sampled_views: int | None = None,
-        divergence_options: Mapping[str, float] | None = None,
-        divergence_warmup: float = 0,
+        terms: Sequence | None = None,
         **kwargs,
     ):
-        if not divergence_warmup >= 0:
-            raise ValueError(
-                "Expected `divergence_warmup` to be a number of epochs, 0 or more. "
-                f"Received: divergence_warmup={divergence_warmup}"
-            )
-        check_pair(teacher, student)
         frozen = []
+        student = prepared(student, "student")
         if isinstance(teacher, TeacherCache):
             views = teacher.suited_views(views)
         else:
-            checks.check_network(teacher)
+            teacher = prepared(teacher, "teacher")
             frozen = teacher.variables
+        check_pair(teacher, student)
+        of_student = signature_of(student, "student")
         teacher_heads = _teacher_heads(
-            signature_of(teacher, "teacher"), signature_of(student, "student"), pairs
+            signature_of(teacher, "teacher"), of_student, pairs
         )
         super().__init__(
-            {"": student},
-            {term_name(name): ("", name) for name in output_names(student)},
-            temperature,
-            divergence,
-            divergence_options,
+            [Learner("", student, (teacher,), teacher_heads)],
+            terms_at(temperature, terms, bool(of_student.heads)),
             views,
             sampled_views=sampled_views,
             frozen=frozen,
@@ -151,36 +143,14 @@ class Distiller(DistillationTrainer):
         self.teacher = teacher
         self.student = student
         self._teacher_heads = teacher_heads
-        self.divergence_warmup = divergence_warmup
-        if divergence_warmup:
-            # A variable, which a compiled step reads anew. Where no epochs are told,
-            # all of the weights.
-            self.divergence_warmth = self.add_weight(
-                name="divergence_warmth",
-                initializer="ones",
-                dtype="float32",
-                trainable=False,
-            )
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """The heads that teach, each with the student's head that learns from it."""
         return [(teacher, student) for student, teacher in self._teacher_heads.items()]
 
-    @property
-    def network(self) -> keras.Model:
-        """The student."""
-        return self.student
-
-    def outputs_of(self, images, training=False):
-        student = self.in_step(self.student) if training else self.student
-        return named_outputs(student, images, training)
-
-    def needed_outputs(self, trained):
-        learning = [name for name in trained[""] if self.weighs(term_name(name))]
-        teaching = {self._teacher_heads.get(name, name) for name in learning}
-        needed = super().needed_outputs(trained)
-        return needed if self._is_cached else [*needed, (self.teacher, teaching)]
+    def teachers_outputs(self, batch, outputs):
+        return {"": [self.targets(batch)]}
 
     def targets(self, batch):
         """Returns the teacher's dict of outputs for a batch's rows of views.
@@ -209,15 +179,6 @@ class Distiller(DistillationTrainer):
     def frozen_digest(self):
         return self.teacher.digest if self._is_cached else super().frozen_digest()
 
-    def loss_weight(self, term):
-        weight = super().loss_weight(term)
-        if self.divergence_warmup and term != "ce_loss":
-            weight *= ops.convert_to_tensor(self.divergence_warmth)
-        return weight
-
-    def own_callbacks(self):
-        return [_WarmUp()] if self.divergence_warmup else []
-
     def train_on_batch(self, *args, **kwargs):
         if self._is_cached:
             raise ValueError(
@@ -230,32 +191,13 @@ class Distiller(DistillationTrainer):
     def _is_cached(self):
         return isinstance(self.teacher, TeacherCache)
 
-    def view_terms(self, batch, labels, outputs):
-        learning = self.learning(outputs)
-        if not learning:
-            return {}
-        targets = self.targets(batch)
-        paired = {
-            name: targets[self._teacher_heads.get(name, name)] for name in learning
-        }
-        return self.divergences(paired, learning, batch, labels)
-
     def get_config(self):
         return {
             **super().get_config(),
             "teacher": keras.saving.serialize_keras_object(self.teacher),
             "student": keras.saving.serialize_keras_object(self.student),
             "pairs": [list(pair) for pair in self.pairs],
-            "divergence_warmup": self.divergence_warmup,
         }
-
-
-class _WarmUp(keras.callbacks.Callback):
-    """Tells a distiller how much of their weights its divergences have in an epoch."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        warmth = (epoch + 1) / self.model.divergence_warmup
-        self.model.divergence_warmth.assign(min(warmth, 1.0))
 
 
 def _teacher_heads(teacher, student, pairs):

@@ -111,6 +111,14 @@ class Fitting(ReplicatedFit):
                 f"Received: class_weight={class_weight}"
             )
 
+    def check_data(self, data, is_weighted: bool) -> None:
+        """Raises a ValueError of data whose rows cannot be weighed as they should.
+
+        Args:
+            data: `x` of `fit`.
+            is_weighted: Whether images have weights.
+        """
+
     def own_callbacks(self) -> list[keras.callbacks.Callback]:
         """Returns callbacks that each training of this trainer has."""
         return []
@@ -191,6 +199,7 @@ class Fitting(ReplicatedFit):
             )
         class_weight = kwargs.get("class_weight")
         self._check_class_weight(class_weight)
+        self._check_trains()
         callbacks = [] if callbacks is None else callbacks
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = list(keras.tree.flatten(callbacks))
@@ -208,6 +217,7 @@ class Fitting(ReplicatedFit):
         x = look.data
         if self._check(look) or feed.has_unlabeled:
             self.check_unlabeled(class_weight)
+        self.check_data(x, _is_weighted(look.first_batch, kwargs))
         expected = checks.expected_labels(
             self.network, self._may_be_unlabeled and not class_weight
         )
@@ -275,6 +285,7 @@ class Fitting(ReplicatedFit):
     def train_on_batch(
         self, x, y=None, sample_weight=None, class_weight=None, **kwargs
     ):
+        self._check_trains()
         self.check_batch(x, y)
         if checks.has_unlabeled(y):
             self.check_unlabeled(class_weight)
@@ -329,6 +340,14 @@ class Fitting(ReplicatedFit):
             data = look.data
         return {**arguments, "validation_data": data}
 
+    def _check_trains(self):
+        if not self.trainable_variables:
+            raise ValueError(
+                f"Expected `{self.network.name}` to have weights that the loss trains. "
+                "Received: none, they are frozen (`trainable=False`), or no term of "
+                "the loss is on what they compute"
+            )
+
     def _check_class_weight(self, class_weight):
         num_classes = checks.num_classes(self.network)
         if class_weight and set(class_weight) != set(range(num_classes)):
@@ -336,6 +355,14 @@ class Fitting(ReplicatedFit):
                 f"Expected `class_weight` to have each class of 0 to {num_classes - 1}."
                 f" Received: class_weight={class_weight}"
             )
+
+
+def _is_weighted(first_batch, arguments):
+    """Returns whether `fit` weighs images, by its data or by its arguments."""
+    if any(arguments.get(f"{what}_weight") is not None for what in ("sample", "class")):
+        return True
+    batch = keras.utils.unpack_x_y_sample_weight(first_batch)
+    return first_batch is not None and batch[2] is not None
 
 
 class _BeginPasses(FitCallback):

@@ -1,22 +1,19 @@
 """Mutual distillation of networks that learn together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import keras
 
 from keras_hsakd.heads import named_outputs, output_names
-from keras_hsakd.losses import Divergence
-from keras_hsakd.ops import cross_entropy
-from keras_hsakd.trainers.distillation import (
-    DistillationTrainer,
-    check_pair,
-    term_name,
-)
+from keras_hsakd.terms import CrossEntropy
+from keras_hsakd.trainers.checks import prepared
+from keras_hsakd.trainers.distillation import Distillation, check_pair, terms_at
+from keras_hsakd.trainers.parts import Learner
 from keras_hsakd.views import View
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
-class MutualDistiller(DistillationTrainer):
+class MutualDistiller(Distillation):
     """Trains networks that learn from labels and from each other (online HSSAKD).
 
     ```
@@ -42,22 +39,25 @@ class MutualDistiller(DistillationTrainer):
     Args:
         networks: Two or more functional models with auxiliary heads, or plain
             classifiers, of the same or different architecture, with as many heads and
-            classes each. They must not share layers.
-        temperature: The temperature `tau > 0` of the divergences. Defaults to 3.
+            classes each. They must not share variables.
+        temperature: The temperature `tau > 0` of the divergences. Defaults to `None`,
+            3.
         views: One of `keras_hsakd.views.names()`, or a list of two or more functions
             on batches of images, the first of which leaves them as they are; as many
             as the heads are made for. Defaults to `"rotations"`, and without heads to
             the image alone.
-        divergence: See `keras_hsakd.Distiller`. Defaults to `"kl"`.
-        divergence_options: See `keras_hsakd.Distiller`. Defaults to `None`.
         sampled_views: See `keras_hsakd.Distiller`. Defaults to `None`, all views.
+        terms: The terms of the loss of each network, see `keras_hsakd.Distiller`; its
+            teachers are the other networks. Defaults to `None`, those above at the
+            `temperature`: `[CrossEntropy(), CrossEntropy(on="heads"), KL(3.0),
+            KL(3.0, on="heads")]`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
         ValueError: If there are fewer than two networks, heads differ in number,
-            classes or image shapes differ, layers are shared, the views do not suit
-            heads or images, the divergence is unknown, the temperature is not positive,
-            or there are not as many views as are to be sampled.
+            classes or image shapes differ, variables are shared, the views do not suit
+            heads or images, a term needs what is not there, the temperature is not
+            positive, or there are not as many views as are to be sampled.
 
     Example:
     >>> train, _ = keras_hsakd.data.load("digits", image_size=8, limit=16)
@@ -79,20 +79,22 @@ class MutualDistiller(DistillationTrainer):
     def __init__(
         self,
         networks: Sequence[keras.Model],
-        temperature: float = 3.0,
+        temperature: float | None = None,
         views: str | Sequence[View] | None = None,
-        divergence: str | Divergence = "kl",
         sampled_views: int | None = None,
-        divergence_options: Mapping[str, float] | None = None,
+        terms: Sequence | None = None,
         **kwargs,
     ):
-        networks = list(networks)
+        names = [f"net_{number}" for number in range(1, len(networks) + 1)]
+        networks = [
+            prepared(network, name)
+            for name, network in zip(names, networks, strict=True)
+        ]
         if len(networks) < 2:
             raise ValueError(
                 "Expected `networks` to be two or more networks that teach each other. "
                 f"Received: {len(networks)}"
             )
-        names = [f"net_{number}" for number in range(1, len(networks) + 1)]
         for i, network in enumerate(networks):
             for j in range(i):
                 check_pair(networks[j], network, roles=(names[j], names[i]))
@@ -102,33 +104,16 @@ class MutualDistiller(DistillationTrainer):
                 "Expected `networks` to have the same number of auxiliary heads each. "
                 f"Received: {counts} in {[network.name for network in networks]}"
             )
-        outputs = output_names(networks[0])
-        super().__init__(
-            {
-                f"{name}_": network
-                for name, network in zip(names, networks, strict=True)
-            },
-            {
-                f"{name}_{term}": (f"{name}_", output)
-                for name in names
-                for term, output in (
-                    *((f"ce_{head}", head) for head in outputs if head != "logits"),
-                    *((term_name(output), output) for output in outputs),
-                )
-            },
-            temperature,
-            divergence,
-            divergence_options,
-            views,
-            sampled_views=sampled_views,
-            **kwargs,
-        )
+        learners = [
+            Learner(f"{name}_", network, tuple(n for n in networks if n is not network))
+            for name, network in zip(names, networks, strict=True)
+        ]
+        given, heads = terms is not None, counts[0] > 0
+        terms = terms_at(temperature, terms, heads)
+        if heads and not given:
+            terms = [CrossEntropy(on="heads"), *terms]
+        super().__init__(learners, terms, views, sampled_views=sampled_views, **kwargs)
         self.networks = networks
-
-    @property
-    def network(self) -> keras.Model:
-        """The first network."""
-        return self.networks[0]
 
     def outputs_of(self, images, training=False):
         return {
@@ -138,45 +123,17 @@ class MutualDistiller(DistillationTrainer):
             for number, network in enumerate(self.networks, start=1)
         }
 
+    def teachers_outputs(self, batch, outputs):
+        return {
+            f"{name}_": [outputs[other] for other in outputs if other != name]
+            for name in outputs
+        }
+
     def each(self, function, outputs):
         return {name: function(output) for name, output in outputs.items()}
 
     def by_network(self, outputs):
         return {f"{name}_": output for name, output in outputs.items()}
-
-    def needed_outputs(self, trained):
-        needed = []
-        for network, names in super().needed_outputs(trained):
-            others = [
-                f"net_{number}_"
-                for number, other in enumerate(self.networks, start=1)
-                if other is not network
-            ]
-            teaching = {
-                output
-                for output in output_names(network)
-                if any(self.weighs(f"{other}{term_name(output)}") for other in others)
-            }
-            needed.append((network, {*names, *teaching}))
-        return needed
-
-    def view_terms(self, batch, labels, outputs):
-        joint = self.joint_labels_of(batch, labels)
-        terms = {}
-        for name, own in outputs.items():
-            for key, logits in own.items():
-                if key != "logits" and self.weighs(f"{name}_ce_{key}"):
-                    terms[f"{name}_ce_{key}"] = cross_entropy(joint, logits)
-            learning = self.learning(own, f"{name}_")
-            from_others = [
-                self.divergences(other, learning, batch, labels)
-                for key, other in outputs.items()
-                if key != name
-            ]
-            for term in from_others[0]:
-                values = [divergences[term] for divergences in from_others]
-                terms[f"{name}_{term}"] = sum(values) / len(values)
-        return terms
 
     def compile(self, *args, metrics=None, weighted_metrics=None, **kwargs):
         """Configures training, as the other trainers; metrics are of each network."""

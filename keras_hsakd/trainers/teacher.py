@@ -5,14 +5,16 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_hsakd.heads import head_names, split, strip_heads
-from keras_hsakd.ops import cross_entropy
-from keras_hsakd.trainers.base import HeadsTrainer
+from keras_hsakd.heads import head_names, named_outputs, split, strip_heads
+from keras_hsakd.terms import CrossEntropy
+from keras_hsakd.trainers.base import Trainer
+from keras_hsakd.trainers.checks import prepared
+from keras_hsakd.trainers.parts import Learner
 from keras_hsakd.views import View
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
-class TeacherTrainer(HeadsTrainer):
+class TeacherTrainer(Trainer):
     """Trains a network and its auxiliary heads on labels, to teach others.
 
     ```
@@ -35,6 +37,9 @@ class TeacherTrainer(HeadsTrainer):
             on batches of images, the first of which leaves them as they are; as many
             as the heads are made for. Defaults to `"rotations"`.
         sampled_views: See `keras_hsakd.Distiller`. Defaults to `None`, all views.
+        terms: The terms of the loss, on labels alone, see `keras_hsakd.Distiller`.
+            Defaults to `None`, those above:
+            `[CrossEntropy(), CrossEntropy(on="heads")]`.
         **kwargs: `name` and `dtype` of the `keras.Model`.
 
     Raises:
@@ -58,11 +63,16 @@ class TeacherTrainer(HeadsTrainer):
         freeze_backbone: bool = False,
         views: str | Sequence[View] = "rotations",
         sampled_views: int | None = None,
+        terms: Sequence | None = None,
         **kwargs,
     ):
+        head_names(teacher)
+        teacher = prepared(teacher, "teacher")
+        if terms is None:
+            terms = [CrossEntropy(), CrossEntropy(on="heads")]
         super().__init__(
-            {"": teacher},
-            {f"ce_{head}": ("", head) for head in head_names(teacher)},
+            [Learner("", teacher)],
+            terms,
             views,
             sampled_views,
             frozen=strip_heads(teacher).variables if freeze_backbone else (),
@@ -70,35 +80,23 @@ class TeacherTrainer(HeadsTrainer):
         )
         self.teacher = teacher
         self.freeze_backbone = freeze_backbone
-        self._parts = split(teacher) if freeze_backbone else None
-
-    @property
-    def network(self) -> keras.Model:
-        """The teacher."""
-        return self.teacher
+        self._halves = split(teacher) if freeze_backbone else None
 
     def outputs_of(self, images, training=False):
-        if not training:
-            return self.teacher(images, training=False)
-        if not self.freeze_backbone:
-            return self.in_step(self.teacher)(images, training=True)
-        features = self._parts.backbone(images, training=False)
+        if not (training and self.freeze_backbone):
+            return super().outputs_of(images, training)
+        features = self._halves.backbone(images, training=False)
         features = {name: ops.stop_gradient(x) for name, x in features.items()}
-        taps = [features[name] for name in self._parts.tap_names]
-        outputs = self.in_step(self._parts.heads)(taps, training=True)
-        return {"logits": features["logits"], **outputs}
+        taps = [features[name] for name in self._halves.tap_names]
+        heads = named_outputs(self.in_step(self._halves.heads), taps, training=True)
+        return {"logits": features["logits"], **heads}
 
-    def needed_outputs(self, trained):
-        ((teacher, names),) = super().needed_outputs(trained)
-        return [(self._parts.heads if self.freeze_backbone else teacher, names)]
-
-    def view_terms(self, batch, labels, outputs):
-        joint = self.joint_labels_of(batch, labels)
-        return {
-            f"ce_{head}": cross_entropy(joint, outputs[head])
-            for head in head_names(self.teacher)
-            if self.weighs(f"ce_{head}")
-        }
+    def needed_outputs(self):
+        ((teacher, names),) = super().needed_outputs()
+        if not self.freeze_backbone:
+            return [(teacher, names)]
+        heads = names - {"logits"}
+        return [(self._halves.heads, heads)] if heads else []
 
     def get_config(self):
         return {
