@@ -1,13 +1,22 @@
 """Terms of a loss: their values, what they are on, and what is refused."""
 
 import dataclasses
+import pathlib
 
 import keras
 import numpy as np
 import numpy_reference as reference
 import pytest
 
-from keras_hsakd import Distiller, TeacherTrainer, optimizers, strip_heads, terms
+import keras_hsakd
+from keras_hsakd import (
+    Distiller,
+    TeacherTrainer,
+    models,
+    optimizers,
+    strip_heads,
+    terms,
+)
 from keras_hsakd.terms import (
     DKD,
     KL,
@@ -32,6 +41,20 @@ LABELS = np.arange(6) % 5
 
 def sgd():
     return optimizers.SGD(0.05, momentum=0.9)
+
+
+class BatchOf(keras.utils.PyDataset):
+    """One batch of images and labels."""
+
+    def __init__(self, images, labels):
+        super().__init__()
+        self.batch = images, labels
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.batch
 
 
 def numpy(x):
@@ -525,3 +548,25 @@ def test_images_of_several_sizes_in_a_batch(tiny_network, batch):
 
 def test_a_term_is_a_dataclass_of_its_settings():
     assert dataclasses.replace(KL(3.0), on="heads") == KL(3.0, on="heads")
+
+
+def test_the_term_of_ones_own_in_the_docs():
+    page = pathlib.Path(__file__).parent.parent / "docs" / "methods.md"
+    _, section = page.read_text().split("## A term of your own in 15 lines")
+    code = section.split("```python")[1].split("```")[0]
+    assert sum(map(bool, map(str.strip, code.split("terms = ")[0].splitlines()))) <= 15
+    teacher, student = (
+        models.create(name, 3, (8, 8, 3)) for name in ("wrn_10_1", "resnet8")
+    )
+    images = rng.normal(size=(4, 8, 8, 3)).astype("float32")
+    known = {
+        "hsakd": keras_hsakd,
+        "keras": keras,
+        "CrossEntropy": CrossEntropy,
+        "KL": KL,
+        "teacher": teacher,
+        "student": student,
+        "train": BatchOf(images, np.arange(4) % 3),
+    }
+    exec(code, known)
+    assert "embedding_logits_pool" in known["distiller"].history.history
