@@ -185,7 +185,9 @@ FAULTS = {
         "models",
     ),
     "order_of_taps": Fault(
-        "enumerate(taps, start=1)", "enumerate(reversed(taps), start=1)", "models"
+        "for index, x in enumerate(taps, start=1)",
+        "for index, x in enumerate(reversed(taps), start=1)",
+        "models",
     ),
     "initial_deviation": Fault(
         "deviation = (2 / (kernel_size**2 * filters)) ** 0.5",

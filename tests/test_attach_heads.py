@@ -114,8 +114,8 @@ def test_named_taps():
         with pytest.raises(ValueError, match=message):
             attach_heads(small_cnn(), taps=taps)
     with pytest.raises(ValueError, match="every path goes through.*conv16_1"):
-        attach_heads(residual(), taps=["conv16_1"])
-    assert head_names(attach_heads(residual(), taps=["conv16_1"], head="light"))
+        attach_heads(residual(), taps=["conv16_1"], head="copy")
+    assert head_names(attach_heads(residual(), taps=["conv16_1"]))
 
 
 def test_a_model_of_feature_maps_gets_a_classifier():
@@ -149,7 +149,8 @@ def test_copies_take_along_what_is_not_trained():
     x = adapted(layers.MaxPooling2D()(x))
     x = layers.MaxPooling2D()(layers.Conv2D(8, 3, padding="same", name="second")(x))
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3)(x))
-    network = attach_heads(keras.Model(images, layers.Dense(5)(x)), taps=["first"])
+    model = keras.Model(images, layers.Dense(5)(x))
+    network = attach_heads(model, taps=["first"], head="copy")
     (copy,) = (
         layer
         for layer in network.layers
@@ -182,7 +183,7 @@ def test_what_cannot_be_taken_apart():
     x = layers.MaxPooling2D()(Unserializable(lambda x: x)(x))
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))
     unserializable = keras.Model(images, layers.Dense(5)(x))
-    assert attach_heads(unserializable, head="light")
+    assert attach_heads(unserializable)
     inside = keras.Model(images, layers.Flatten()(Subclassed()(images)))
     open_size = keras.Sequential(
         [
@@ -200,8 +201,8 @@ def test_what_cannot_be_taken_apart():
         (unserializable, "'unserializable' of type Unserializable"),
     ):
         with pytest.raises(ValueError, match=message):
-            attach_heads(model)
-    with pytest.raises(ValueError, match="`head` to be 'copy' or 'light'"):
+            attach_heads(model, head="copy")
+    with pytest.raises(ValueError, match="`head` to be one of .*'heavy'"):
         attach_heads(small_cnn(), head="heavy")
     with pytest.raises(ValueError, match=r"shape \(batch, 6\)"):
         attach_heads(small_cnn(), num_classes=6)

@@ -189,7 +189,7 @@ def test_from_a_model_to_a_served_student(make, arguments, tmp_path):
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
     before = keras.ops.convert_to_numpy(model(images))
     variables = [id(v) for v in model.variables]
-    network = attach_heads(model, **arguments)
+    network = attach_heads(model, **{"head": "copy", **arguments})
     assert head_names(network)
 
     # The heads come off: the class logits of the model, from its own variables.

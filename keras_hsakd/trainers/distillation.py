@@ -6,7 +6,6 @@ import keras
 from keras import ops
 
 from keras_hsakd import losses
-from keras_hsakd.compat import layers_of
 from keras_hsakd.heads import Signature, signature
 from keras_hsakd.losses import Divergence
 from keras_hsakd.teacher_cache import TeacherCache
@@ -149,12 +148,12 @@ def check_pair(
         )
     if isinstance(teacher, TeacherCache):
         return
-    teacher_ids = {id(layer) for layer in layers_of(teacher)}
-    shared = [layer.name for layer in layers_of(student) if id(layer) in teacher_ids]
+    teacher_ids = {id(variable) for variable in teacher.weights}
+    shared = [each.path for each in student.weights if id(each) in teacher_ids]
     if shared:
         raise ValueError(
-            f"Expected {both} to share no layers, or training the one would change the "
-            f"other. Received: shared layers {shared[:5]}"
+            f"Expected {both} to share no variables, or training the one would change "
+            f"the other. Received: shared variables {shared[:5]}"
         )
 
 
