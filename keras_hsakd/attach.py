@@ -31,7 +31,7 @@ def attach_heads(
 
     A head taps the model's feature maps and predicts class and view jointly:
 
-    - `"light"`: pooling to at most 8 x 8 positions, 1x1 convolutions with a 3x3 one of
+    - `"light"`: pooling to at most 4 x 4 positions, 1x1 convolutions with a 3x3 one of
       each channel between them, global pooling, two linear layers, of which the last
       is the same for all views, and what follows the class weights in the model, such
       as a scale. All light heads of a network have as many

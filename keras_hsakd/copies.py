@@ -32,7 +32,7 @@ def copied_head(
         name: Name of the head.
     """
     x = tap if before is None else _repeated_stage(tap, before, name)
-    (features,) = replay([classifier.features], {id(tap): x}, _copying(name))
+    (features,) = replay([classifier.features], {id(tap): x}, _copying(f"{name}_"))
     return copied_end(classifier, features, units, name, f"{name}_")
 
 

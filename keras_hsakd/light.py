@@ -12,7 +12,7 @@ MULTIPLY_ADDS, PARAMETERS = 0.15, 0.25
 # Numbers of channels that heads may have.
 _WIDTHS = range(8, 257, 4)
 # Feature maps are pooled to that many positions, in height and width.
-_EDGE = 8
+_EDGE = 4
 
 
 def heads(
@@ -23,7 +23,7 @@ def heads(
 ) -> dict[str, keras.KerasTensor]:
     """Returns the joint logits of light heads, by their names.
 
-    Each is average pooling to at most 8 x 8 positions; a 1x1 convolution, a 3x3 one of
+    Each is average pooling to at most 4 x 4 positions; a 1x1 convolution, a 3x3 one of
     each channel by itself, and another 1x1 one, with batch normalization and ReLU each;
     global average pooling; a linear layer to features of each view; and one to the
     classes, the same for all views, so that many classes do not take most of a head.

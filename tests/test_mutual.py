@@ -161,7 +161,7 @@ def test_networks_that_do_not_fit(tiny_network):
         with pytest.raises(ValueError, match=message):
             MutualDistiller([tiny_network("a"), tiny_network("a"), other])
     same = tiny_network()
-    with pytest.raises(ValueError, match="`net_1` and `net_2` to share no layers"):
+    with pytest.raises(ValueError, match="`net_1` and `net_2` to share no variables"):
         MutualDistiller([same, same])
 
 
