@@ -31,13 +31,12 @@ def attach_heads(
 
     A head taps the model's feature maps and predicts class and view jointly:
 
-    - `"light"`: pooling to at most 4 x 4 positions, 1x1 convolutions with a 3x3 one of
-      each channel between them, global pooling, two linear layers, of which the last
-      is the same for all views, and what follows the class weights in the model, such
-      as a scale. All light heads of a network have as many
-      channels, at most 256: as many as keep them together within 15 % of its
-      multiply-adds and 25 % of its parameters. They have no fewer than 8, with which
-      the heads of a tiny network may cost more.
+    - `"light"`: pooling to at most 4 x 4 positions, 1x1 convolutions with one of each
+      channel over all positions between them, two linear layers, of which the last is
+      the same for all views, and what follows the class weights in the model, such as
+      a scale. All light heads of a network have as many channels, at most 256: as many
+      as keep them together within 15 % of its multiply-adds and 25 % of its parameters.
+      They have no fewer than 8, with which the heads of a tiny network may cost more.
     - `"copy"`: a copy of all that follows the tap, as in the paper, with weights of its
       own and `num_views * num_classes` classes. Hardly anything follows the last tap,
       so the last head first repeats the stage between the last two taps, at stride 1;

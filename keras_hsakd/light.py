@@ -23,10 +23,11 @@ def heads(
 ) -> dict[str, keras.KerasTensor]:
     """Returns the joint logits of light heads, by their names.
 
-    Each is average pooling to at most 4 x 4 positions; a 1x1 convolution, a 3x3 one of
-    each channel by itself, and another 1x1 one, with batch normalization and ReLU each;
-    global average pooling; a linear layer to features of each view; and one to the
-    classes, the same for all views, so that many classes do not take most of a head.
+    Each is average pooling to at most 4 x 4 positions; a 1x1 convolution; one of each
+    channel by itself over all positions, which unlike pooling tells the views apart;
+    another 1x1 one, with batch normalization and ReLU each; a linear layer to features
+    of each view; and one to the classes, the same for all views, so that many classes
+    do not take most of a head.
     All have as many channels, up to 256, as keep them within the budget together; no
     fewer than 8, with which they may cost more.
 
@@ -72,13 +73,17 @@ def _cost(shape, channels, classes, views):
     _, *edges, depth = shape
     size = _pooling(shape)
     positions = math.prod(math.ceil(edge / size) for edge in edges)
-    convolutions = channels * (depth + 9 + channels)
     of_a_view = min(channels, classes)
     views_layer, classes_layer = channels * views * of_a_view, of_a_view * classes
     biases = views * of_a_view + classes
     return (
-        positions * convolutions + views_layer + views * classes_layer,
-        convolutions + 12 * channels + views_layer + classes_layer + biases,
+        channels * (positions * (depth + 1) + channels)
+        + views_layer
+        + views * classes_layer,
+        channels * (depth + positions + channels + 12)
+        + views_layer
+        + classes_layer
+        + biases,
     )
 
 
@@ -95,16 +100,14 @@ def _head(tap, channels, classes, views, dtype, name):
     for number, convolution in enumerate(
         (
             layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_conv1"),
-            layers.DepthwiseConv2D(
-                3, padding="same", use_bias=False, name=f"{name}_conv2"
-            ),
+            layers.DepthwiseConv2D(x.shape[1:3], use_bias=False, name=f"{name}_conv2"),
             layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_conv3"),
         ),
         start=1,
     ):
         x = BatchNormalization(name=f"{name}_bn{number}")(convolution(x))
         x = layers.ReLU(name=f"{name}_relu{number}")(x)
-    x = layers.GlobalAveragePooling2D(name=f"{name}_logits_pool")(x)
+    x = layers.Flatten(name=f"{name}_features")(x)
     of_a_view = min(channels, classes)
     x = layers.Dense(views * of_a_view, name=f"{name}_views", dtype=dtype)(x)
     x = layers.Reshape((views, of_a_view), name=f"{name}_rows", dtype=dtype)(x)

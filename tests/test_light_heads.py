@@ -91,7 +91,7 @@ def test_joint_logits_are_those_of_joint_labels():
         for part in ("views", "classes")
         for weight in network.get_layer(f"aux_2_{part}").weights
     ]
-    pool = network.get_layer("aux_2_logits_pool").output
+    pool = network.get_layer("aux_2_features").output
     outputs = {"pooled": pool, "joint": network.output["aux_2"]}
     values = keras.Model(network.input, outputs)(
         np.random.default_rng(0).normal(size=(2, 16, 16, 3))
