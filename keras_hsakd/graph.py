@@ -372,7 +372,7 @@ def num_kernel_weights(outputs: Iterable[keras.KerasTensor]) -> int:
     Example:
     >>> model = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
     >>> num_kernel_weights(model.outputs), model.count_params()
-    (77360, 78666)
+    (77360, 78714)
     """
     layers = {id(op): op for op in map(operation_of, ancestors(outputs))}
     kernels = {
