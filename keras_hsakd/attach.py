@@ -1,26 +1,16 @@
 """Auxiliary heads for any functional classifier: where they go, attaching them."""
 
 import dataclasses
-import math
-import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import keras
 
-from keras_hsakd.compat import layers_of
-from keras_hsakd.graph import (
-    ancestors,
-    bottlenecks,
-    flatten,
-    has_kernel,
-    node_of,
-    operation_of,
-    replay,
-)
+from keras_hsakd import light
+from keras_hsakd.classifier import Classifier, classifying, take_apart
+from keras_hsakd.copies import copied_end, copied_head, copied_rest
+from keras_hsakd.graph import ancestors, flatten, operation_of
 from keras_hsakd.heads import head_names, multiply_adds_by_part
-from keras_hsakd.layers import BatchNormalization, Logits, finalize_states
-from keras_hsakd.logits import CLASSIFIERS, check_logits, without_softmax
+from keras_hsakd.names import HEADS
 from keras_hsakd.ops import NUM_ROTATIONS
 from keras_hsakd.suggestions import did_you_mean
 
@@ -29,7 +19,7 @@ def attach_heads(
     model: keras.Model,
     taps: Sequence[str] | None = None,
     num_classes: int | None = None,
-    head: str = "copy",
+    head: str = "light",
     num_views: int = NUM_ROTATIONS,
 ) -> keras.Model:
     """Attaches auxiliary heads to a classifier, to train or distil it with.
@@ -41,13 +31,17 @@ def attach_heads(
 
     A head taps the model's feature maps and predicts class and view jointly:
 
-    - `"copy"`: a copy of all that follows the tap, with weights of its own and
-      `num_views * num_classes` classes. Hardly anything follows the last tap, so the
-      last head first repeats the stage between the last two taps, at stride 1; where
-      that stage does not take as many channels, after a 1x1 convolution to as many as
-      it does.
-    - `"light"`: average pooling to at most 8 x 8 positions, two 3x3 convolutions, and
-      global average pooling. Cheaper, and for graphs that cannot be copied.
+    - `"light"`: pooling to at most 4 x 4 positions, 1x1 convolutions with one of each
+      channel over all positions between them, two linear layers, of which the last is
+      the same for all views, and what follows the class weights in the model, such as
+      a scale. All light heads of a network have as many channels, at most 256: as many
+      as keep them together within 15 % of its multiply-adds and 25 % of its parameters.
+      They have no fewer than 8, with which the heads of a tiny network may cost more.
+    - `"copy"`: a copy of all that follows the tap, as in the paper, with weights of its
+      own and `num_views * num_classes` classes. Hardly anything follows the last tap,
+      so the last head first repeats the stage between the last two taps, at stride 1;
+      where that stage does not take as many channels, after a 1x1 convolution to as
+      many as it does. Copies often cost several times their network.
 
     Args:
         model: A built classifier for one batch of images of known size.
@@ -56,7 +50,7 @@ def attach_heads(
             those of `find_taps(model)`.
         num_classes: Number of classes, to give a model without a classifier, which
             ends in feature maps, one. Defaults to that of the model.
-        head: `"copy"` or `"light"`. Defaults to `"copy"`.
+        head: `"light"` or `"copy"`. Defaults to `"light"`.
         num_views: Number `M` of views that the heads tell apart, see
             `keras_hsakd.views`. Defaults to 4, the rotations.
 
@@ -80,38 +74,49 @@ def attach_heads(
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.2.
     """
-    if head not in ("copy", "light"):
+    if head not in HEADS:
         raise ValueError(
-            f"Expected `head` to be 'copy' or 'light'. Received: head={head!r}"
+            f"Expected `head` to be one of {HEADS}. Received: head={head!r}"
         )
-    classifier = _take_apart(model, num_classes)
-    path = _feature_maps(classifier)
-    if taps is None:
-        chosen = _stage_ends(path)
-        if not chosen:
-            raise ValueError(
-                f"Expected `{classifier.name}` to have feature maps that every path "
-                "goes through. Received: none; name `taps`, with head='light'"
-            )
-    else:
-        chosen = _named(classifier, taps)
-    if head == "copy":
-        crossed = [t for t in chosen if all(t is not x for x in path)]
-        if crossed:
-            raise ValueError(
-                "Expected `taps` that every path goes through, to copy all that "
-                "follows them; use head='light' for others. Received: "
-                f"{[operation_of(tensor).name for tensor in crossed]}"
-            )
-    outputs = {"logits": classifier.logits}
-    for number, tap in enumerate(chosen, start=1):
-        name = f"aux_{number}"
-        if head == "light":
-            outputs[name] = _light_head(classifier, tap, num_views, name)
-        else:
-            before = chosen[-2] if number == len(chosen) > 1 else None
-            outputs[name] = _copied_head(classifier, tap, before, num_views, name)
+    classifier = take_apart(model, num_classes)
+    chosen = classifier.stage_ends() if taps is None else _named(classifier, taps)
+    if not chosen:
+        raise ValueError(
+            f"Expected `{classifier.name}` to have feature maps that every path goes "
+            "through. Received: none; name `taps`, with head='light'"
+        )
+    attach = _light_heads if head == "light" else _copied_heads
+    outputs = {"logits": classifier.logits, **attach(classifier, chosen, num_views)}
     return keras.Model(classifier.images, outputs, name=classifier.name)
+
+
+def _light_heads(classifier, taps, num_views):
+    """Returns the joint logits of light heads by name."""
+    found = light.heads(classifier.logits, taps, num_views, classifier.dtype)
+    units = num_views * classifier.num_classes
+    return {
+        name: copied_rest(classifier, products, units, f"{name}_")
+        for name, products in found.items()
+    }
+
+
+def _copied_heads(classifier, taps, num_views):
+    """Returns the joint logits of copied heads by name."""
+    path = classifier.feature_maps()
+    crossed = [t for t in taps if all(t is not x for x in path)]
+    if crossed:
+        raise ValueError(
+            "Expected `taps` that every path goes through, to copy all that "
+            "follows them; use head='light' for others. Received: "
+            f"{[operation_of(tensor).name for tensor in crossed]}"
+        )
+    units = num_views * classifier.num_classes
+    found = {}
+    for number, tap in enumerate(taps, start=1):
+        before = taps[-2] if number == len(taps) > 1 else None
+        name = f"aux_{number}"
+        found[name] = copied_head(classifier, tap, before, units, name)
+    return found
 
 
 def as_classifier(model: keras.Model) -> keras.Model:
@@ -133,7 +138,7 @@ def as_classifier(model: keras.Model) -> keras.Model:
     >>> as_classifier(model).layers[-1].name
     'logits'
     """
-    classifier = _take_apart(model, None)
+    classifier = take_apart(model)
     return keras.Model(classifier.images, classifier.logits, name=classifier.name)
 
 
@@ -159,22 +164,14 @@ def with_new_classifier(model: keras.Model, num_classes: int) -> keras.Model:
     """
     flat = flatten(model)
     if len(flat.outputs[0].shape) == 4:
-        return as_classifier(_classifying(flat, num_classes))
-    classifier = _take_apart(flat, None)
-    if isinstance(classifier.layer, keras.layers.Dense):
-        config = {"name": "logits", "units": num_classes, "activation": "linear"}
-        config = classifier.layer.get_config() | config | {"trainable": True}
-        logits = type(classifier.layer).from_config(config)(classifier.features)
-        return as_classifier(keras.Model(classifier.images, logits, name=flat.name))
-    maps = keras.Model(classifier.images, classifier.features, name=flat.name)
-    return as_classifier(_classifying(maps, num_classes))
-
-
-def _classifying(maps, num_classes):
-    """Returns a model of feature maps with a classifier."""
-    features = keras.layers.GlobalAveragePooling2D(name="logits_pool")(maps.output)
-    logits = keras.layers.Dense(num_classes, name="logits")(features)
-    return keras.Model(maps.input, logits, name=maps.name)
+        return as_classifier(classifying(flat, num_classes))
+    classifier = take_apart(flat)
+    images, features = classifier.images, classifier.features
+    if not isinstance(classifier.layer, keras.layers.Dense):
+        maps = keras.Model(images, features, name=flat.name)
+        return as_classifier(classifying(maps, num_classes))
+    logits = copied_end(classifier, features, num_classes, "logits")
+    return as_classifier(keras.Model(images, logits, name=flat.name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +192,7 @@ class Tap:
 
 
 def find_taps(
-    model: keras.Model, num_classes: int | None = None, head: str = "copy"
+    model: keras.Model, num_classes: int | None = None, head: str = "light"
 ) -> list[Tap]:
     """Returns the taps that `attach_heads` finds in a model, with their costs.
 
@@ -263,126 +260,10 @@ def taps_of(network: keras.Model) -> list[Tap]:
     return found
 
 
-class _Classifier(NamedTuple):
-    """A flat model, with its classifier found.
-
-    Attributes:
-        name: Name of the model.
-        images: Symbolic tensor of the images.
-        features: Symbolic tensor that the classifier takes.
-        layer: The classifier, a `Dense` or `Conv2D` layer.
-        logits: Symbolic tensor of the class logits.
-        had_softmax: Whether the classifier computes a softmax, which was taken off.
-    """
-
-    name: str
-    images: keras.KerasTensor
-    features: keras.KerasTensor
-    layer: keras.layers.Layer
-    logits: keras.KerasTensor
-    had_softmax: bool
-
-
-def _take_apart(model, num_classes):
-    """Returns a classifier with its logits, float32 and without a softmax."""
-    flat = flatten(model)
-    if len(flat.inputs) != 1 or len(flat.outputs) != 1 or isinstance(flat.output, dict):
-        raise ValueError(
-            f"Expected `{model.name}` to map one batch of images to the logits or "
-            f"probabilities of classes. Received: {len(flat.inputs)} inputs and "
-            f"outputs {flat.output}"
-        )
-    (images,), (output,) = flat.inputs, flat.outputs
-    if len(images.shape) != 4 or None in images.shape[1:]:
-        raise ValueError(
-            f"Expected `{model.name}` to take images of known size (batch, height, "
-            f"width, channels): build it with `input_shape`. Received: {images.shape}"
-        )
-    if len(output.shape) == 4 and num_classes is not None:
-        flat = _classifying(flat, num_classes)
-        (output,) = flat.outputs
-    if len(output.shape) != 2 or num_classes not in (None, output.shape[-1]):
-        wanted = "num_classes" if num_classes is None else num_classes
-        raise ValueError(
-            f"Expected `{model.name}` to output logits or probabilities of shape "
-            f"(batch, {wanted}); give `num_classes` for a model that ends in feature "
-            f"maps. Received: {tuple(output.shape)}"
-        )
-    flat = without_softmax(flat)
-    (output,) = flat.outputs
-    weighted = [t for t in bottlenecks(images, output) if has_kernel(operation_of(t))]
-    layer = operation_of(weighted[-1]) if weighted else None
-    had_softmax = isinstance(layer, Logits)
-    inner = layer.layer if had_softmax else layer
-    if not isinstance(inner, CLASSIFIERS) or weighted[-1].shape[-1] != output.shape[-1]:
-        raise ValueError(
-            f"Expected the last layer with weights of `{model.name}` to be a Dense or "
-            f"Conv2D layer of {output.shape[-1]} units. "
-            f"Received: {getattr(inner, 'name', None)!r}"
-        )
-    check_logits(flat)
-    (features,) = node_of(weighted[-1]).input_tensors
-    if keras.backend.standardize_dtype(output.dtype) in ("float16", "bfloat16"):
-        output = keras.layers.Activation("linear", dtype="float32", name="float32")(
-            output
-        )
-    return _Classifier(model.name, images, features, inner, output, had_softmax)
-
-
-def _feature_maps(classifier):
-    """Returns the bottlenecks that are feature maps, before any global pooling."""
-    found = []
-    trained = False
-    for tensor in bottlenecks(classifier.images, classifier.features):
-        operation = operation_of(tensor)
-        if "Global" in type(operation).__name__ or len(tensor.shape) != 4:
-            break
-        # The convolutions before it may all be in branches that it joins.
-        trained = trained or any(
-            has_kernel(operation_of(x)) for x in ancestors([tensor])
-        )
-        resampled = isinstance(operation, _RESAMPLING)
-        if trained and not resampled:
-            found.append(tensor)
-    return found
-
-
-_RESAMPLING = (
-    keras.layers.AveragePooling2D,
-    keras.layers.Cropping2D,
-    keras.layers.MaxPooling2D,
-    keras.layers.ZeroPadding2D,
-)
-
-
-def _stage_ends(path):
-    """Returns the last tensor of each resolution of a path, but a stem's."""
-    stages = {}  # by the size that a stage begins with
-    size = None
-    for tensor in path:
-        new_size = tensor.shape[1:3]
-        if not size or any(2 * b >= 3 * a for a, b in zip(new_size, size, strict=True)):
-            size = new_size
-        stages[size] = tensor
-    ends = list(stages.values())
-    known = frozenset()
-    kernels = []
-    for tensor in ends:
-        part = ancestors([tensor], known)
-        kernels.append(
-            sum(has_kernel(operation_of(x)) for x in part if id(x) not in known)
-        )
-        known |= frozenset(map(id, part))
-    has_stem = len(ends) > 1 and kernels[0] == 1 < max(kernels)
-    return ends[has_stem:]
-
-
-def _named(classifier, names):
+def _named(classifier: Classifier, names: Sequence[str]) -> list:
     """Returns the outputs of layers, in the order of the model."""
     wanted = list(names)
-    tensors = {}
-    for tensor in ancestors([classifier.features]):
-        tensors[operation_of(tensor).name] = tensor
+    tensors = classifier.tensors()
     unknown = [name for name in wanted if name not in tensors]
     if unknown or not wanted:
         hint = did_you_mean(unknown[0], tensors) if unknown else ""
@@ -398,153 +279,3 @@ def _named(classifier, names):
             f"{tensors[flat[0]].shape}"
         )
     return [tensor for name, tensor in tensors.items() if name in wanted]
-
-
-def _copied_head(classifier, tap, before, num_views, name):
-    """Returns the joint logits of a copy of all that follows a tap."""
-    x = tap
-    if before is not None:
-        x = _repeated_stage(tap, before, name)
-    (features,) = replay([classifier.features], {id(tap): x}, _copying(name))
-    return _joint_logits(classifier, features, num_views, name)
-
-
-def _repeated_stage(tap, before, name):
-    """Applies a copy of the stage between two taps to the latter, at stride 1."""
-    strided = _strided(tap, before)
-
-    def repeat(x):
-        # Keras warns of a layer that does not take the channels, and raises then.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*has unbuilt state")
-            copying = _copying(f"{name}_repeated", strided)
-            return replay([tap], {id(before): x}, copying)[0]
-
-    try:
-        return repeat(tap)
-    except ValueError:
-        # A skip connection or a squeeze-and-excitation wants its own channels.
-        channels = keras.layers.Conv2D(
-            before.shape[-1], 1, use_bias=False, name=f"{name}_channels"
-        )
-        return repeat(channels(tap))
-
-
-def _strided(tap, before):
-    """Returns ids of operations that shrink feature maps, or pad for one that does."""
-    found = set()
-    for tensor in ancestors([tap], frozenset([id(before)])):
-        if tensor is before:
-            continue
-        operation = operation_of(tensor)
-        strides = getattr(operation, "strides", 1)
-        if max(strides) > 1 if isinstance(strides, tuple) else strides > 1:
-            found.add(id(operation))
-            for source in node_of(tensor).input_tensors:
-                if isinstance(operation_of(source), keras.layers.ZeroPadding2D):
-                    found.add(id(operation_of(source)))
-    return found
-
-
-def _copying(prefix, strided=frozenset()):
-    """Returns a function for `replay` that applies copies of operations.
-
-    Args:
-        prefix: Put before the names of layers.
-        strided: Ids of operations, as of `_strided`, to apply at stride 1.
-
-    Returns:
-        A function `apply(operation, args, kwargs)`. An operation with variables has one
-        copy, which has its own; one without is applied itself.
-    """
-    copies = {}
-
-    def copy(operation, changes):
-        if not getattr(operation, "variables", ()) and not changes:
-            return operation
-        if id(operation) not in copies:
-            changes |= {"name": f"{prefix}_{operation.name}", "trainable": True}
-            copies[id(operation)] = _copied(operation, changes)
-        return copies[id(operation)]
-
-    def apply(operation, args, kwargs):
-        # A frozen backbone's layers may be called in inference mode: the copies train.
-        kwargs = {key: value for key, value in kwargs.items() if key != "training"}
-        changes = {}
-        if id(operation) in strided:
-            if isinstance(operation, keras.layers.ZeroPadding2D):
-                return args[0]
-            # A whole block as one layer may choose its padding itself.
-            known = operation.get_config()
-            changes = {"strides": 1, "padding": "same"}
-            changes = {key: value for key, value in changes.items() if key in known}
-        own = copy(operation, changes)
-        outputs = own(*args, **kwargs)
-        if own is not operation:
-            _take_over_state(own, operation)
-        return outputs
-
-    return apply
-
-
-def _take_over_state(copy, layer):
-    """Gives layers that have weights, but none to train, the values of others'."""
-    if not isinstance(layer, keras.layers.Layer):
-        return
-    for own, other in zip(layers_of(copy), layers_of(layer), strict=True):
-        if own.weights and not own.trainable_weights:
-            for variable, value in zip(own.weights, other.weights, strict=True):
-                variable.assign(value)
-            finalize_states(own)
-
-
-def _copied(layer, changes, kind=None):
-    """Returns a new layer of the configuration of another, but for some changes."""
-    kind = kind or type(layer)
-    try:
-        return kind.from_config(kind.get_config(layer) | changes)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(
-            "Expected the layers that follow a tap to have a `get_config()` that their "
-            "copies in the heads can be made from; head='light' needs that of the "
-            f"classifier alone. Received: '{layer.name}' of type "
-            f"{type(layer).__name__}: {str(error).strip().splitlines()[0]}"
-        ) from error
-
-
-def _joint_logits(classifier, features, num_views, name):
-    """Returns the logits of a classifier like the model's, for the joint labels."""
-    layer = classifier.layer
-    kind = type(layer)
-    if classifier.had_softmax:
-        # A subclass may take the softmax in its own `call`.
-        (kind,) = (parent for parent in kind.mro() if parent in CLASSIFIERS)
-    size = "units" if isinstance(layer, keras.layers.Dense) else "filters"
-    units = num_views * classifier.logits.shape[-1]
-    dtype = keras.backend.result_type(layer.variable_dtype, "float32")
-    changes = {"name": name, "trainable": True, "activation": "linear", size: units}
-    joint = _copied(layer, changes | {"dtype": dtype}, kind)(features)
-    if len(joint.shape) == 4:
-        joint = keras.layers.GlobalAveragePooling2D(
-            dtype=dtype, name=f"{name}_logits_pool"
-        )(joint)
-    return joint
-
-
-def _light_head(classifier, tap, num_views, name):
-    """Returns the joint logits of pooling, convolutions and a dense layer."""
-    x = tap
-    size = math.ceil(max(x.shape[1:3]) / 8)
-    if size > 1:
-        x = keras.layers.AveragePooling2D(size, padding="same", name=f"{name}_pool")(x)
-    filters = min(max(tap.shape[-1], 64), 256)
-    for number in (1, 2):
-        x = keras.layers.Conv2D(
-            filters, 3, padding="same", use_bias=False, name=f"{name}_conv{number}"
-        )(x)
-        x = BatchNormalization(name=f"{name}_bn{number}")(x)
-        x = keras.layers.ReLU(name=f"{name}_relu{number}")(x)
-    x = keras.layers.GlobalAveragePooling2D(name=f"{name}_logits_pool")(x)
-    units = num_views * classifier.logits.shape[-1]
-    dtype = keras.backend.result_type(classifier.layer.variable_dtype, "float32")
-    return keras.layers.Dense(units, dtype=dtype, name=name)(x)

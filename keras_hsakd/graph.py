@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import keras
 from keras import tree
 
-from keras_hsakd.compat import node_of
+from keras_hsakd.compat import layers_of, node_of
 from keras_hsakd.layers import finalize_states
 
 
@@ -52,6 +52,43 @@ def has_kernel(operation: keras.Operation) -> bool:
     """Returns whether an operation has weights of a convolution or a linear layer."""
     weights = getattr(operation, "weights", ())
     return any(len(weight.shape) > 1 for weight in weights)
+
+
+def is_quantized(operation: keras.Operation) -> bool:
+    """Returns whether a layer was quantized, after which it does not learn."""
+    return getattr(operation, "quantization_mode", None) is not None
+
+
+def check_channels_last(model: keras.Model | None = None) -> None:
+    """Raises a ValueError where channels come before the positions of images.
+
+    Args:
+        model: A functional model, whose layers and operations are looked at. Defaults
+            to `None`, the setting of Keras alone.
+
+    Raises:
+        ValueError: If an operation, or by default a layer that is made now, has
+            channels first.
+
+    Example:
+    >>> check_channels_last(keras_hsakd.models.create("resnet8", num_classes=10))
+    """
+    if model is None:
+        received = {
+            "keras.config.image_data_format()": keras.config.image_data_format()
+        }
+    else:
+        operations = [operation_of(tensor) for tensor in ancestors(model.outputs)]
+        received = {
+            f"'{each.name}' of `{model.name}`": getattr(each, "data_format", None)
+            for each in (*operations, *layers_of(model))
+        }
+    first = [name for name, layout in received.items() if layout == "channels_first"]
+    if first:
+        raise ValueError(
+            "Expected images and feature maps with channels last: (batch, height, "
+            f"width, channels). Received: {first[0]} with 'channels_first'"
+        )
 
 
 def replay(
@@ -104,7 +141,7 @@ def flatten(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If the model, or one in it, has a `call` of its own or is not built,
-            or if two layers have the same name.
+            two layers have the same name, or one has channels first.
 
     Example:
     >>> backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
@@ -112,20 +149,21 @@ def flatten(model: keras.Model) -> keras.Model:
     >>> [type(layer).__name__ for layer in flatten(model).layers]
     ['InputLayer', 'Conv2D', 'GlobalMaxPooling2D']
     """
-    model = _functional(model)
-    if not any(isinstance(layer, keras.Model) for layer in model.layers):
-        return model
-    inputs = tree.map_structure(
-        lambda x: keras.Input(
-            batch_shape=x.shape, dtype=x.dtype, name=operation_of(x).name
-        ),
-        model.input,
-    )
-    values = dict(zip(map(id, model.inputs), tree.flatten(inputs), strict=True))
-    outputs = replay(model.outputs, values, _apply_flat)
-    _check_names(model, outputs)
-    structure = tree.pack_sequence_as(model.output, outputs)
-    return keras.Model(inputs, structure, name=model.name)
+    flat = _functional(model)
+    if any(isinstance(layer, keras.Model) for layer in flat.layers):
+        inputs = tree.map_structure(
+            lambda x: keras.Input(
+                batch_shape=x.shape, dtype=x.dtype, name=operation_of(x).name
+            ),
+            flat.input,
+        )
+        values = dict(zip(map(id, flat.inputs), tree.flatten(inputs), strict=True))
+        outputs = replay(flat.outputs, values, _apply_flat)
+        _check_names(model, outputs)
+        structure = tree.pack_sequence_as(flat.output, outputs)
+        flat = keras.Model(inputs, structure, name=model.name)
+    check_channels_last(flat)
+    return flat
 
 
 def _apply_flat(operation, args, kwargs):
@@ -323,3 +361,24 @@ def multiply_adds(
             positions = math.prod(tensor.shape[1:-1])
             total += positions * sum(math.prod(kernel.shape) for kernel in kernels)
     return total
+
+
+def num_kernel_weights(outputs: Iterable[keras.KerasTensor]) -> int:
+    """Returns the number of weights in kernels that tensors are computed with.
+
+    Args:
+        outputs: Symbolic tensors that are computed.
+
+    Example:
+    >>> model = keras_hsakd.models.create("resnet8", num_classes=10, heads=False)
+    >>> num_kernel_weights(model.outputs), model.count_params()
+    (77360, 78714)
+    """
+    layers = {id(op): op for op in map(operation_of, ancestors(outputs))}
+    kernels = {
+        id(weight): math.prod(weight.shape)
+        for layer in layers.values()
+        for weight in getattr(layer, "weights", ())
+        if len(weight.shape) > 1
+    }
+    return sum(kernels.values())

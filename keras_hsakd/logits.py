@@ -14,6 +14,7 @@ from keras_hsakd.graph import (
     check_functional,
     flatten,
     has_kernel,
+    is_quantized,
     operation_of,
     replay,
 )
@@ -151,7 +152,8 @@ def _before_softmax(images, output):
                 return _as_rows(before)
             continue
         layer = operation_of(after)
-        if isinstance(layer, CLASSIFIERS) and set(after.shape[1:-1]) <= {1}:
+        is_whole = isinstance(layer, CLASSIFIERS) and not is_quantized(layer)
+        if is_whole and set(after.shape[1:-1]) <= {1}:
             linear = Logits(layer, name=f"{layer.name}_logits")
             with keras.StatelessScope():
                 logits = ops.convert_to_numpy(ops.cast(linear(values), "float32"))

@@ -6,6 +6,8 @@ without them. Each module has the things themselves, in this order.
 
 # Of `data`.
 DATA_SETS = ("cifar10", "cifar100", "digits", "stl10")
+# Of `attach` and `models`: auxiliary heads.
+HEADS = ("copy", "light")
 # Of `terms`.
 METHODS = ("hsakd", "kd", "dkd", "standardized")
 # Of `views`.

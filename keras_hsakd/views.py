@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_hsakd import heads
+from keras_hsakd.graph import check_channels_last
 from keras_hsakd.ops import (
     NUM_ROTATIONS,
     class_of_labels,
@@ -96,7 +97,8 @@ def get(views: str | Sequence[View] | None) -> tuple[View, ...]:
         A tuple of at least two functions, of one for `None`.
 
     Raises:
-        ValueError: If the name is unknown, or there are fewer than two functions.
+        ValueError: If the name is unknown, there are fewer than two functions, or
+            Keras is set to channels first.
 
     Example:
     >>> len(get("half_turns")), len(get([lambda x: x, lambda x: x[:, :, ::-1]]))
@@ -110,6 +112,7 @@ def get(views: str | Sequence[View] | None) -> tuple[View, ...]:
                 f"Expected `views` to be one of {names()} or a list of functions. "
                 f"Received: views={views!r}{did_you_mean(views, _NAMED)}"
             )
+        check_channels_last()
         return _NAMED[views]
     functions = tuple(views) if isinstance(views, Iterable) else ()
     if len(functions) < 2 or not all(map(callable, functions)):
@@ -180,9 +183,12 @@ def check_suit(
             are not checked.
 
     Raises:
-        ValueError: If the heads are made for another number of views, a view changes
-            the shape or dtype of images, or the first one changes images.
+        ValueError: If the heads are made for another number of views, the network has
+            channels first, a view changes the shape or dtype of images, or the first
+            one changes images.
     """
+    if len(views) > 1:
+        check_channels_last(network)
     if not heads.is_plain(network) and heads.num_views(network) != len(views):
         raise ValueError(
             f"Expected the heads of `{network.name}` to be made for the {len(views)} "

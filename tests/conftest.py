@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_hsakd import layers, models
+from keras_hsakd import attach_heads, layers, models, strip_heads
 from keras_hsakd.sizes import edges
 
 # Tests send signals. A process that was started by `nohup`, or with `&` in a script,
@@ -108,11 +108,11 @@ def eager_trainers():
 def _stand_ins(tiny_network, eager_trainers):
     """Puts tiny networks with as many heads in the place of the zoo's."""
 
-    def create(name, num_classes, input_shape, num_views=4):
+    def create(name, num_classes, input_shape, num_views=4, head="copy"):
         if name not in models.names():
             return zoo(name, num_classes)  # which says so
         four = name.startswith(("vgg", "mobilenet", "resnet50"))
-        return tiny_network(
+        network = tiny_network(
             name,
             num_classes=num_classes,
             size=input_shape[:2],
@@ -120,6 +120,9 @@ def _stand_ins(tiny_network, eager_trainers):
             num_views=num_views,
             batch_norm=False,
         )
+        if head == "copy":
+            return network
+        return attach_heads(strip_heads(network), head=head, num_views=num_views)
 
     zoo = models.create
     with pytest.MonkeyPatch.context() as patch:

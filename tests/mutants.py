@@ -187,7 +187,9 @@ FAULTS = {
         "models",
     ),
     "order_of_taps": Fault(
-        "enumerate(taps, start=1)", "enumerate(reversed(taps), start=1)", "models"
+        "for index, x in enumerate(taps, start=1)",
+        "for index, x in enumerate(reversed(taps), start=1)",
+        "models",
     ),
     "initial_deviation": Fault(
         "deviation = (2 / (kernel_size**2 * filters)) ** 0.5",
@@ -206,8 +208,8 @@ FAULTS = {
         "    finalize_states(copy)\n    return copy", "    return copy", "graph"
     ),
     "own_graph": Fault(
-        "if not any(isinstance(layer, keras.Model) for layer in model.layers):",
-        "if False:",
+        "if any(isinstance(layer, keras.Model) for layer in flat.layers):",
+        "if True:",
         "attach_heads",
     ),
     # What outputs are.
@@ -229,6 +231,20 @@ FAULTS = {
         "            _take_over_state(own, operation)",
         "            pass",
         "attach_heads",
+    ),
+    "budget_of_heads": Fault(
+        "if multiplied <= most and parameters <= largest:", "if True:", "light_heads"
+    ),
+    "joint_logits_of_light_heads": Fault(
+        "layers.Permute((2, 1), name=",
+        "layers.Permute((1, 2), name=",
+        "light_heads",
+    ),
+    "rest_of_a_classifier": Fault(
+        "if classifier.logits is classifier.products:", "if True:", "attach_heads"
+    ),
+    "whole_copies": Fault(
+        '_ADAPTED = ("lora_rank", "lora_alpha")', "_ADAPTED = ()", "attach_heads"
     ),
     "softmax_in_heads": Fault(
         "if classifier.had_softmax:", "if False:", "logits attach_heads"

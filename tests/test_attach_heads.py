@@ -2,7 +2,16 @@ import keras
 import numpy as np
 import pytest
 
-from keras_hsakd import Distiller, attach_heads, find_taps, strip_heads
+from keras_hsakd import (
+    Distiller,
+    TeacherTrainer,
+    attach_heads,
+    find_taps,
+    models,
+    strip_heads,
+    views,
+)
+from keras_hsakd.attach import with_new_classifier
 from keras_hsakd.heads import head_names
 
 pytestmark = pytest.mark.core
@@ -114,8 +123,8 @@ def test_named_taps():
         with pytest.raises(ValueError, match=message):
             attach_heads(small_cnn(), taps=taps)
     with pytest.raises(ValueError, match="every path goes through.*conv16_1"):
-        attach_heads(residual(), taps=["conv16_1"])
-    assert head_names(attach_heads(residual(), taps=["conv16_1"], head="light"))
+        attach_heads(residual(), taps=["conv16_1"], head="copy")
+    assert head_names(attach_heads(residual(), taps=["conv16_1"]))
 
 
 def test_a_model_of_feature_maps_gets_a_classifier():
@@ -149,7 +158,8 @@ def test_copies_take_along_what_is_not_trained():
     x = adapted(layers.MaxPooling2D()(x))
     x = layers.MaxPooling2D()(layers.Conv2D(8, 3, padding="same", name="second")(x))
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3)(x))
-    network = attach_heads(keras.Model(images, layers.Dense(5)(x)), taps=["first"])
+    model = keras.Model(images, layers.Dense(5)(x))
+    network = attach_heads(model, taps=["first"], head="copy")
     (copy,) = (
         layer
         for layer in network.layers
@@ -182,7 +192,7 @@ def test_what_cannot_be_taken_apart():
     x = layers.MaxPooling2D()(Unserializable(lambda x: x)(x))
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(x))
     unserializable = keras.Model(images, layers.Dense(5)(x))
-    assert attach_heads(unserializable, head="light")
+    assert attach_heads(unserializable)
     inside = keras.Model(images, layers.Flatten()(Subclassed()(images)))
     open_size = keras.Sequential(
         [
@@ -200,8 +210,235 @@ def test_what_cannot_be_taken_apart():
         (unserializable, "'unserializable' of type Unserializable"),
     ):
         with pytest.raises(ValueError, match=message):
-            attach_heads(model)
-    with pytest.raises(ValueError, match="`head` to be 'copy' or 'light'"):
+            attach_heads(model, head="copy")
+    with pytest.raises(ValueError, match="`head` to be one of .*'heavy'"):
         attach_heads(small_cnn(), head="heavy")
     with pytest.raises(ValueError, match=r"shape \(batch, 6\)"):
         attach_heads(small_cnn(), num_classes=6)
+
+
+def classifier_of(*end, middle=()):
+    """Returns a model of two stages, with `end` from its pooled features on."""
+    images = x = keras.Input((12, 12, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="first")(x)
+    x = layers.Conv2D(4, 3, strides=2, padding="same", name="second")(x)
+    for layer in (*middle, layers.Conv2D(6, 3, name="third")):
+        x = layer(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    for layer in end or [layers.Dense(3, name="top")]:
+        x = layer(x)
+    return keras.Model(images, x)
+
+
+def copied(model):
+    return attach_heads(model, taps=["second"], head="copy")
+
+
+class SoftCap(layers.Layer):
+    """A layer without a configuration, and without `trainable`."""
+
+    def __init__(self, cap):
+        super().__init__()
+        self.cap = cap
+
+    def call(self, x):
+        return self.cap * keras.ops.tanh(x / self.cap)
+
+
+class Temperature(layers.Layer):
+    def __init__(self, name=None):
+        super().__init__(name=name)
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
+
+    def call(self, x):
+        return self.scale * x
+
+
+# What follows the class weights: a function of NumPy, where there is one.
+ENDS = {
+    "scale": ([layers.Rescaling(30.0)], lambda z: 30 * z),
+    "cap": ([SoftCap(2.0)], lambda z: 2 * np.tanh(z / 2)),
+    "operation": ([lambda z: keras.ops.tanh(z / 5) * 5], lambda z: 5 * np.tanh(z / 5)),
+    "learned": ([Temperature()], lambda z: z),
+    "log_softmax": ([keras.ops.log_softmax], None),
+    "normalized": ([layers.BatchNormalization()], None),
+    "reshape": ([lambda z: keras.ops.reshape(z, (-1, 3))], lambda z: z),
+    "Reshape": ([layers.Reshape((1, 3)), layers.Reshape((3,))], lambda z: z),
+    "softmax": ([layers.Rescaling(4.0), layers.Softmax()], lambda z: 4 * z),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_heads_have_what_follows_the_class_weights(name):
+    follows, expected = ENDS[name]
+    model = classifier_of(layers.Dense(3, name="top"), *follows)
+    images = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype("float32")
+    for network, products in (
+        (copied(model), "aux_1"),
+        (attach_heads(model, taps=["second"]), "aux_1"),
+        (with_new_classifier(model, 12), "logits"),
+    ):
+        output = network.outputs[0] if products == "logits" else network.output["aux_1"]
+        before = network.get_layer(products).output
+        values = keras.Model(network.input, [before, output])(images)
+        given, received = map(keras.ops.convert_to_numpy, values)
+        assert received.shape == given.shape == (2, 12)
+        if expected:
+            np.testing.assert_allclose(received, expected(given), rtol=1e-5, atol=1e-6)
+        shared = {id(v) for v in model.weights} & {
+            id(v) for x in network.layers if "aux_1" in x.name for v in x.weights
+        }
+        assert not shared
+
+
+def test_an_activation_that_is_no_softmax_is_in_the_heads():
+    images = 100 * np.ones((2, 12, 12, 3), "float32")
+
+    def capped(z):
+        return 2 * keras.ops.tanh(z / 2)
+
+    for activation, most in (("tanh", 1), (capped, 2)):
+        network = copied(classifier_of(layers.Dense(3, activation)))
+        assert np.abs(network(images)["aux_1"]).max() <= most
+
+
+def test_a_scale_of_each_class_is_refused_by_name():
+    per_class = layers.Rescaling([1.0, 2.0, 3.0], name="calibration")
+    model = classifier_of(layers.Dense(3, name="top"), per_class)
+    for head in ("copy", "light"):
+        with pytest.raises(ValueError, match="follows 'top' to take 12.*'calibration'"):
+            attach_heads(model, head=head)
+
+
+def test_heads_of_a_cosine_classifier_learn():
+    unit = {"kernel_constraint": "unit_norm", "use_bias": False}
+    end = (layers.UnitNormalization(), layers.Dense(3, **unit), layers.Rescaling(30.0))
+    network = copied(classifier_of(*end))
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(6, 12, 12, 3)).astype("float32"), np.arange(6) % 3
+    trainer = TeacherTrainer(network).compile(keras.optimizers.Adam(0.02))
+    trainer.fit(images, labels, epochs=30, verbose=0)
+    assert (
+        trainer.evaluate(images, labels, heads=True, verbose=0, return_dict=True)[
+            "aux_1_joint_accuracy"
+        ]
+        > 2 / 12
+    )
+
+
+def test_copies_of_layers_with_lora_are_whole():
+    convolution = layers.Conv2D(4, 3, padding="same", name="adapted")
+    model = classifier_of(middle=[convolution])
+    for name in ("adapted", "top"):
+        model.get_layer(name).enable_lora(2)
+    network = copied(model)
+    heads = [v for v in network.variables if v.path.startswith("aux_")]
+    assert not [v.path for v in heads if "lora" in v.path]
+    frozen = [v.path for v in heads if not v.trainable]
+    assert not frozen
+    new = with_new_classifier(model, 5).get_layer("logits")
+    assert [v.trainable for v in new.variables] == [True, True]
+
+
+def test_copies_of_frozen_layers_learn_also_within_others():
+    inner = layers.TimeDistributed(layers.Dense(4), name="rows")
+    model = classifier_of(
+        middle=[layers.Reshape((36, 4)), inner, layers.Reshape((6, 6, 4))]
+    )
+    model.trainable = False
+    network = copied(model)
+    copy = network.get_layer("aux_1_rows")
+    assert len(copy.trainable_variables) == 2
+
+
+def test_quantized_layers_are_refused_by_name():
+    quantized = classifier_of(middle=[layers.Dense(4, name="inner")])
+    quantized.get_layer("inner").quantize("int8")
+    with pytest.raises(ValueError, match="'inner'.*is quantized"):
+        copied(quantized)
+    assert attach_heads(quantized)  # which copy nothing of it
+    for activation in (None, "softmax"):
+        model = classifier_of(layers.Dense(3, activation=activation, name="top"))
+        model.get_layer("top").quantize("int8")
+        with pytest.raises(ValueError, match="'top', quantized to int8"):
+            attach_heads(model)
+        if activation is None:  # to be exported, for example
+            assert strip_heads(model).output_shape == (None, 3)
+
+
+class Plain(layers.Layer):
+    """A layer that takes nothing but its own argument."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.inner = layers.Dense(units)
+
+    def call(self, x):
+        return self.inner(x)
+
+    def get_config(self):
+        return {"units": self.inner.units}
+
+
+@pytest.mark.parametrize(
+    "layer", [layers.SpatialDropout2D(0.5), Temperature(), Plain(4)]
+)
+def test_layers_without_arguments_of_all_layers_are_copied(layer):
+    network = copied(classifier_of(middle=[layer]))
+    copy = network.get_layer(f"aux_1_{layer.name}")
+    assert type(copy) is type(layer)
+    assert copy is not layer
+    assert len(copy.trainable_variables) == len(layer.trainable_variables)
+
+
+@pytest.fixture
+def channels_first():
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format("channels_last")
+
+
+REFUSED = "channels last.*Received: .*'channels_first'"
+
+
+def test_a_setting_of_channels_first_is_refused(channels_first):
+    last = {"data_format": "channels_last"}
+    images = keras.Input((12, 12, 3))
+    x = layers.Conv2D(4, 3, **last)(images)
+    x = layers.GlobalAveragePooling2D(**last)(x)
+    model = keras.Model(images, layers.Dense(3)(x))
+    for use in (
+        lambda: models.create("resnet8", 3, (3, 12, 12)),
+        lambda: models.wrn(10, 1, num_classes=3),
+        lambda: attach_heads(model),
+        lambda: find_taps(model),
+        lambda: views.get("half_turns"),
+        lambda: views.get("padded_rotations"),
+    ):
+        with pytest.raises(ValueError, match=REFUSED):
+            use()
+
+
+def test_layers_with_channels_first_are_refused():
+    first = {"data_format": "channels_first"}
+    images = keras.Input((3, 12, 12))
+    x = layers.Conv2D(4, 3, name="first", **first)(images)
+    x = layers.GlobalAveragePooling2D(**first)(x)
+    model = keras.Model(images, layers.Dense(3)(x))
+    inside = keras.Model(images, model(images))
+    turned = keras.ops.conv(
+        keras.ops.transpose(images, (0, 2, 3, 1)),
+        np.ones((3, 3, 12, 4), "float32"),
+        data_format="channels_first",
+    )
+    operations = keras.Model(images, layers.Dense(3)(layers.Flatten()(turned)))
+    for use in (
+        lambda: attach_heads(model),
+        lambda: find_taps(inside, head="copy"),
+        lambda: attach_heads(operations),
+        lambda: Distiller(model, keras.models.clone_model(model), views="half_turns"),
+    ):
+        with pytest.raises(ValueError, match=REFUSED):
+            use()

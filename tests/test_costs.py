@@ -38,6 +38,7 @@ def test_multiply_adds_of_each_way():
     assert counted == {
         "teacher": 4 * 3 * 1550,
         "plain student": 3 * 100,
+        "plain distillation": 3 * 100 + 1000,
         "the method": 4 * (3 * student + teacher),
         "cached teacher": 4 * 3 * student,
         "2 of 4 views": 2 * (3 * student + teacher),
@@ -50,7 +51,10 @@ def test_multiply_adds_of_each_way():
 
 def test_ways_that_are_none_are_left_out():
     ways = costs.ways(["aux_1"], [("aux_1", "aux_1")], 2, 2, "mixed", "mixed")
-    assert list(ways) == ["teacher", "plain student", "the method", "cached teacher"]
+    assert list(ways) == [
+        *("teacher", "plain student", "plain distillation"),
+        *("the method", "cached teacher"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def test_trainers_refuse_probabilities():
 
 
 def test_heads_are_classifiers_of_the_models_own_kind():
-    network = attach_heads(classifier(CosineDense(CLASSES)))
+    network = attach_heads(classifier(CosineDense(CLASSES)), head="copy")
     assert isinstance(network.get_layer("aux_1"), CosineDense)
-    network = attach_heads(classifier(SoftmaxDense(CLASSES)))
+    network = attach_heads(classifier(SoftmaxDense(CLASSES)), head="copy")
     assert type(network.get_layer("aux_1")) is layers.Dense

@@ -470,7 +470,7 @@ def test_what_is_no_teacher(runs, tmp_path):
     [
         ({"data": "nowhere"}, {}, FileNotFoundError, "`data` to be one of.*'nowhere'"),
         ({"flip": True}, {}, ValueError, "Expected no `flip` for a named data set"),
-        ({}, {"model": "resnet9"}, ValueError, "did you mean 'resnet8'"),
+        ({}, {"model": "resnet9", "head": None}, ValueError, "did you mean 'resnet8'"),
         ({}, {"milestones": (2,)}, ValueError, "Expected `milestones`"),
         ({"examples_per_class": 1000}, {}, ValueError, "`examples_per_class`"),
     ],

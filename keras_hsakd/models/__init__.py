@@ -55,6 +55,7 @@ def create(
     input_shape: tuple[int, int, int] | None = None,
     heads: bool = True,
     num_views: int = NUM_ROTATIONS,
+    head: str = "copy",
 ) -> keras.Model:
     """Returns a network of the paper, initialised as the authors'.
 
@@ -66,6 +67,8 @@ def create(
         heads: Whether to add the auxiliary heads. Defaults to `True`.
         num_views: Number `M >= 2` of views that the heads tell apart, see
             `keras_hsakd.views`. Defaults to 4, the rotations.
+        head: `"copy"`, the paper's heads, or `"light"`, which cost little, see
+            `keras_hsakd.attach_heads`. Defaults to `"copy"`.
 
     Returns:
         A functional `keras.Model` from normalised images `(B, height, width, channels)`
@@ -73,8 +76,7 @@ def create(
         shallowest head first; without heads, to the class logits `(B, N)`.
 
     Raises:
-        ValueError: If the name is unknown, there are fewer than two classes or views,
-            or `input_shape` has not three numbers.
+        ValueError: If an argument does not suit; says what was expected.
 
     Example:
     >>> student = keras_hsakd.models.create("wrn_16_2", num_classes=100)
@@ -91,6 +93,7 @@ def create(
         input_shape=input_shape,
         heads=heads,
         num_views=num_views,
+        head=head,
         name=name,
     )
 

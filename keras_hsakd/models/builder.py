@@ -5,7 +5,10 @@ from typing import NamedTuple, TypedDict
 
 import keras
 
+from keras_hsakd import light
+from keras_hsakd.graph import check_channels_last
 from keras_hsakd.layers import BatchNormalization, Conv2D
+from keras_hsakd.names import HEADS
 from keras_hsakd.ops import NUM_ROTATIONS
 
 
@@ -156,6 +159,7 @@ class Options(TypedDict, total=False):
     input_shape: tuple[int, int, int] | None
     heads: bool
     num_views: int
+    head: str
 
 
 def build(
@@ -166,16 +170,17 @@ def build(
     input_shape: tuple[int, int, int] | None = None,
     heads: bool = True,
     num_views: int = NUM_ROTATIONS,
+    head: str = "copy",
     image_size: int = 32,
     neck: Stem = lambda scope, x: x,
     backbone_initialization: Initialization = _DEFAULT,
     head_initialization: Initialization = _DEFAULT,
 ) -> keras.Model:
-    """Returns a backbone, with a copy of all that follows each stage as its head.
+    """Returns a backbone, with an auxiliary head after each of its stages.
 
-    Head `l` taps the output of stage `l` and repeats the stages after it and the neck
-    with weights of its own. Nothing follows the last stage, so the last head repeats
-    that stage itself, at stride 1.
+    Head `l` taps the output of stage `l`. A copied one repeats the stages after it and
+    the neck with weights of its own. Nothing follows the last stage, so the last head
+    repeats that stage itself, at stride 1.
 
     Args:
         name: Name of the model.
@@ -186,6 +191,7 @@ def build(
             images of `image_size`.
         heads: Whether to add the auxiliary heads. Defaults to `True`.
         num_views: Number `M >= 2` of views that the heads tell apart. Defaults to 4.
+        head: `"copy"` or `"light"`, see `keras_hsakd.light`. Defaults to `"copy"`.
         image_size: Height and width of the images that the network is made for.
             Defaults to 32.
         neck: Function `neck(scope, x)` from feature maps to what is pooled. Defaults
@@ -198,17 +204,22 @@ def build(
         or, without heads, to the class logits alone.
 
     Raises:
-        ValueError: If there are fewer than two classes or views, or `input_shape` has
-            not three numbers.
+        ValueError: If there are fewer than two classes or views, no such heads,
+            `input_shape` has not three numbers, or Keras is set to channels first.
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.2 and
     the authors' implementation.
     """
+    check_channels_last()
     for argument, value in (("num_classes", num_classes), ("num_views", num_views)):
         if value < 2:
             raise ValueError(
                 f"Expected `{argument}` to be at least 2. Received: {argument}={value}"
             )
+    if head not in HEADS:
+        raise ValueError(
+            f"Expected `head` to be one of {HEADS}. Received: head={head!r}"
+        )
     if input_shape is None:
         input_shape = (image_size, image_size, 3)
     if len(input_shape) != 3:
@@ -234,6 +245,9 @@ def build(
         return keras.Model(images, logits, name=name)
 
     outputs = {"logits": logits}
+    if head == "light":
+        outputs |= light.heads(logits, taps, num_views, logits.dtype)
+        return keras.Model(images, outputs, name=name)
     everywhere = Scope("", head_initialization)
     numbered = [(number, *stage) for number, stage in enumerate(stages, start=1)]
     last_number, last_stage, _ = numbered[-1]

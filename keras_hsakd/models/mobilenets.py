@@ -34,7 +34,7 @@ def mobilenet_v2(
         num_classes: Number of classes `N >= 2`.
         name: Name of the model. `checkpoints` knows the family by its beginning,
             `"mobilenet_v2"`. Defaults to just that.
-        **options: `input_shape`, `heads` and `num_views`, as in
+        **options: `input_shape`, `heads`, `num_views` and `head`, as in
             `keras_hsakd.models.create`.
 
     Returns:

@@ -40,7 +40,7 @@ def resnet(
         name: Name of the model. `checkpoints` knows the family by its beginning,
             `"resnet"`. Defaults to `"resnet{depth}"`, for ImageNet's stem to
             `"resnet{depth}_imagenet"`.
-        **options: `input_shape`, `heads` and `num_views`, as in
+        **options: `input_shape`, `heads`, `num_views` and `head`, as in
             `keras_hsakd.models.create`.
 
     Returns:

@@ -41,7 +41,7 @@ def shufflenet(
         blocks: Number of blocks in each stage. Defaults to `(4, 8, 4)`, as published.
         name: Name of the model. `checkpoints` knows the family by its beginning,
             `"shufflenet"`. Defaults to `"shufflenet_v{version}"`.
-        **options: `input_shape`, `heads` and `num_views`, as in
+        **options: `input_shape`, `heads`, `num_views` and `head`, as in
             `keras_hsakd.models.create`.
 
     Returns:

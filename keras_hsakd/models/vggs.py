@@ -30,7 +30,7 @@ def vgg(
         name: Name of the model. `checkpoints` knows the family by its beginning,
             `"vgg"`. Defaults to `"vgg{depth}_bn"`, where the depth counts the three
             linear layers of the original.
-        **options: `input_shape`, `heads` and `num_views`, as in
+        **options: `input_shape`, `heads`, `num_views` and `head`, as in
             `keras_hsakd.models.create`.
 
     Returns:

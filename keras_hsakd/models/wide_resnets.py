@@ -28,7 +28,7 @@ def wrn(
         num_classes: Number of classes `N >= 2`.
         name: Name of the model. `checkpoints` knows the family by its beginning,
             `"wrn"`. Defaults to `"wrn_{depth}_{widening}"`.
-        **options: `input_shape`, `heads` and `num_views`, as in
+        **options: `input_shape`, `heads`, `num_views` and `head`, as in
             `keras_hsakd.models.create`.
 
     Returns:

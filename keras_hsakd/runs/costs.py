@@ -62,7 +62,7 @@ def ways(
 
     Example:
     >>> list(ways(["aux_1"], [("aux_1", "aux_1")], 4, 4, "float32"))
-    ['teacher', 'plain student', 'the method', 'cached teacher']
+    ['teacher', 'plain student', 'plain distillation', 'the method', 'cached teacher']
     """
     teaching, learning = (tuple(names) for names in zip(*pairs, strict=True))
     method = Way(
@@ -83,6 +83,7 @@ def ways(
             precision=precision,
         ),
         "plain student": plain,
+        "plain distillation": dataclasses.replace(plain, kind="distill"),
         "the method": method,
         "cached teacher": dataclasses.replace(method, cached=True),
     }

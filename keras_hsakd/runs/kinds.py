@@ -258,9 +258,9 @@ class Kind:
             data: As of `data_settings`.
             origin: As of `origin`.
         """
-        defaults = {field.name: field.default for field in dataclasses.fields(training)}
+        defaults = TrainingSettings(model=training.model)
         for name in self.unused:
-            if (value := getattr(training, name)) != defaults[name]:
+            if (value := getattr(training, name)) != getattr(defaults, name):
                 raise ValueError(
                     f"Expected no `{name}` for {self._described()}, where it has no "
                     f"effect. Received: {name}={value!r}"

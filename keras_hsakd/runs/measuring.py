@@ -21,7 +21,7 @@ from keras import ops
 from keras_hsakd import views
 from keras_hsakd.callbacks import SaveNetwork, StepSeconds
 from keras_hsakd.files import read_json, write_json
-from keras_hsakd.heads import multiply_adds_by_part
+from keras_hsakd.heads import multiply_adds_by_part, strip_heads
 from keras_hsakd.machine import machine, memory, versions
 from keras_hsakd.optional import own_module
 from keras_hsakd.runs import networks
@@ -101,7 +101,11 @@ class Pair:
                 return Teacher(views=self.views).job(training, images, None)
             if way.kind == "baseline":
                 return Baseline().job(training, images, None)
-            (student,) = networks.create(training, images, self.views)
+            (student,) = networks.create(
+                training, images, self.views, with_heads=bool(way.heads)
+            )
+            if not way.heads:
+                return Job(Distiller(strip_heads(teacher), student), student)
             kind = ConstantTeacher if way.cached else Distiller
             few = way.views < len(views.get(self.views))
             arguments = {"sampled_views": way.views} if few else {}

@@ -108,8 +108,10 @@ def _with_heads(network, training, num_views):
 
 def _has_heads(network, training, num_views):
     """Returns whether a network comes with the heads that are asked for."""
-    if is_plain(network) or training.taps is not None or training.head != "copy":
+    if is_plain(network) or training.taps is not None:
         return False
+    if training.model not in models.names() and training.head == "copy":
+        return False  # a file or a function may come with any
     return heads.num_views(network) == num_views
 
 
@@ -170,9 +172,9 @@ def multiply_adds_by_part(
     """
     with shapes_only():
         shape = (*edges(image_size), 3)
-        network = models.create(name, num_classes, shape, num_views=num_views)
-        if head != "copy":
-            network = attach_heads(strip_heads(network), head=head, num_views=num_views)
+        network = models.create(
+            name, num_classes, shape, num_views=num_views, head=head
+        )
     return heads.multiply_adds_by_part(network)
 
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from keras_hsakd.names import DATA_SETS, DTYPES, PREPROCESSINGS
+from keras_hsakd.names import DATA_SETS, DTYPES, HEADS, PREPROCESSINGS
 from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.sizes import ImageSize, checked
+from keras_hsakd.zoo import COSTS
 
 
 def setting(default=dataclasses.MISSING, help: str = "", **metadata):
@@ -170,7 +171,8 @@ class TrainingSettings:
         preprocessing: Of a file or a function: `"inside"`, it takes images of 0 to 255,
             or `"normalize"`, these are to be normalised before it.
         head: `"copy"` or `"light"`, which auxiliary heads it has, see
-            `keras_hsakd.attach_heads`.
+            `keras_hsakd.attach_heads`. By default the paper's networks have copies,
+            and others light ones.
         taps: Names of the layers that its heads are at, see `keras_hsakd.attach_heads`.
         freeze_backbone: Whether layers whose weights were loaded keep them.
         epochs: Number of passes over the training images.
@@ -217,11 +219,12 @@ class TrainingSettings:
         "that)",
         choices=PREPROCESSINGS,
     )
-    head: str = setting(
-        "copy",
-        "its auxiliary heads: a copy of what follows each stage, as in the paper, or "
-        "light, two convolutions each, which cost less",
-        choices=("copy", "light"),
+    head: str | None = setting(
+        None,
+        "its auxiliary heads: light, which cost a small part of it, or a copy of what "
+        "follows each stage, as in the paper (default: copy for the networks of "
+        "`keras-hsakd models`, light for others)",
+        choices=HEADS,
     )
     taps: tuple[str, ...] | None = setting(
         None,
@@ -294,6 +297,8 @@ class TrainingSettings:
 
     def __post_init__(self):
         """Checks the numbers that nothing else checks before training."""
+        if self.head is None:
+            object.__setattr__(self, "head", "copy" if self.model in COSTS else "light")
         for name, minimum, strict in (
             ("epochs", 1, False),
             ("batch_size", 1, False),

@@ -14,6 +14,7 @@ from keras_hsakd.attach import as_classifier, with_new_classifier
 from keras_hsakd.compat import layers_of
 from keras_hsakd.graph import (
     bottlenecks,
+    check_channels_last,
     flatten,
     operation_of,
     replay,
@@ -88,6 +89,7 @@ def make(training: TrainingSettings, images: Images, num_views: int) -> Made:
             setting does not suit it.
     """
     name = training.model
+    check_channels_last()
     check_name(name)
     shape = tuple(images.train.element_spec[0].shape[1:])
     is_others = is_file(name) or is_function(name)
@@ -107,7 +109,11 @@ def make(training: TrainingSettings, images: Images, num_views: int) -> Made:
         of = _of_a_file if is_file(name) else _of_a_function
         return of(name, training, images, shape)
     network = models.create(
-        name, len(images.class_names), input_shape=shape, num_views=num_views
+        name,
+        len(images.class_names),
+        input_shape=shape,
+        num_views=num_views,
+        head=training.head,
     )
     return Made(with_preprocessing(network, images.preprocessing()))
 

@@ -77,8 +77,8 @@ def check_pair(
         )
     if isinstance(teacher, TeacherCache):
         return
-    owned = {id(variable) for variable in teacher.variables}
-    shared = [v.path for v in student.variables if id(v) in owned]
+    teacher_ids = {id(variable) for variable in teacher.weights}
+    shared = [each.path for each in student.weights if id(each) in teacher_ids]
     if shared:
         raise ValueError(
             f"Expected {both} to share no variables, or training the one would change "
