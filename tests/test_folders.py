@@ -1,7 +1,6 @@
 """What `image_folder` finds in folders, and what it says of the rest."""
 
 import json
-import math
 import os
 import shutil
 import threading
@@ -14,7 +13,6 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_hsakd import data
-from keras_hsakd.data import decoding, folders
 from keras_hsakd.data.subsets import hold_out
 
 PNG = tf.io.encode_png(np.full((9, 8, 3), 50, "uint8")).numpy()
@@ -226,21 +224,6 @@ def test_unchecked_files_are_named_when_they_are_read(folder):
         list(read(folder, corrupt="unchecked")[0])
 
 
-def test_large_images_are_decoded_one_after_the_other(folder, monkeypatch):
-    def decode(content):
-        assert not running
-        running.append(content)
-        for _ in range(1000):
-            os.sched_yield()
-        running.pop()
-
-    running = []
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 9 * 8)
-    monkeypatch.setattr(decoding, "decode", decode)
-    files = [str(file) for file in folder.rglob("*.png")]
-    assert folders.undecodable(files, "refuse") == []
-
-
 @pytest.mark.parametrize("size, error", [(1, "at most 1"), (2, "at most 2"), (3, None)])
 def test_nothing_held_out_is_an_error_before_images_are_read(tmp_path, size, error):
     for name in ("cat", "dog"):
@@ -282,15 +265,3 @@ def test_files_that_python_decodes_do_not_wait_for_each_other(tmp_path):
     reading.start()
     reading.join(timeout=60)
     assert len(read) == train.cardinality()
-
-
-def test_a_check_that_takes_long_says_how_far_it_is(tmp_path, monkeypatch, capsys):
-    files = [str(tmp_path / f"{number}.png") for number in range(3)]
-    for file in files:
-        tf.io.write_file(file, tf.io.encode_png(tf.zeros((2, 2, 3), tf.uint8)))
-    said = []
-    for unsaid in (math.inf, 0.0):
-        monkeypatch.setattr(folders, "_SECONDS_UNSAID", unsaid)
-        assert folders.undecodable(files, "refuse") == []
-        said.append(capsys.readouterr().out)
-    assert said[0] == "" and "Decoding 3 files" in said[1] and "3/3" in said[1]

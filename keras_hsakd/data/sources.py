@@ -50,6 +50,11 @@ class Source:
         """The number of examples with the label -1, which are without one."""
         return 0 if self.labels is None else int(np.sum(self.labels < 0))
 
+    @property
+    def num_bytes(self) -> int | None:
+        """The memory that the images take, or `None` where they are read each time."""
+        return None
+
     def fingerprint(self) -> str:
         """Returns a checksum of the examples, which is the same wherever they are.
 
@@ -173,6 +178,10 @@ class ArraySource(Source):
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    @property
+    def num_bytes(self) -> int:
+        return self._images.numpy().nbytes
 
     def fingerprint(self) -> str:
         """Implements `Source.fingerprint`, by images and labels."""
@@ -304,6 +313,11 @@ class JoinedSource(Source):
     @property
     def num_unlabeled(self) -> int:
         return self._first.num_unlabeled + self._second.num_unlabeled
+
+    @property
+    def num_bytes(self) -> int | None:
+        parts = self._first.num_bytes, self._second.num_bytes
+        return None if None in parts else sum(parts)
 
     def fingerprint(self) -> str:
         """Implements `Source.fingerprint`, by those of both."""
