@@ -4,11 +4,14 @@
     python benchmarks/input_pipeline.py --before /tmp/before [--rounds 7]
     tar xJf cifar10.tar.xz -C /tmp
     python benchmarks/input_pipeline.py --data-dir /tmp/cifar10
+    python benchmarks/input_pipeline.py --data-dir /tmp/cifar10 --train-epochs 4
 
 The contestants read whole passes in turn, round by round, in one process, so that a
 machine whose speed drifts slows all; figures are medians of the rounds, ratios are
 medians of the ratios within a round. `--data-dir` has JPEG files in folders of classes,
-`train/` and `test/`; without it, files of noise that was blurred are written.
+`train/` and `test/`; without it, files of noise that was blurred are written. With
+`--train-epochs` a resnet8 is trained on the files, kept and streamed, and on arrays of
+the same images, in turn; its images a second are those of the epochs after the first.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import sys
 import tempfile
 import time
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -97,6 +101,10 @@ def file_pipelines(folder, batch_size, image_size, limit):
             corrupt="unchecked",
             normalize=False,
             limit=limit,
+            stream=True,
+        )
+        kept, _ = data.image_folder(
+            folder, batch_size, image_size, normalize=False, limit=limit
         )
         files = tf.constant(train.files)
 
@@ -120,11 +128,63 @@ def file_pipelines(folder, batch_size, image_size, limit):
         return read_in_order.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     return {
-        "files": train,
+        "files, streamed": train,
+        "files, kept": kept,
         "files, decoded alone": alone(decode, batched=False),
         "files, decoded and resized": alone(decode_and_resize, batched=False),
         "files, decoded, resized, batched": alone(decode_and_resize),
     }
+
+
+class EpochSeconds(keras.callbacks.Callback):
+    """Notes how long each epoch takes."""
+
+    def on_train_begin(self, logs=None):
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(time.perf_counter() - self._began)
+
+
+def train(folder, batch_size, image_size, limit, epochs):
+    """Returns images a second of trainings of a resnet8, by what they read."""
+    from keras_hsakd import data, models
+    from keras_hsakd.data.pipelines import train_and_test
+    from keras_hsakd.data.sources import resize_one
+    from keras_hsakd.trainers import BaselineTrainer
+
+    options = {"normalize": False, "limit": limit}
+    pipelines = {
+        name: data.image_folder(
+            folder, batch_size, image_size, stream=stream, **options
+        )
+        for name, stream in (("files, kept", False), ("files, streamed", True))
+    }
+    kept, _ = pipelines["files, kept"]
+    read = kept.pipeline.source.read
+    images = [
+        np.rint(resize_one(read(tf.constant(index))[0], image_size)).astype("uint8")
+        for index in range(kept.num_examples)
+    ]
+    source = data.ArraySource(np.array(images), kept.labels, image_size)
+    pipelines["arrays"] = train_and_test(
+        source, source, batch_size, 0, data.Augmentation(), None, kept.class_names
+    )
+    results = {}
+    for name, (dataset, _) in pipelines.items():
+        shape = (image_size, image_size, 3)
+        network = models.create("resnet8", len(kept.class_names), shape, heads=False)
+        trainer = BaselineTrainer(network)
+        trainer.compile("sgd")
+        timer = EpochSeconds()
+        trainer.fit(dataset, epochs=epochs, verbose=0, callbacks=[timer])
+        rates = [kept.num_examples / seconds for seconds in timer.seconds[1:]]
+        results[name] = round(statistics.median(rates))
+        print(f"resnet8 on {name:30} {results[name]} images a second", flush=True)
+    return results
 
 
 def images_a_second(pipeline):
@@ -166,6 +226,7 @@ def main():
     parser.add_argument("--limit", type=int, default=10_000, help="most files")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--train-epochs", type=int, help="train too, so many epochs")
     options = parser.parse_args()
 
     arrays = race(array_pipelines(options.before, options.batch_size), options.rounds)
@@ -180,7 +241,10 @@ def main():
             ),
             options.rounds,
         )
+        sizes = options.batch_size, options.image_size, options.limit
+        training = options.train_epochs and train(folder, *sizes, options.train_epochs)
     results |= report(files, "files, decoded, resized, batched")
+    results["resnet8"] = training
     results["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     results["tensorflow"] = tf.__version__
     results["files"] = options.data_dir and os.path.basename(options.data_dir)

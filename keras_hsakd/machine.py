@@ -3,9 +3,13 @@
 import contextlib
 import importlib.metadata
 import os
+import pathlib
 import platform
 
 import keras
+import psutil
+
+_CONTAINER = "/sys/fs/cgroup"
 
 
 def machine() -> dict:
@@ -52,6 +56,23 @@ def memory(peak: bool = False) -> int | None:
             if line.startswith(name):
                 return 1024 * int(line.split()[1])
     return None
+
+
+def free_memory() -> int:
+    """Returns the bytes of memory that are free now, within the limit of a container.
+
+    Example:
+    >>> free_memory() > 0
+    True
+    """
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no limit, or another system
+        limit, used = (
+            int(pathlib.Path(_CONTAINER, f"memory.{name}").read_text())
+            for name in ("max", "current")
+        )
+        free = min(free, max(limit - used, 0))
+    return free
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -32,6 +32,12 @@ def clean_keras():
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Keeps the user's cache folder out of tests, also in processes that they start."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def collect_garbage():
     """Gives back what a module made: graphs and the variables in them go in circles."""

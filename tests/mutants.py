@@ -360,7 +360,22 @@ FAULTS = {
         "tfds",
     ),
     "without_a_label": Fault(
-        "np.full(len(files), -1)", "np.full(len(files), 0)", "unlabeled"
+        "reader.read(files, [-1] * len(files)",
+        "reader.read(files, [0] * len(files)",
+        "unlabeled",
+    ),
+    "place_of_a_kept_image": Fault(
+        "np.argsort(np.argsort(begins))", "np.argsort(begins)", "keeping"
+    ),
+    "changed_file": Fault(
+        "state = status.st_size, status.st_mtime_ns, tf.__version__",
+        "state = tf.__version__",
+        "keeping",
+    ),
+    "room": Fault(
+        "if ends[-1] / seen.sum() * count > room:",
+        "if ends[-1] / seen.sum() * count > 2 * room:",
+        "keeping",
     ),
     "joined_index": Fault(
         "lambda: self._second.read(index - length),",

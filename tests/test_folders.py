@@ -1,7 +1,6 @@
 """What `image_folder` finds in folders, and what it says of the rest."""
 
 import json
-import math
 import os
 import shutil
 import threading
@@ -14,7 +13,6 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_hsakd import data
-from keras_hsakd.data import decoding, folders
 from keras_hsakd.data.subsets import hold_out
 
 PNG = tf.io.encode_png(np.full((9, 8, 3), 50, "uint8")).numpy()
@@ -171,25 +169,59 @@ def test_a_link_to_nothing_is_named(folder):
         read(folder)
 
 
+def fingerprints(folder, **arguments):
+    train, test = data.image_folder(folder, image_size=8, **arguments)
+    return train.fingerprint(), test.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"limit": 2}, {"examples_per_class": 1, "seed": 3}, {"corrupt": "skip"}],
+)
+def test_data_are_the_same_wherever_they_are_and_whatever_is_chosen(
+    folder, arguments, tmp_path_factory
+):
+    expected = fingerprints(folder)
+    moved = shutil.copytree(folder, tmp_path_factory.mktemp("elsewhere") / "moved")
+    assert fingerprints(moved, **arguments) == expected
+    (moved / "test").rename(moved / "val")
+    assert fingerprints(moved) == expected
+    assert fingerprints(moved, validation=True)[0] == expected[0]
+
+
+def swap_classes(folder):
+    for source, target in (("cat", "x"), ("dog", "cat"), ("x", "dog")):
+        (folder / "train" / source).rename(folder / "train" / target)
+
+
+def move(source, target):
+    return lambda folder: (folder / "train" / source).rename(folder / "train" / target)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        swap_classes,
+        move("dog/2.png", "dog/3.png"),
+        move("dog/2.png", "cat/3.png"),
+        lambda folder: write(folder, "train/dog/3.png"),
+        lambda folder: write(folder, "train/dog/1.png", content=PNG + b"more"),
+        lambda folder: write(folder, "train/dog/1.png", content=PNG[:-1] + b"!"),
+    ],
+    ids=["swapped", "renamed", "moved", "added", "longer", "changed"],
+)
+def test_other_data_have_another_fingerprint(folder, change):
+    write(folder, "train/dog/0.png", content=PNG[:-2] + b"??")
+    train, test = fingerprints(folder, corrupt="unchecked")
+    change(folder)
+    others = fingerprints(folder, corrupt="unchecked")
+    assert others[0] != train and others[1] == test
+
+
 def test_unchecked_files_are_named_when_they_are_read(folder):
     write(folder, "train/cat/3.png", content=b"no image")
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"{folder}/train/cat/3"):
         list(read(folder, corrupt="unchecked")[0])
-
-
-def test_large_images_are_decoded_one_after_the_other(folder, monkeypatch):
-    def decode(content):
-        assert not running
-        running.append(content)
-        for _ in range(1000):
-            os.sched_yield()
-        running.pop()
-
-    running = []
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 9 * 8)
-    monkeypatch.setattr(decoding, "decode", decode)
-    files = [str(file) for file in folder.rglob("*.png")]
-    assert folders.undecodable(files, "refuse") == []
 
 
 @pytest.mark.parametrize("size, error", [(1, "at most 1"), (2, "at most 2"), (3, None)])
@@ -233,15 +265,3 @@ def test_files_that_python_decodes_do_not_wait_for_each_other(tmp_path):
     reading.start()
     reading.join(timeout=60)
     assert len(read) == train.cardinality()
-
-
-def test_a_check_that_takes_long_says_how_far_it_is(tmp_path, monkeypatch, capsys):
-    files = [str(tmp_path / f"{number}.png") for number in range(3)]
-    for file in files:
-        tf.io.write_file(file, tf.io.encode_png(tf.zeros((2, 2, 3), tf.uint8)))
-    said = []
-    for unsaid in (math.inf, 0.0):
-        monkeypatch.setattr(folders, "_SECONDS_UNSAID", unsaid)
-        assert folders.undecodable(files, "refuse") == []
-        said.append(capsys.readouterr().out)
-    assert said[0] == "" and "Decoding 3 files" in said[1] and "3/3" in said[1]

@@ -22,7 +22,7 @@ from keras_hsakd import (
     models,
     strip_heads,
 )
-from keras_hsakd.data import folders
+from keras_hsakd.data import keeping
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.heads import is_plain
 from keras_hsakd.optimizers import SGD, step_decay
@@ -916,20 +916,27 @@ def test_training_images_are_decoded_when_a_run_begins_and_not_again(
     images = DataSettings(data=data, image_size=8)
     output = tmp_path / "run"
     decoded = []
-    check = folders.undecodable
+    check = keeping.decodable
 
-    def counted(files, corrupt):
-        decoded.extend(map(str, files))
-        return check(files, corrupt)
+    def counted(source, indices):
+        decoded.extend(indices)
+        return check(source, indices)
 
-    monkeypatch.setattr(folders, "undecodable", counted)
-    stop_after(1, monkeypatch)
-    with pytest.raises(StoppedError):
-        train_baseline(output, images, execution=RESUME)
-    monkeypatch.undo()
+    monkeypatch.setattr(keeping, "decodable", counted)
+    streamed = dataclasses.replace(RESUME, stream=True)
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(StoppedError):
+            train_baseline(output, images, execution=streamed)
     assert len(decoded) == 6
-    monkeypatch.setattr(folders, "undecodable", counted)
-    train_baseline(output, images, execution=RESUME)
+    with monkeypatch.context() as patch:
+        stop_after(0, patch)
+        with pytest.raises(StoppedError):
+            train_baseline(output, images, execution=streamed)
+    # Kept or streamed, it is the same run.
+    run = train_baseline(output, images, execution=RESUME)
+    whole = train_baseline(tmp_path / "whole", images)
+    assert run.weights_digest() == whole.weights_digest()
     # Nor is what has been looked at.
     assert evaluate(output, verbose=0)["accuracy"] >= 0
     assert len(decoded) == 6

@@ -292,6 +292,18 @@ class Augmentation(NamedTuple):
     flip: bool = True
     augment: str | None = None
 
+    def check(self) -> None:
+        """Raises a ValueError unless `crop` and `augment` are known."""
+        if self.crop not in CROPS:
+            raise ValueError(
+                f"Expected `crop` to be one of {CROPS}. Received: crop={self.crop!r}"
+            )
+        if self.augment is not None and self.augment not in AUGMENTATIONS:
+            raise ValueError(
+                "Expected `augment` to be None or one of "
+                f"{list(AUGMENTATIONS)}. Received: augment={self.augment!r}"
+            )
+
     @property
     def is_of_batches(self) -> bool:
         """Whether it can be applied to whole images of one size, by the batch."""

@@ -6,55 +6,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
-from keras_hsakd.data.augment import AUGMENTATIONS, CROPS
-from keras_hsakd.sizes import ImageSize, checked
 
-
-def check_arguments(
-    batch_size: int,
-    image_size: ImageSize,
-    seed: int,
-    examples_per_class: int | None,
-    label_fraction: float | None,
-    limit: int | None,
-    augment: str | None,
-    crop: str,
-    center_crop: float | None,
-) -> None:
-    """Raises a ValueError unless these are values that `load` takes."""
-    _check_integer("batch_size", batch_size, 1)
-    checked(image_size)
-    _check_integer("seed", seed, 0)
-    for name, value in (("examples_per_class", examples_per_class), ("limit", limit)):
-        if value is not None:
-            _check_integer(name, value, 1)
-    if label_fraction is not None and not 0 < label_fraction <= 1:
-        raise ValueError(
-            "Expected `label_fraction` to be above 0 and at most 1. "
-            f"Received: label_fraction={label_fraction}"
-        )
-    if label_fraction is not None and examples_per_class is not None:
-        raise ValueError(
-            "Expected one of `label_fraction` and `examples_per_class`. Received: "
-            f"{label_fraction=}, {examples_per_class=}"
-        )
-    if crop not in CROPS:
-        raise ValueError(
-            f"Expected `crop` to be one of {CROPS}. Received: crop={crop!r}"
-        )
-    if center_crop is not None and not 0 < center_crop <= 1:
-        raise ValueError(
-            "Expected `center_crop` to be None or above 0 and at most 1. "
-            f"Received: center_crop={center_crop}"
-        )
-    if augment is not None and augment not in AUGMENTATIONS:
-        raise ValueError(
-            f"Expected `augment` to be None or one of {list(AUGMENTATIONS)}. "
-            f"Received: augment={augment!r}"
-        )
-
-
-def _check_integer(name, value, minimum):
+def check_integer(name: str, value: int, minimum: int) -> None:
+    """Raises a ValueError unless an argument is an integer that is large enough."""
     if not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(
             f"Expected `{name}` to be an integer >= {minimum}. "

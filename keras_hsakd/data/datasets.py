@@ -10,20 +10,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.data.checks import (
-    check_answer,
-    check_arguments,
-    check_normalisation,
-)
+from keras_hsakd.data import keeping
+from keras_hsakd.data.checks import check_answer
 from keras_hsakd.data.folders import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    check_corrupt,
-    with_unlabeled,
+    check_reading,
+    unlabeled_source,
 )
-from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
-from keras_hsakd.data.sources import ArraySource
-from keras_hsakd.data.subsets import REST, Examples, choose, hold_out
+from keras_hsakd.data.pipelines import Augmentation, Feed, known_by, rescaling
+from keras_hsakd.data.sources import ArraySource, joined
+from keras_hsakd.data.subsets import REST, Examples, Selection, hold_out
 from keras_hsakd.data.tfds import TfdsRecords, TfdsSource, is_tfds
 from keras_hsakd.optional import optional_module
 from keras_hsakd.sizes import ImageSize
@@ -250,6 +247,7 @@ def load(
     corrupt: str = "refuse",
     skip: Sequence[str] = (),
     drop_remainder: bool = False,
+    stream: bool | str = False,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Loads a named data set as a training and a test pipeline.
 
@@ -327,6 +325,8 @@ def load(
             an earlier pipeline has them. Defaults to none.
         drop_remainder: Bool, whether the training images of a pass that fill no batch
             are left out of it; others in each pass. Defaults to `False`.
+        stream: Whether images of `tfds:` and `unlabeled` are read in each pass also
+            where they fit into memory, see `image_folder`. Defaults to `False`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -334,7 +334,9 @@ def load(
         attributes `class_names`, a list of strings, `num_examples`, the number
         of images in a pass, `num_unlabeled`, how many of them have the label -1,
         `labels`, an array of them or `None` where they are read with the images, and
-        `skipped`, the files of `unlabeled` that were left out.
+        `skipped`, the files of `unlabeled` that were left out; and `fingerprint`, a
+        function to a checksum of the data that are there, whichever of them were
+        chosen, see `docs/data.md`; and `kept_bytes`, see `image_folder`.
 
     Raises:
         ValueError: If an argument is outside its range, or `name` is a data set of
@@ -354,19 +356,23 @@ def load(
     flip = usual.flip if flip is None else flip
     mean = usual.mean if mean is None else mean
     std = usual.std if std is None else std
-    check_arguments(
+    selection = Selection(
+        seed, validation, examples_per_class, label_fraction, limit, unlabeled == REST
+    )
+    augmentation = Augmentation(crop, flip, augment)
+    feed = Feed(
         batch_size,
         image_size,
         seed,
-        examples_per_class,
-        label_fraction,
-        limit,
-        augment,
-        crop,
+        augmentation,
         center_crop,
+        mean,
+        std,
+        normalize,
+        with_indices,
+        drop_remainder,
     )
-    check_normalisation(mean, std)
-    check_corrupt(corrupt)
+    check_reading(corrupt, stream)
     if is_tfds(name) and unlabeled == REST:
         raise ValueError(
             "Expected `unlabeled` to be a folder for `tfds:`, which has the labels "
@@ -376,43 +382,41 @@ def load(
     if is_tfds(name):
         records = TfdsRecords(name, data_dir, train_split, test_split)
         class_names = records.class_names
-        by_class = examples_per_class is not None or label_fraction is not None
-        train, test = records.examples(labelled=validation or by_class)
+        found = records.examples(labelled=validation or selection.is_of_classes)
     else:
         _check_no_splits(name, train_split=train_split, test_split=test_split)
-        train, test, class_names = _DATASETS[name][1](name, data_dir)
+        *found, class_names = _DATASETS[name][1](name, data_dir)
 
     def source(inputs, labels):
         if is_tfds(name):
             return TfdsSource(records, inputs, image_size)
         return ArraySource(inputs, labels, image_size)
 
-    train, test = choose(
-        train,
-        test,
-        validation,
-        examples_per_class,
-        seed,
-        label_fraction,
-        limit,
-        rest=unlabeled == REST,
-    )
-    train_source, left_out = with_unlabeled(source(*train), unlabeled, corrupt, skip)
-    datasets = train_and_test(
-        train_source,
-        source(*test),
-        batch_size,
-        seed,
-        Augmentation(crop, flip, augment),
-        rescaling(mean, std) if normalize else None,
-        class_names,
-        center_crop,
-        with_indices,
-        drop_remainder,
-    )
+    train, test = (source(*examples) for examples in selection.of(*found))
+    others, left_out = unlabeled_source(unlabeled, feed, corrupt, skip, stream)
+    if is_tfds(name):
+        train, test = _kept(train, test, feed, stream)
+    datasets = feed.datasets(joined(train, others), test, class_names)
     for dataset in datasets:
         dataset.skipped = [*skip, *left_out]
+    # Known by all that was found, whichever of it was chosen.
+    train, test = datasets
+    train.fingerprint = known_by(lambda: joined(source(*found[0]), others), class_names)
+    test.fingerprint = known_by(
+        lambda: source(*found[0 if validation else 1]), class_names
+    )
     return datasets
+
+
+def _kept(train, test, feed, stream):
+    """Returns sources as kept ones, where they fit into memory."""
+    room = 0 if stream is True else keeping.room()
+    if not stream:
+        train = feed.kept_train(train, room)[0] or train
+        room -= train.num_bytes or 0
+    if stream is not True:
+        test = feed.kept_test(test, room)[0] or test
+    return train, test
 
 
 def _check_no_splits(name, **splits):

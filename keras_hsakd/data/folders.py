@@ -1,26 +1,22 @@
 """Folders of image files as pipelines."""
 
 import collections
-import concurrent.futures
-import contextlib
 import functools
 import os
 import pathlib
-import threading
-import time
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.data import decoding
-from keras_hsakd.data.checks import check_arguments, check_normalisation
-from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
-from keras_hsakd.data.sources import FileSource, JoinedSource, Source
-from keras_hsakd.data.subsets import REST, choose
+from keras_hsakd.data import decoding, keeping
+from keras_hsakd.data.checked import Checked
+from keras_hsakd.data.pipelines import Augmentation, Feed, known_by
+from keras_hsakd.data.sources import FileSource, Source, joined
+from keras_hsakd.data.subsets import REST, Selection
 from keras_hsakd.sizes import ImageSize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -55,6 +51,7 @@ def image_folder(
     with_indices: bool = False,
     unlabeled: str | os.PathLike | None = None,
     drop_remainder: bool = False,
+    stream: bool | str = False,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Reads a folder of images as a training and a test pipeline.
 
@@ -63,7 +60,9 @@ def image_folder(
     `path/train`, numbered in sorted order; folders below them, and links to folders,
     are read too.
 
-    Images are decoded as they are needed, to what a viewer shows:
+    Where the images fit into a quarter of the memory that is free, they are decoded
+    once, at the beginning, and kept as they are or resized; where they do not, in each
+    pass. The batches are the same, bit for bit. Images are what a viewer shows:
 
     - JPEG (`.jpg`, `.jpeg`, `.jpe`, `.jfif`), turned as its EXIF orientation says;
     - PNG, BMP, GIF and WebP, of an animation the first frame;
@@ -96,10 +95,10 @@ def image_folder(
             the last 20 % of the training images of each class by file name, whatever
             the `seed`; no test folder is needed. The first pipeline then has the other
             80 %, of which `examples_per_class` are kept. Defaults to `False`.
-        corrupt: `"refuse"` decodes every file once and raises an error that names those
-            that cannot be; `"skip"` leaves them out with a warning that names them;
-            `"unchecked"` does not look, for data too large to decode twice. Defaults to
-            `"refuse"`.
+        corrupt: `"refuse"` decodes every file that is chosen and raises an error that
+            names those that cannot be; `"skip"` leaves them out with a warning that
+            names them; `"unchecked"` does not look. A file that has not changed since
+            it was decoded is not decoded for that again. Defaults to `"refuse"`.
         skip: Strings, files to leave out, as the attribute `skipped` of an earlier
             pipeline has them. Defaults to none.
         augment: `"rand_augment"` for stronger augmentation of the training images, see
@@ -130,6 +129,9 @@ def image_folder(
             leave out. Defaults to `None`.
         drop_remainder: Bool, whether the training images of a pass that fill no batch
             are left out of it; others in each pass. Defaults to `False`.
+        stream: Bool, whether images are read in each pass also where they fit into
+            memory; or `"train"`, training images are, and are not looked at before: for
+            who measures alone. Defaults to `False`.
 
     Returns:
         Two `tf.data.Dataset`s, train and test, of `(images, labels)`: float32 of shape
@@ -138,7 +140,10 @@ def image_folder(
         of images in a pass, `num_unlabeled`, how many of them have the label -1,
         `labels`, an array of them, `files`, the paths of those with labels, and
         `skipped`, the files left out, by their path below `path`, or their whole path
-        in `unlabeled`.
+        in `unlabeled`; and `fingerprint`, a function to a checksum of
+        the data that are there, whichever of them were chosen, see `docs/data.md`; and
+        `kept_bytes`, the memory that the images take, or `None` where they are read in
+        each pass.
 
     Raises:
         ValueError: If an argument is outside its range, there are fewer than two
@@ -158,141 +163,237 @@ def image_folder(
     >>> train.class_names
     ['cat', 'dog']
     """
-    check_arguments(
+    selection = Selection(
+        seed, validation, examples_per_class, label_fraction, limit, unlabeled == REST
+    )
+    augmentation = Augmentation(crop, flip, augment)
+    feed = Feed(
         batch_size,
         image_size,
         seed,
-        examples_per_class,
-        label_fraction,
-        limit,
-        augment,
-        crop,
+        augmentation,
         center_crop,
+        mean,
+        std,
+        normalize,
+        with_indices,
+        drop_remainder,
     )
-    check_normalisation(mean, std)
-    check_corrupt(corrupt)
+    check_reading(corrupt, stream)
+    found = _found(pathlib.Path(path), validation)
+    reader = Reader(path, image_size, corrupt, stream)
+    train, test, skip = _read(reader, found, selection, feed, skip)
+    others, left_out = unlabeled_source(unlabeled, feed, corrupt, skip, stream)
+    files = [source.files for source in (train, test)]
+    datasets = feed.datasets(joined(train, others), test, found.class_names)
+    for dataset, of_source in zip(datasets, files, strict=True):
+        dataset.files, dataset.skipped = of_source, [*skip, *left_out]
+    # Known by all that was found, whichever of it was chosen.
+    for dataset, part, more in (
+        (datasets[0], found.train, others),
+        (datasets[1], found.train if validation else found.test, None),
+    ):
+        whole = functools.partial(_files, *found.examples(part), image_size)
+        dataset.fingerprint = known_by(
+            lambda whole=whole, more=more: joined(whole(), more), found.class_names
+        )
+    return datasets
 
-    path = pathlib.Path(path)
+
+class _Found(NamedTuple):
+    """The files of a folder, by class."""
+
+    path: pathlib.Path
+    class_names: list[str]
+    train: dict[str, list[str]]
+    test: dict[str, list[str]]
+
+    def examples(self, part):
+        """Returns files and labels as arrays."""
+        pairs = [
+            (file, label)
+            for label, name in enumerate(self.class_names)
+            for file in part.get(name, ())
+        ]
+        files, labels = zip(*pairs, strict=True)
+        return np.array(files, object), np.array(labels)  # text would be copied
+
+    def chosen(self, selection, skip):
+        """Returns the examples to train on and to measure on, without some files."""
+        train, test = (
+            self.examples(_without(part, self.path, skip)) if part else None
+            for part in (self.train, self.test)
+        )
+        return selection.of(train, test)
+
+    def all_files(self):
+        """Returns all files."""
+        groups = [*self.train.values(), *self.test.values()]
+        return [file for group in groups for file in group]
+
+
+def _found(path, validation):
+    """Returns what there is in a folder; says what is passed over."""
     if not path.is_dir():
         raise FileNotFoundError(
             f"Expected `path` to be an existing folder. Received: path={str(path)!r}"
         )
     passed = collections.Counter()
-    train_files = _files_by_class(_subfolder(path, ("train",)), passed)
-    class_names = list(train_files)
+    train = _files_by_class(_subfolder(path, ("train",)), passed)
+    class_names = list(train)
     if len(class_names) < 2:
         raise ValueError(
             f"Expected at least two class folders in {str(path / 'train')!r}. "
             f"Received: {class_names}"
         )
-    test_files = {}
+    test = {}
     if not validation:
         test_folder = _subfolder(path, _TEST_FOLDERS)
-        test_files = _files_by_class(test_folder, passed)
-        _check_test_classes(test_files, class_names, test_folder)
-    parts = {"train": train_files, "test": test_files}
-    count = sum(len(group) for files in parts.values() for group in files.values())
-    _say_passed(passed, count, path)
+        test = _files_by_class(test_folder, passed)
+        _check_test_classes(test, class_names, test_folder)
+    found = _Found(path, class_names, train, test)
+    _say_passed(passed, len(found.all_files()), path)
+    return found
 
-    def examples(files_by_class):
-        pairs = [
-            (file, label)
-            for label, name in enumerate(class_names)
-            for file in files_by_class.get(name, ())
-        ]
-        files, labels = zip(*pairs, strict=True)
-        return np.array(files, object), np.array(labels)  # text would be copied
 
-    def chosen(skip):
-        kept = {part: _without(files, path, skip) for part, files in parts.items()}
-        return kept, choose(
-            examples(kept["train"]),
-            None if validation else examples(kept["test"]),
-            validation,
-            examples_per_class,
-            seed,
-            label_fraction,
-            limit,
-            rest=unlabeled == REST,
+def _read(reader, found, selection, feed, skip):
+    """Returns sources of the chosen images, and the files that are left out."""
+
+    def read(skip):
+        # Chosen before files are decoded, for its errors.
+        train, test = found.chosen(selection, skip)
+        reader.begin()
+        return (
+            reader.read(*train, feed.kept_train, is_train=True),
+            reader.read(*test, feed.kept_test),
         )
 
-    # Chosen before the files are decoded, for its errors, and again without bad ones.
-    kept, (train, test) = chosen(skip)
-    if corrupt != "unchecked":
-        every = [
-            f for files in kept.values() for group in files.values() for f in group
-        ]
-        bad = undecodable(every, corrupt)
-        if bad:
-            skip = sorted({*skip, *(os.path.relpath(file, path) for file in bad)})
-            _, (train, test) = chosen(skip)
-
-    train_source, test_source = (
-        _files(files, labels, image_size) for files, labels in (train, test)
-    )
-    train_source, left_out = with_unlabeled(train_source, unlabeled, corrupt, skip)
-    skip = [*skip, *left_out]
-    datasets = train_and_test(
-        train_source,
-        test_source,
-        batch_size,
-        seed,
-        Augmentation(crop, flip, augment),
-        rescaling(mean, std) if normalize else None,
-        class_names,
-        center_crop,
-        with_indices,
-        drop_remainder,
-    )
-    for dataset, (files, _) in zip(datasets, (train, test), strict=True):
-        dataset.files, dataset.skipped = files.tolist(), list(skip)
-    return datasets
+    sources = read(skip)
+    files, bad = [file for source in sources for file in source.files], reader.bad
+    if bad and not selection.is_of_all and reader.corrupt == "skip":
+        # Another choice comes of it, of files that have not been read.
+        files = found.all_files()
+        bad = reader.undecodable(files)
+    if bad:
+        _say_bad(bad, len(files), reader.corrupt)
+        skip = sorted({*skip, *(os.path.relpath(file, found.path) for file in bad)})
+        del sources  # before there is room for others
+        sources = read(skip)
+    return *sources, list(skip)
 
 
-def check_corrupt(corrupt: str) -> None:
-    """Raises a ValueError unless this is what `image_folder` takes as `corrupt`."""
+class Reader:
+    """Reads the files of a folder: checks them, and keeps them where they fit.
+
+    Args:
+        folder: Path of the folder.
+        image_size: Of the sources.
+        corrupt: As in `image_folder`.
+        stream: As in `image_folder`.
+
+    Attributes:
+        bad: Files that could not be decoded, of those read since `begin`.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        image_size: ImageSize,
+        corrupt: str,
+        stream: bool | str,
+    ):
+        self.corrupt = corrupt
+        self._image_size, self._stream = image_size, stream
+        self._checked = Checked(folder)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins to read, with as much room as there is now."""
+        self._room, self.bad = keeping.room(), []
+
+    def read(
+        self,
+        files: Sequence[str],
+        labels: Sequence[int],
+        keep: Callable[[Source, int], tuple[Source | None, np.ndarray]],
+        is_train: bool = False,
+    ) -> Source:
+        """Returns the source of files, kept where it can be.
+
+        Args:
+            files: Paths.
+            labels: Their labels.
+            keep: `Feed.kept_train` or `Feed.kept_test`.
+            is_train: Whether they are training images. Defaults to `False`.
+        """
+        source = _files(files, labels, self._image_size)
+        if self._stream == "train" and is_train:
+            return source
+        keys, decoded = self._checked.keys(files), np.zeros(len(files), bool)
+        if self._stream is not True and keys.all():  # what is no file might be a pipe
+            kept, decoded = keep(source, self._room)
+            self._checked.add(keys[decoded])
+            if kept is not None:
+                self._room -= kept.num_bytes
+                kept.files = source.files
+                return kept
+        if self.corrupt != "unchecked":
+            self.bad += self._undecodable(source, keys, decoded)
+        return source
+
+    def undecodable(self, files: Sequence[str]) -> list[str]:
+        """Returns the files that cannot be decoded."""
+        source = _files(files, np.zeros(len(files)), self._image_size)
+        keys = self._checked.keys(files)
+        return self._undecodable(source, keys, np.zeros(len(files), bool))
+
+    def _undecodable(self, source, keys, decoded):
+        decoded = decoded | self._checked.has(keys)
+        unknown = np.flatnonzero(~decoded & (keys > 0))
+        decoded[keeping.decodable(source, unknown)] = True
+        self._checked.add(keys[decoded])
+        return [source.files[index] for index in np.flatnonzero(~decoded)]
+
+
+def check_reading(corrupt: str, stream: bool | str) -> None:
+    """Raises a ValueError unless these are what `image_folder` takes."""
+    if stream not in (False, True, "train"):
+        raise ValueError(
+            f"Expected `stream` to be a bool or 'train'. Received: stream={stream!r}"
+        )
     if corrupt not in _CORRUPT:
         raise ValueError(
             f"Expected `corrupt` to be one of {_CORRUPT}. Received: corrupt={corrupt!r}"
         )
 
 
-def with_unlabeled(
-    source: Source,
+def unlabeled_source(
     folder: str | os.PathLike | None,
+    feed: Feed,
     corrupt: str = "refuse",
     skip: Sequence[str] = (),
-) -> tuple[Source, list[str]]:
-    """Returns a source with the images of a folder behind its own, labelled -1.
+    stream: bool | str = False,
+) -> tuple[Source | None, list[str]]:
+    """Returns the images of a folder as a source, labelled -1.
 
     Args:
-        source: `Source`.
         folder: String or path-like, the folder; its images may lie at any depth.
-            `None` and `"rest"` add none.
-        corrupt: What to do about files that cannot be decoded, see `image_folder`.
-            Defaults to `"refuse"`.
+            `None` and `"rest"` have none.
+        feed: What becomes of the images.
+        corrupt: As in `image_folder`. Defaults to `"refuse"`.
         skip: Paths of files to leave out. Defaults to none.
+        stream: As in `image_folder`. Defaults to `False`.
 
     Returns:
-        The joined `Source`, and the paths of the files that were left out as they
+        The `Source`, or `None`, and the paths of the files that were left out as they
         could not be decoded.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If it has no images, or one that cannot be decoded.
-
-    Example:
-    >>> import tempfile
-    >>> path = tempfile.mkdtemp()
-    >>> image = tf.io.encode_png(tf.zeros((40, 50, 3), tf.uint8))
-    >>> tf.io.write_file(f"{path}/holidays/1.png", image)
-    >>> source = ArraySource(np.zeros((5, 8, 8, 3), "uint8"), range(5), 32)
-    >>> joined, _ = with_unlabeled(source, path)
-    >>> len(joined), joined.num_unlabeled
-    (6, 1)
     """
     if folder in (None, REST):
-        return source, []
+        return None, []
     folder = os.path.abspath(folder)
     if not os.path.isdir(folder):
         raise FileNotFoundError(
@@ -304,21 +405,30 @@ def with_unlabeled(
     _say_passed(passed, len(found), folder)
     skipped = set(map(_nfc, skip))
     files = [file for file in found if _nfc(file) not in skipped]
-    left_out = [] if corrupt == "unchecked" else undecodable(files, corrupt)
-    bad = set(left_out)
-    files = [file for file in files if file not in bad]
-    if not files:
-        raise ValueError(
-            f"Expected `unlabeled` to have images {_SUFFIXES}, at any depth. "
-            f"Received: none in '{_shown(folder)}'"
-        )
-    others = _files(files, np.full(len(files), -1), source.image_size)
-    return JoinedSource(source, others), left_out
+    reader = Reader(folder, feed.image_size, corrupt, stream)
+
+    def read(files):
+        if not files:
+            raise ValueError(
+                f"Expected `unlabeled` to have images {_SUFFIXES}, at any depth. "
+                f"Received: none in '{_shown(folder)}'"
+            )
+        reader.begin()
+        return reader.read(files, [-1] * len(files), feed.kept_train, is_train=True)
+
+    source, left_out = read(files), reader.bad
+    if left_out:
+        _say_bad(left_out, len(files), corrupt)
+        bad = set(left_out)
+        source = read([file for file in files if file not in bad])
+    return source, left_out
 
 
 def _files(files, labels, image_size):
     # As bytes, since names need not be UTF-8.
-    return FileSource([os.fsencode(file) for file in files], labels, image_size)
+    source = FileSource([os.fsencode(file) for file in files], labels, image_size)
+    source.files = list(files)
+    return source
 
 
 def _say_passed(passed, count, folder):
@@ -328,60 +438,32 @@ def _say_passed(passed, count, folder):
             f"Passed over {passed.total()} of {count + passed.total()} files below "
             f"'{_shown(str(folder))}': "
             + ", ".join(f"{number} {what}" for what, number in passed.most_common()),
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def undecodable(files: Sequence[str], corrupt: str) -> list[str]:
-    """Returns the files that cannot be decoded, with a warning that names them.
+def check_files(files: Sequence[str]) -> None:
+    """Raises a ValueError that names the files that cannot be decoded, if any."""
+    source = _files(files, np.zeros(len(files)), 1)
+    good = keeping.decodable(source, np.arange(len(files)))
+    bad = np.delete(np.array(files, object), good)
+    if len(bad):
+        _say_bad(list(bad), len(files), "refuse")
 
-    Args:
-        files: Paths of image files.
-        corrupt: `"skip"`, or `"refuse"` for an error in place of the warning.
 
-    Returns:
-        A list of paths.
-
-    Raises:
-        ValueError: With `"refuse"`, if there are any; names them.
-    """
-    why_corrupt = functools.partial(_why_corrupt, turns=_Turns(decoding.MAX_PIXELS))
-    with tf.device("CPU"):  # traced once, and not by each thread
-        decoding.image_size.get_concrete_function()
-        decoding.decode_file.get_concrete_function()
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        checked = _with_progress(pool.map(why_corrupt, files), len(files))
-        reasons = dict(zip(files, checked, strict=True))
-    bad = {file: reason for file, reason in reasons.items() if reason}
-    if not bad:
-        return []
-    shown = ", ".join(f"'{_shown(f)}' ({reason})" for f, reason in [*bad.items()][:5])
+def _say_bad(bad, count, corrupt):
+    """Says which of `count` files cannot be decoded, by a warning or an error."""
+    shown = ", ".join(f"'{_shown(f)}' ({_why_corrupt(f)})" for f in bad[:5])
     shown += ", ..." if len(bad) > 5 else ""
     if corrupt == "refuse":
         raise ValueError(
             "Expected each file to be a whole image; corrupt='skip' leaves others out. "
-            f"Received: {len(bad)} of {len(files)} that cannot be decoded: {shown}"
+            f"Received: {len(bad)} of {count} that cannot be decoded: {shown}"
         )
     warnings.warn(
-        f"Skipped {len(bad)} of {len(files)} files that cannot be decoded: {shown}",
-        stacklevel=3,
+        f"Skipped {len(bad)} of {count} files that cannot be decoded: {shown}",
+        stacklevel=4,
     )
-    return list(bad)
-
-
-_SECONDS_UNSAID = 3.0  # that a check may take before it says how far it is
-
-
-def _with_progress(results, count):
-    """Yields results, and shows how many there are, where they take long."""
-    began, bar = time.monotonic(), None
-    for number, result in enumerate(results, start=1):
-        if bar is None and time.monotonic() - began >= _SECONDS_UNSAID:
-            print(f"Decoding {count} files to see that each is whole")
-            bar = keras.utils.Progbar(count, unit_name="file")
-        if bar is not None:
-            bar.update(number)
-        yield result
 
 
 def _without(files_by_class, path, skip):
@@ -402,42 +484,19 @@ def _without(files_by_class, path, skip):
     return kept
 
 
-class _Turns:
-    """Lets work go on while its weights sum to at most a limit, or it is alone."""
-
-    def __init__(self, limit):
-        self._free = self._limit = limit
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def take(self, weight):
-        weight = min(weight, self._limit)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= weight)
-            self._free -= weight
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += weight
-                self._changed.notify_all()
-
-
-def _why_corrupt(file, turns):
-    """Returns why a file cannot be decoded, or an empty string."""
+def _why_corrupt(file):
+    """Returns why a file cannot be decoded."""
     if os.path.exists(file) and not os.path.isfile(file):
         return "Expected a file. Received: a folder or a device"
     try:
         content = pathlib.Path(file).read_bytes()
         with tf.device("CPU"):
-            pixels = int(np.prod(decoding.image_size(content))) or decoding.MAX_PIXELS
-            with turns.take(pixels):
-                decoding.decode_file(content, os.fsencode(file))
+            decoding.decode_file(content, os.fsencode(file))
     except OSError as error:
         return error.strerror
     except tf.errors.OpError as error:
         return decoding.why(error).removesuffix(f" in '{_shown(file)}'")
-    return ""
+    return "Expected a file that does not change. Received: one that has"
 
 
 def _check_test_classes(test_files, class_names, folder):

@@ -3,16 +3,20 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from keras_hsakd import digests
 from keras_hsakd.autotuning import without_autotuning
 from keras_hsakd.data.augment import Augmentation, Draws, center_crop, draw
-from keras_hsakd.data.sources import Source, as_it_is
-from keras_hsakd.sizes import as_json
+from keras_hsakd.data.checks import check_integer, check_normalisation
+from keras_hsakd.data.keeping import keep
+from keras_hsakd.data.sources import Source, as_it_is, resize_one
+from keras_hsakd.sizes import ImageSize, as_json, checked
 from keras_hsakd.teacher_cache import TeacherCache
 
 
@@ -264,7 +268,7 @@ class TrainingPipeline:
         """
         layer = self.preprocessing
         return {
-            "examples": self.source.fingerprint(),
+            "examples": known_by(lambda: self.source, self.class_names)(),
             "num_images": len(self.source),
             "image_size": as_json(self.source.image_size),
             "augmentation": self.augmentation._asdict(),
@@ -414,11 +418,13 @@ def train_and_test(
         Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
         `(batch, height, width, 3)`, or uint8 where nothing was computed of them, and
         int32 of shape `(batch,)`. Both have the attributes `class_names`,
-        `num_examples`, `num_unlabeled` and `labels`, those of the source, and `share`,
-        a function from what a `Share` has to the data of one worker. The first has its
-        `EpochCounter` as `epoch_counter`, `stream`, a function from the epoch and the
-        step to begin at to its batches without an end, and its `TrainingPipeline` as
-        `pipeline`.
+        `num_examples`, `num_unlabeled` and `labels`, those of the source,
+        `fingerprint`, a function to a checksum of images, labels and names of classes,
+        `kept_bytes`, how much memory images take, or `None` where they are read in each
+        pass, and `share`, a function from what a `Share` has to the data of one worker.
+        The first has its `EpochCounter` as `epoch_counter`, `stream`, a function from
+        the epoch and the step to begin at to its batches without an end, and its
+        `TrainingPipeline` as `pipeline`.
 
     Example:
     >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
@@ -462,11 +468,101 @@ def train_and_test(
     return training.dataset(), _described(test_dataset, test, class_names)
 
 
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """How images become batches, as `load` takes it.
+
+    Attributes:
+        batch_size: As in `load`.
+        image_size: As in `load`.
+        seed: As in `load`.
+        augmentation: Of training images.
+        center_crop: As in `load`.
+        mean: As in `load`.
+        std: As in `load`.
+        normalize: As in `load`.
+        with_indices: As in `load`.
+        drop_remainder: As in `load`.
+
+    Raises:
+        ValueError: If one is outside its range.
+    """
+
+    batch_size: int
+    image_size: ImageSize
+    seed: int
+    augmentation: Augmentation
+    center_crop: float | None
+    mean: Sequence[float]
+    std: Sequence[float]
+    normalize: bool
+    with_indices: bool
+    drop_remainder: bool
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        check_integer("batch_size", self.batch_size, 1)
+        checked(self.image_size)
+        self.augmentation.check()
+        if self.center_crop is not None and not 0 < self.center_crop <= 1:
+            raise ValueError(
+                "Expected `center_crop` to be None or above 0 and at most 1. "
+                f"Received: center_crop={self.center_crop}"
+            )
+        check_normalisation(self.mean, self.std)
+
+    def kept_train(self, source: Source, room: int) -> tuple[Source | None, np.ndarray]:
+        """Keeps training images, as `keep`."""
+        of_batches = self.augmentation.is_of_batches
+        return keep(source, room, self._resized if of_batches else None)
+
+    def kept_test(self, source: Source, room: int) -> tuple[Source | None, np.ndarray]:
+        """Keeps test images, as `keep`."""
+        if self.center_crop is None:
+            return keep(source, room, self._resized)
+
+        def centered(image):
+            return center_crop(image, self.image_size, self.center_crop)
+
+        return keep(source, room, centered, is_final=True)
+
+    def _resized(self, image):
+        return resize_one(image, self.image_size)
+
+    def datasets(
+        self, train: Source, test: Source, class_names: list[str]
+    ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+        """Returns the pipelines of `train_and_test`."""
+        return train_and_test(
+            train,
+            test,
+            self.batch_size,
+            self.seed,
+            self.augmentation,
+            rescaling(self.mean, self.std) if self.normalize else None,
+            class_names,
+            self.center_crop,
+            self.with_indices,
+            self.drop_remainder,
+        )
+
+
 def _described(dataset, source, class_names):
     """Returns a pipeline with what is known of its images."""
     dataset.class_names, dataset.num_examples = class_names, len(source)
     dataset.num_unlabeled, dataset.labels = source.num_unlabeled, source.labels
+    dataset.fingerprint = known_by(lambda: source, class_names)
+    dataset.kept_bytes = source.num_bytes
     return dataset
+
+
+def known_by(
+    source: Callable[[], Source], class_names: Sequence[str]
+) -> Callable[[], str]:
+    """Returns a function to the fingerprint of images and names of their classes."""
+    return functools.cache(
+        lambda: digests.of_json([source().fingerprint(), list(class_names)])
+    )
 
 
 def _next_epoch(epoch, counter, share):

@@ -1,13 +1,81 @@
 """Parts of labelled examples, in even shares of the classes."""
 
+import dataclasses
 import math
 
 import numpy as np
+
+from keras_hsakd.data.checks import check_integer
 
 Examples = tuple[np.ndarray, np.ndarray]
 
 _VALIDATION_FRACTION = 0.2
 REST = "rest"  # as `unlabeled`: what is not chosen, without labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which examples are trained on and measured on, as `load` takes it.
+
+    Attributes:
+        seed: As in `load`.
+        validation: As in `load`.
+        examples_per_class: As in `load`.
+        label_fraction: As in `load`.
+        limit: As in `load`.
+        rest: Whether what the two before leave out is kept without labels.
+
+    Raises:
+        ValueError: If one is outside its range.
+    """
+
+    seed: int
+    validation: bool
+    examples_per_class: int | None
+    label_fraction: float | None
+    limit: int | None
+    rest: bool
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        check_integer("seed", self.seed, 0)
+        for name in ("examples_per_class", "limit"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        if self.label_fraction is not None and not 0 < self.label_fraction <= 1:
+            raise ValueError(
+                "Expected `label_fraction` to be above 0 and at most 1. "
+                f"Received: label_fraction={self.label_fraction}"
+            )
+        if self.label_fraction is not None and self.examples_per_class is not None:
+            raise ValueError(
+                "Expected one of `label_fraction` and `examples_per_class`. Received: "
+                f"label_fraction={self.label_fraction}, "
+                f"examples_per_class={self.examples_per_class}"
+            )
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether some of each class of the training examples are chosen."""
+        return self.examples_per_class is not None or self.label_fraction is not None
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether all examples are kept."""
+        return self.limit is None and (self.rest or not self.is_of_classes)
+
+    def of(self, train: Examples, test: Examples | None) -> tuple[Examples, Examples]:
+        """Returns what `choose` chooses."""
+        return choose(
+            train,
+            test,
+            self.validation,
+            self.examples_per_class,
+            self.seed,
+            self.label_fraction,
+            self.limit,
+            self.rest,
+        )
 
 
 def choose(

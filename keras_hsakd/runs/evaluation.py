@@ -296,7 +296,11 @@ def _training_images(run):
     training = run.training_settings()
     try:
         images = load(
-            settings, training.batch_size, training.seed, run.record["images"]
+            settings,
+            training.batch_size,
+            training.seed,
+            run.record["images"],
+            stream=True,  # some of them are read once
         )
         batches = images.train.take(math.ceil(_EXPORTED_IMAGES / training.batch_size))
         pixels = np.concatenate([np.asarray(batch) for batch, _ in batches])

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ import tensorflow as tf
 
 from keras_hsakd import data
 from keras_hsakd.data import decoding
-from keras_hsakd.data.folders import undecodable
+from keras_hsakd.data.folders import check_files
 from keras_hsakd.data.subsets import REST
 from keras_hsakd.data.tfds import is_tfds
+from keras_hsakd.figures import amount
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.settings import DataSettings
 from keras_hsakd.sizes import ImageSize, as_json, simplest, written
@@ -77,7 +79,7 @@ class Images(NamedTuple):
             if " in '" in reason:  # of a file, see `decoding.decode_file`
                 raise ValueError(reason) from error
             for dataset in (self.train, self.test):
-                undecodable(getattr(dataset, "files", ()), "refuse")
+                check_files(getattr(dataset, "files", ()))
             raise
 
     def record(self) -> dict:
@@ -102,8 +104,9 @@ def load(
     seed: int,
     checked: Mapping | None = None,
     drop_remainder: bool = False,
+    stream: bool | str = False,
 ) -> Images:
-    """Returns the pipelines of data settings.
+    """Returns the pipelines of data settings, and says whether images are kept.
 
     Args:
         settings: Which images.
@@ -112,6 +115,7 @@ def load(
         checked: What the record of a run says of these images: they were all decoded
             when it began, and are not again. Defaults to `None`.
         drop_remainder: See `keras_hsakd.data.load`. Defaults to `False`.
+        stream: See `keras_hsakd.data.load`. Defaults to `False`.
 
     Raises:
         FileNotFoundError: If `settings.data` is no data set and no folder, or what it
@@ -120,12 +124,14 @@ def load(
     """
     arguments = _arguments(settings)
     arguments |= {"batch_size": batch_size, "seed": seed, "normalize": False}
-    arguments["drop_remainder"] = drop_remainder
+    arguments |= {"drop_remainder": drop_remainder, "stream": stream}
     kind = _kind(settings)
     if checked is not None and (kind == _FOLDER or settings.unlabeled):
         arguments |= {"corrupt": "unchecked", "skip": checked.get("skipped", ())}
     read = data.image_folder if kind == _FOLDER else data.load
     train, test = read(settings.data, **arguments)
+    if kind != _NAMED:
+        _say_kept([test] if stream == "train" else [train, test])
     source = data.info(settings.data) if kind == _NAMED else settings
     return Images(
         settings,
@@ -137,6 +143,22 @@ def load(
     )
 
 
+def _say_kept(datasets):
+    """Says whether images are kept in memory or read in each pass."""
+    parts = {
+        "kept": [each for each in datasets if each.kept_bytes is not None],
+        "streamed": [each for each in datasets if each.kept_bytes is None],
+    }
+    said = [
+        f"{verb} {sum(each.num_examples for each in part):,} images"
+        for verb, part in parts.items()
+        if part
+    ]
+    if parts["kept"]:
+        said[0] += f", {amount(sum(each.kept_bytes for each in parts['kept']), 'B')}"
+    print("; ".join(said), file=sys.stderr, flush=True)
+
+
 def load_to_measure(
     settings: DataSettings, batch_size: int, seed: int, checked: Mapping | None = None
 ) -> Images:
@@ -144,19 +166,10 @@ def load_to_measure(
 
     As `load`, but training images are not decoded to see whether they can be.
     """
-    corrupt = settings.corrupt or "refuse"
     # What is held out depends on which of the training images can be decoded.
-    all_matter = settings.validation and corrupt == "skip"
-    if checked is not None or _kind(settings) != _FOLDER or all_matter:
-        return load(settings, batch_size, seed, checked)
-    images = load(settings, batch_size, seed, checked={})
-    if corrupt == "unchecked":
-        return images
-    bad = undecodable(images.test.files, corrupt)
-    if not bad:
-        return images
-    skipped = [os.path.relpath(file, settings.data) for file in bad]
-    return load(settings, batch_size, seed, checked={"skipped": skipped})
+    all_matter = settings.validation and settings.corrupt == "skip"
+    stream = True if all_matter and checked is None else "train"
+    return load(settings, batch_size, seed, checked, stream=stream)
 
 
 def _kind(settings):

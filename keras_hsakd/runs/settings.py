@@ -432,6 +432,8 @@ class ExecutionSettings:
             see `fit` of the trainers. It changes nothing in the results.
         jit_compile: Whether steps are compiled by XLA, see `keras.Model.compile`. It
             changes nothing in the results but their rounding.
+        stream: Whether images are read in each pass also where they fit into memory,
+            see `keras_hsakd.data.image_folder`. It changes nothing in the results.
         max_hours: Hours after which a training ends with a snapshot, to be gone on
             with, for as many hours.
         tensorboard_images: Epochs between two pictures for TensorBoard: test images
@@ -467,6 +469,11 @@ class ExecutionSettings:
     )
     jit_compile: bool | None = setting(
         None, "compile steps by XLA (default: on an accelerator, where it can be done)"
+    )
+    stream: bool = setting(
+        False,
+        "folder, tfds: read images in each epoch, also where they fit into a quarter "
+        "of the memory that is free",
     )
     max_hours: float | None = setting(
         None,

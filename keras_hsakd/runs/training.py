@@ -101,6 +101,7 @@ def train(
             training.seed,
             checked,
             training.drop_remainder,
+            execution.stream,
         )
         kind.check_images(images, origin)
         with networks.construction(training.precision, strategy):
