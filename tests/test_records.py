@@ -89,7 +89,11 @@ def test_records_are_read(tmp_path, record):
             "`data` .* suit. Received: Expected `image_s",
         ),
         (("data", "newer"), 1, "`data` in .* settings of this version. .* 'newer'"),
-        (("training", "epochs"), 0, "`training` .* suit. Received: Expected `epochs`"),
+        (
+            ("training", "epochs"),
+            0,
+            "`training` .* suit. Received: Expected `--epochs`",
+        ),
         (("training", "momentum"), float("nan"), "`training.momentum` .* a number"),
         (("training", "milestones"), [0.5, {}], "`training.milestones\\[1\\]` in"),
         (("images", "image_size"), 10**6, "`images.image_size` .* from 1 to 10,000"),

@@ -378,7 +378,7 @@ def _found(folder):
     root = os.path.abspath(folder)
     found = {}
     for path, folders, files in os.walk(root):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if "run.json" in files:
             shown = os.path.relpath(path, os.path.dirname(root))
             found[os.path.realpath(path)] = shown, Run.open(path)
