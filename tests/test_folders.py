@@ -171,6 +171,55 @@ def test_a_link_to_nothing_is_named(folder):
         read(folder)
 
 
+def fingerprints(folder, **arguments):
+    train, test = data.image_folder(folder, image_size=8, **arguments)
+    return train.fingerprint(), test.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"limit": 2}, {"examples_per_class": 1, "seed": 3}, {"corrupt": "skip"}],
+)
+def test_data_are_the_same_wherever_they_are_and_whatever_is_chosen(
+    folder, arguments, tmp_path_factory
+):
+    expected = fingerprints(folder)
+    moved = shutil.copytree(folder, tmp_path_factory.mktemp("elsewhere") / "moved")
+    assert fingerprints(moved, **arguments) == expected
+    (moved / "test").rename(moved / "val")
+    assert fingerprints(moved) == expected
+    assert fingerprints(moved, validation=True)[0] == expected[0]
+
+
+def swap_classes(folder):
+    for source, target in (("cat", "x"), ("dog", "cat"), ("x", "dog")):
+        (folder / "train" / source).rename(folder / "train" / target)
+
+
+def move(source, target):
+    return lambda folder: (folder / "train" / source).rename(folder / "train" / target)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        swap_classes,
+        move("dog/2.png", "dog/3.png"),
+        move("dog/2.png", "cat/3.png"),
+        lambda folder: write(folder, "train/dog/3.png"),
+        lambda folder: write(folder, "train/dog/1.png", content=PNG + b"more"),
+        lambda folder: write(folder, "train/dog/1.png", content=PNG[:-1] + b"!"),
+    ],
+    ids=["swapped", "renamed", "moved", "added", "longer", "changed"],
+)
+def test_other_data_have_another_fingerprint(folder, change):
+    write(folder, "train/dog/0.png", content=PNG[:-2] + b"??")
+    train, test = fingerprints(folder, corrupt="unchecked")
+    change(folder)
+    others = fingerprints(folder, corrupt="unchecked")
+    assert others[0] != train and others[1] == test
+
+
 def test_unchecked_files_are_named_when_they_are_read(folder):
     write(folder, "train/cat/3.png", content=b"no image")
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"{folder}/train/cat/3"):

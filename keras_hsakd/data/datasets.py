@@ -19,10 +19,15 @@ from keras_hsakd.data.folders import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     check_corrupt,
-    with_unlabeled,
+    unlabeled_source,
 )
-from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
-from keras_hsakd.data.sources import ArraySource
+from keras_hsakd.data.pipelines import (
+    Augmentation,
+    known_by,
+    rescaling,
+    train_and_test,
+)
+from keras_hsakd.data.sources import ArraySource, joined
 from keras_hsakd.data.subsets import REST, Examples, choose, hold_out
 from keras_hsakd.data.tfds import TfdsRecords, TfdsSource, is_tfds
 from keras_hsakd.optional import optional_module
@@ -334,7 +339,9 @@ def load(
         attributes `class_names`, a list of strings, `num_examples`, the number
         of images in a pass, `num_unlabeled`, how many of them have the label -1,
         `labels`, an array of them or `None` where they are read with the images, and
-        `skipped`, the files of `unlabeled` that were left out.
+        `skipped`, the files of `unlabeled` that were left out; and `fingerprint`, a
+        function to a checksum of the data that are there, whichever of them were
+        chosen, see `docs/data.md`.
 
     Raises:
         ValueError: If an argument is outside its range, or `name` is a data set of
@@ -387,6 +394,7 @@ def load(
             return TfdsSource(records, inputs, image_size)
         return ArraySource(inputs, labels, image_size)
 
+    found = train, test
     train, test = choose(
         train,
         test,
@@ -397,9 +405,9 @@ def load(
         limit,
         rest=unlabeled == REST,
     )
-    train_source, left_out = with_unlabeled(source(*train), unlabeled, corrupt, skip)
+    others, left_out = unlabeled_source(unlabeled, image_size, corrupt, skip)
     datasets = train_and_test(
-        train_source,
+        joined(source(*train), others),
         source(*test),
         batch_size,
         seed,
@@ -412,6 +420,12 @@ def load(
     )
     for dataset in datasets:
         dataset.skipped = [*skip, *left_out]
+    # Known by all that was found, whichever of it was chosen.
+    train, test = datasets
+    train.fingerprint = known_by(lambda: joined(source(*found[0]), others), class_names)
+    test.fingerprint = known_by(
+        lambda: source(*found[0 if validation else 1]), class_names
+    )
     return datasets
 
 

@@ -18,8 +18,13 @@ import tensorflow as tf
 
 from keras_hsakd.data import decoding
 from keras_hsakd.data.checks import check_arguments, check_normalisation
-from keras_hsakd.data.pipelines import Augmentation, rescaling, train_and_test
-from keras_hsakd.data.sources import FileSource, JoinedSource, Source
+from keras_hsakd.data.pipelines import (
+    Augmentation,
+    known_by,
+    rescaling,
+    train_and_test,
+)
+from keras_hsakd.data.sources import FileSource, Source, joined
 from keras_hsakd.data.subsets import REST, choose
 from keras_hsakd.sizes import ImageSize
 
@@ -138,7 +143,8 @@ def image_folder(
         of images in a pass, `num_unlabeled`, how many of them have the label -1,
         `labels`, an array of them, `files`, the paths of those with labels, and
         `skipped`, the files left out, by their path below `path`, or their whole path
-        in `unlabeled`.
+        in `unlabeled`; and `fingerprint`, a function to a checksum of
+        the data that are there, whichever of them were chosen, see `docs/data.md`.
 
     Raises:
         ValueError: If an argument is outside its range, there are fewer than two
@@ -227,14 +233,11 @@ def image_folder(
             skip = sorted({*skip, *(os.path.relpath(file, path) for file in bad)})
             _, (train, test) = chosen(skip)
 
-    train_source, test_source = (
-        _files(files, labels, image_size) for files, labels in (train, test)
-    )
-    train_source, left_out = with_unlabeled(train_source, unlabeled, corrupt, skip)
+    others, left_out = unlabeled_source(unlabeled, image_size, corrupt, skip)
     skip = [*skip, *left_out]
     datasets = train_and_test(
-        train_source,
-        test_source,
+        joined(_files(*train, image_size), others),
+        _files(*test, image_size),
         batch_size,
         seed,
         Augmentation(crop, flip, augment),
@@ -246,6 +249,16 @@ def image_folder(
     )
     for dataset, (files, _) in zip(datasets, (train, test), strict=True):
         dataset.files, dataset.skipped = files.tolist(), list(skip)
+    # Known by all that was found, whichever of it was chosen.
+    train, test = datasets
+    train.fingerprint = known_by(
+        lambda: joined(_files(*examples(parts["train"]), image_size), others),
+        class_names,
+    )
+    part = parts["train" if validation else "test"]
+    test.fingerprint = known_by(
+        lambda: _files(*examples(part), image_size), class_names
+    )
     return datasets
 
 
@@ -257,24 +270,24 @@ def check_corrupt(corrupt: str) -> None:
         )
 
 
-def with_unlabeled(
-    source: Source,
+def unlabeled_source(
     folder: str | os.PathLike | None,
+    image_size: ImageSize,
     corrupt: str = "refuse",
     skip: Sequence[str] = (),
-) -> tuple[Source, list[str]]:
-    """Returns a source with the images of a folder behind its own, labelled -1.
+) -> tuple[Source | None, list[str]]:
+    """Returns the images of a folder as a source, labelled -1.
 
     Args:
-        source: `Source`.
         folder: String or path-like, the folder; its images may lie at any depth.
-            `None` and `"rest"` add none.
+            `None` and `"rest"` have none.
+        image_size: Int, height and width of the images, or (height, width).
         corrupt: What to do about files that cannot be decoded, see `image_folder`.
             Defaults to `"refuse"`.
         skip: Paths of files to leave out. Defaults to none.
 
     Returns:
-        The joined `Source`, and the paths of the files that were left out as they
+        The `Source`, or `None`, and the paths of the files that were left out as they
         could not be decoded.
 
     Raises:
@@ -286,13 +299,12 @@ def with_unlabeled(
     >>> path = tempfile.mkdtemp()
     >>> image = tf.io.encode_png(tf.zeros((40, 50, 3), tf.uint8))
     >>> tf.io.write_file(f"{path}/holidays/1.png", image)
-    >>> source = ArraySource(np.zeros((5, 8, 8, 3), "uint8"), range(5), 32)
-    >>> joined, _ = with_unlabeled(source, path)
-    >>> len(joined), joined.num_unlabeled
-    (6, 1)
+    >>> source, _ = unlabeled_source(path, image_size=32)
+    >>> source.num_unlabeled
+    1
     """
     if folder in (None, REST):
-        return source, []
+        return None, []
     folder = os.path.abspath(folder)
     if not os.path.isdir(folder):
         raise FileNotFoundError(
@@ -312,8 +324,7 @@ def with_unlabeled(
             f"Expected `unlabeled` to have images {_SUFFIXES}, at any depth. "
             f"Received: none in '{_shown(folder)}'"
         )
-    others = _files(files, np.full(len(files), -1), source.image_size)
-    return JoinedSource(source, others), left_out
+    return _files(files, np.full(len(files), -1), image_size), left_out
 
 
 def _files(files, labels, image_size):

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from keras_hsakd import digests
 from keras_hsakd.autotuning import without_autotuning
 from keras_hsakd.data.augment import Augmentation, Draws, center_crop, draw
 from keras_hsakd.data.sources import Source, as_it_is
@@ -264,7 +265,7 @@ class TrainingPipeline:
         """
         layer = self.preprocessing
         return {
-            "examples": self.source.fingerprint(),
+            "examples": known_by(lambda: self.source, self.class_names)(),
             "num_images": len(self.source),
             "image_size": as_json(self.source.image_size),
             "augmentation": self.augmentation._asdict(),
@@ -414,11 +415,12 @@ def train_and_test(
         Two `tf.data.Dataset`s of `(images, labels)`, float32 of shape
         `(batch, height, width, 3)`, or uint8 where nothing was computed of them, and
         int32 of shape `(batch,)`. Both have the attributes `class_names`,
-        `num_examples`, `num_unlabeled` and `labels`, those of the source, and `share`,
-        a function from what a `Share` has to the data of one worker. The first has its
-        `EpochCounter` as `epoch_counter`, `stream`, a function from the epoch and the
-        step to begin at to its batches without an end, and its `TrainingPipeline` as
-        `pipeline`.
+        `num_examples`, `num_unlabeled` and `labels`, those of the source,
+        `fingerprint`, a function to a checksum of images, labels and names of classes,
+        and `share`, one from what a `Share` has to the data of one worker. The first
+        has its `EpochCounter` as `epoch_counter`, `stream`, a function from the epoch
+        and the step to begin at to its batches without an end, and its
+        `TrainingPipeline` as `pipeline`.
 
     Example:
     >>> source = ArraySource(np.zeros((5, 32, 32, 3), "uint8"), range(5), 32)
@@ -466,7 +468,17 @@ def _described(dataset, source, class_names):
     """Returns a pipeline with what is known of its images."""
     dataset.class_names, dataset.num_examples = class_names, len(source)
     dataset.num_unlabeled, dataset.labels = source.num_unlabeled, source.labels
+    dataset.fingerprint = known_by(lambda: source, class_names)
     return dataset
+
+
+def known_by(
+    source: Callable[[], Source], class_names: Sequence[str]
+) -> Callable[[], str]:
+    """Returns a function to the fingerprint of images and names of their classes."""
+    return functools.cache(
+        lambda: digests.of_json([source().fingerprint(), list(class_names)])
+    )
 
 
 def _next_epoch(epoch, counter, share):

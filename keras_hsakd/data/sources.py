@@ -1,6 +1,8 @@
 """Where images come from: arrays in memory, or files decoded as they are needed."""
 
+import contextlib
 import os
+import stat
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,6 +14,9 @@ from keras_hsakd.sizes import ImageSize, edges, simplest
 
 # For functions of graphs that need no AutoGraph, whose conversion takes a second.
 as_it_is = tf.autograph.experimental.do_not_convert
+
+# Of how many images a fingerprint sees the content, and how many bytes of each file.
+_SAMPLE, _HEAD = 256, 2**16
 
 Transform = Callable[..., tf.Tensor]
 Finish = Callable[..., tuple]
@@ -46,9 +51,10 @@ class Source:
         return 0 if self.labels is None else int(np.sum(self.labels < 0))
 
     def fingerprint(self) -> str:
-        """Returns a checksum of the examples, by which a teacher cache knows them.
+        """Returns a checksum of the examples, which is the same wherever they are.
 
-        It is the same wherever the data are, and whatever becomes of their images.
+        Teacher caches and runs know their images by it: `docs/data.md` says what of
+        them it sees. What becomes of the images, as their size, is not in it.
         """
         raise NotImplementedError
 
@@ -228,17 +234,46 @@ class FileSource(Source):
         return len(self._labels)
 
     def fingerprint(self) -> str:
-        """Implements `Source.fingerprint`, by names, sizes and labels of the files."""
+        """Implements `Source.fingerprint`.
+
+        It sees names below the folder of all, sizes and labels of the files, and what
+        some of them begin with.
+        """
         files = self._files.numpy().tolist()
-        above = os.path.commonpath([os.path.dirname(file) for file in files])
-        names = [os.path.relpath(file, above) for file in files]
-        sizes = np.array([os.path.getsize(file) for file in files], "int64")
-        return digests.of_values([b"\0".join(names), sizes, self.labels])
+        above = os.path.commonprefix(files).rpartition(b"/")[0]
+        names = [file[len(above) :] for file in files]
+        sizes = np.array([_file_size(file) for file in files], "int64")
+        heads = [_head(files[i]) for i in sample(len(files)) if sizes[i] > 0]
+        return digests.of_values([b"\0".join(names), sizes, self.labels, *heads])
 
     def read(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Implements `Source.read`."""
         image = decoding.read(tf.gather(self._files, index))
         return image, tf.gather(self._labels, index)
+
+
+def sample(count: int) -> np.ndarray:
+    """Returns positions from 0 to `count` - 1, some of them where there are many.
+
+    Example:
+    >>> sample(3).tolist(), len(sample(100_000))
+    ([0, 1, 2], 256)
+    """
+    return np.unique(np.linspace(0, count - 1, _SAMPLE).round().astype("int64"))
+
+
+def _file_size(path):
+    """Returns the size of a file, or -1 where there is none."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size
+    return -1
+
+
+def _head(path):
+    with open(path, "rb") as file:
+        return file.read(_HEAD)
 
 
 class JoinedSource(Source):
@@ -283,6 +318,21 @@ class JoinedSource(Source):
             lambda: self._first.read(index),
             lambda: self._second.read(index - length),
         )
+
+
+def joined(first: Source, second: Source | None) -> Source:
+    """Returns the examples of two sources as one, or the first where there is one.
+
+    Args:
+        first: `Source`.
+        second: `Source`, or `None`.
+
+    Example:
+    >>> source = ArraySource(np.zeros((3, 8, 8, 3), "uint8"), [0, 1, 2], 32)
+    >>> len(joined(source, None)), len(joined(source, source))
+    (3, 6)
+    """
+    return first if second is None else JoinedSource(first, second)
 
 
 def on_host(values, dtype: tf.DType | None = None) -> tf.Tensor:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_hsakd import digests
 from keras_hsakd.data.checks import check_answer
 from keras_hsakd.data.decoding import decode_file
-from keras_hsakd.data.sources import Source, on_host
+from keras_hsakd.data.sources import Source, on_host, sample
 from keras_hsakd.data.subsets import Examples, hold_out
 from keras_hsakd.optional import optional_module
 from keras_hsakd.sizes import ImageSize
@@ -242,9 +242,16 @@ class TfdsSource(Source):
         return len(self._positions)
 
     def fingerprint(self) -> str:
-        """Implements `Source.fingerprint`, by name, version, splits and positions."""
+        """Implements `Source.fingerprint`.
+
+        It sees name, version, splits and positions, and some of the records.
+        """
         described = f"{self._records.full_name} {self._records.split}"
-        return digests.of_values([described.encode(), self._positions])
+        positions = self._positions.numpy()
+        contents, labels = self._records.read(positions[sample(len(self))].tolist())
+        return digests.of_values(
+            [described.encode(), positions, *contents, np.array(labels)]
+        )
 
     def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Implements `Source.fetch`: encoded images, labels, and their names."""
