@@ -476,7 +476,7 @@ def test_what_is_no_teacher(runs, tmp_path):
         ({"data": "nowhere"}, {}, FileNotFoundError, "`data` to be one of.*'nowhere'"),
         ({"flip": True}, {}, ValueError, "Expected no `flip` for a named data set"),
         ({}, {"model": "resnet9"}, ValueError, "did you mean 'resnet8'"),
-        ({}, {"milestones": (2,)}, ValueError, "`--milestones`"),
+        ({}, {"milestones": (0.9, 0.5)}, ValueError, "Expected `milestones`"),
         ({"examples_per_class": 1000}, {}, ValueError, "`examples_per_class`"),
     ],
 )
@@ -515,15 +515,6 @@ def test_what_has_no_effect_is_refused(runs, tmp_path):
         with pytest.raises(ValueError, match="`image_size` but 8, .*image_size=12"):
             train(kind, tmp_path / "x", TRAINING, larger, verbose=0)
     assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"weight_decay": -1.0}],
-)
-def test_training_settings_are_checked(wrong):
-    with pytest.raises(ValueError, match=f"Expected `{next(iter(wrong))}` to be"):
-        TrainingSettings(model="resnet8", **wrong)
 
 
 def test_data_dir_is_for_named_data_sets(tmp_path):
@@ -612,8 +603,7 @@ def test_a_file_that_is_no_image_is_named_also_unchecked(tmp_path):
         bad.write_bytes(content)
         with pytest.raises(ValueError, match=f"Expected .*Received: .*'{bad}'"):
             train_baseline(tmp_path / "run", images, overwrite=True)
-        error = Run.open(tmp_path / "run").record["error"]
-        assert str(bad) in error and "\n" not in error
+        assert not (tmp_path / "run").exists()
     bad.write_bytes(whole)
     with (
         pytest.raises(tf.errors.InvalidArgumentError),

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_hsakd import data
 from keras_hsakd.data import datasets
+from keras_hsakd.data.shared import shared
 from keras_hsakd.runs import (
     Baseline,
     DataSettings,
@@ -430,3 +431,20 @@ def test_the_recipes_of_imagenet():
     )
     elsewhere = recipe.scaled(data="/data/imagenet").steps[0].data
     assert elsewhere == dataclasses.replace(before, data="/data/imagenet")
+
+
+def test_splits_that_overlap(build):
+    where = {"data_dir": build({"train": flat(range(10)), "test": flat(range(20, 24))})}
+
+    def load(train, test="test"):
+        return data.load("tfds:photos", train_split=train, test_split=test, **where)
+
+    assert shared(*load("train")).count == 0
+    assert shared(*load("train+test"))[:2] == (4, ("number 0", "number 10"))
+    assert shared(*load("train[:60%]", "train[4:]")).count == 2
+    for one, other in (("train", "train"), ("test", "test[:100%]")):
+        with pytest.raises(ValueError, match=f"another split than .*'{one}'. Received"):
+            load(one, other)
+    # What is measured on is the same, whatever is trained on.
+    (_, one), (_, other) = load("train"), load("train[:50%]")
+    assert one.fingerprint() == other.fingerprint()

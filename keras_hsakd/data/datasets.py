@@ -418,8 +418,10 @@ def load(
         with_indices,
         drop_remainder,
     )
-    for dataset in datasets:
+    for dataset, (inputs, _) in zip(datasets, (train, test), strict=True):
         dataset.skipped = [*skip, *left_out]
+        if is_tfds(name):
+            dataset.records = records.numbers[inputs]
     # Known by all that was found, whichever of it was chosen.
     train, test = datasets
     train.fingerprint = known_by(lambda: joined(source(*found[0]), others), class_names)

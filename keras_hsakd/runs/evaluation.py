@@ -97,6 +97,14 @@ def images_measured_on(run: Run, changes: Mapping) -> Images:
         settings, training.batch_size, training.seed, _checked(run, settings)
     )
     check_same(run, images, "run")
+    known = run.record.get("fingerprint", {}).get("test")
+    is_part = settings.validation == run.data_settings().validation
+    if is_part and known not in (None, images.test.fingerprint()):
+        warnings.warn(
+            f"'{settings.data}' has other images to measure on than the run "
+            f"'{run.path}' was measured on when it was trained",
+            stacklevel=3,
+        )
     return images
 
 

@@ -233,7 +233,7 @@ class Run:
 
     def settings(self) -> dict:
         """Returns what the run was told, and what those before it were."""
-        settings = {name: self.record.get(name, {}) for name in _IDENTITY}
+        settings = {name: self.record.get(name, {}) for name in _SETTINGS}
         origin = settings["origin"]
         settings["origin"] = origin and origin.get("settings")
         return settings
@@ -519,6 +519,7 @@ def check_output(
 
 # What makes two runs the same; the devices that they ran on do not.
 _IDENTITY = ("kind", "options", "data", "training", "files", "origin")
+_SETTINGS = (*_IDENTITY, "fingerprint")
 
 
 def differences(

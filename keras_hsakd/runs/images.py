@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_hsakd import data
 from keras_hsakd.data import decoding
 from keras_hsakd.data.folders import undecodable
+from keras_hsakd.data.shared import shared
 from keras_hsakd.data.subsets import REST
 from keras_hsakd.data.tfds import is_tfds
 from keras_hsakd.runs.folder import Run
@@ -79,6 +80,27 @@ class Images(NamedTuple):
             for dataset in (self.train, self.test):
                 undecodable(getattr(dataset, "files", ()), "refuse")
             raise
+
+    def say_shared(self) -> None:
+        """Prints which images to measure on are training images, too."""
+        measured_on = self.record()["measured_on"]
+        found = shared(self.train, self.test)
+        in_time = ""
+        if found.seconds is not None:
+            in_time = f" (after {found.seconds:g} s, not all were compared)"
+        if found.example is not None:
+            one, other = found.example
+            print(
+                f"Warning: {found.count:,} of {self.test.num_examples:,} {measured_on} "
+                f"are training images, too{in_time}: '{one}' is '{other}'",
+                flush=True,
+            )
+        elif in_time:
+            print(f"None of the {measured_on} is a training image{in_time}", flush=True)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Returns checksums of the images that are there, wherever that is."""
+        return {"train": self.train.fingerprint(), "test": self.test.fingerprint()}
 
     def record(self) -> dict:
         """Returns what `run.json` says of the images."""
@@ -261,6 +283,28 @@ def check_size(run: Run, image_size: ImageSize | None) -> None:
             f"Expected no `image_size` but {written(wanted)}, that of the network"
             f" of '{run.path}'. Received: image_size={image_size}"
         )
+
+
+def is_moved(one: Mapping, other: Mapping) -> bool:
+    """Returns whether what differs in data settings is where images are, and no more.
+
+    Args:
+        one: What differs, by name.
+        other: The same of the other settings.
+    """
+    places = {"data", "data_dir"}
+    if {one.get("unlabeled"), other.get("unlabeled")}.isdisjoint({None, REST}):
+        places.add("unlabeled")
+    return set(one) <= places
+
+
+def fingerprint(settings: DataSettings) -> dict[str, str] | None:
+    """Returns checksums of the images of data settings; None if they are not there."""
+    try:
+        # As of images that were checked: none is decoded.
+        return load(settings, batch_size=1, seed=0, checked={}).fingerprint()
+    except (OSError, ValueError):
+        return None
 
 
 def check_same(run: Run, images: Images, argument: str) -> None:

@@ -53,6 +53,7 @@ class Settings(TypedDict):
     data: DataSettings
     training: TrainingSettings
     origin: "Settings | None"
+    fingerprint: NotRequired[dict[str, str]]
 
 
 class Machine(TypedDict):
@@ -93,6 +94,7 @@ class Record(TypedDict):
     best: Results | None
     images: Images
     seconds: float
+    fingerprint: NotRequired[dict[str, str]]
     recipe: NotRequired[str | None]
     files: NotRequired[dict[str, str]]
     parts: NotRequired[dict[str, int]]

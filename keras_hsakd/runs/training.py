@@ -25,6 +25,8 @@ from keras_hsakd.runs.images import (
     Images,
     absolute,
     check_settings,
+    fingerprint,
+    is_moved,
     load,
     load_to_measure,
 )
@@ -104,6 +106,8 @@ def train(
             training.drop_remainder,
         )
         kind.check_images(images, origin)
+        if found is None:
+            images.say_shared()
         with networks.construction(training.precision, strategy):
             job = kind.job(training, images, origin)
         views = getattr(job.trainer, "views", None)
@@ -156,9 +160,7 @@ def _finished(output, wanted, kind):
         found = Run.open(output)
     except (FileNotFoundError, ValueError):
         return None
-    if not found.is_finished or differences(
-        wanted, found.record, kind.default_options()
-    ):
+    if not found.is_finished or _differences(wanted, found, kind):
         return None
     found.tidy()
     return found
@@ -263,7 +265,7 @@ def _found(output, wanted, kind):
         found = Run.open(output)
     except FileNotFoundError:
         return None
-    differing = differences(wanted, found.record, kind.default_options())
+    differing = _differences(wanted, found, kind)
     for name, (expected, received) in differing.items():
         raise ValueError(
             f"Expected the settings of the run in '{found.path}' to go on with it: "
@@ -276,6 +278,16 @@ def _found(output, wanted, kind):
             "snapshots; `--overwrite` replaces it"
         )
     return found
+
+
+def _differences(wanted, found, kind):
+    """Returns what differs in two runs, but for the place where their images are."""
+    differing = differences(wanted, found.record, kind.default_options())
+    if list(differing) == ["data"] and is_moved(*differing["data"]):
+        known = found.record.get("fingerprint")
+        if known and fingerprint(DataSettings(**wanted["data"])) == known:
+            return {}
+    return differing
 
 
 def _goes_on(found):
@@ -305,13 +317,13 @@ def _goes_on(found):
 
 def _updated(found, record):
     """Returns a run that goes on with the same images, and what is new of it."""
-    for name in ("images", "views"):
-        if found.record[name] != record[name]:
+    for name in ("fingerprint", "images", "views"):
+        if found.record.get(name) != record[name]:
             raise ValueError(
                 f"Expected the images of the run in '{found.path}' to go on with it. "
                 f"Received: other {name}"
             )
-    changing = ("execution", "status", "versions", "machine", "planned")
+    changing = ("data", "execution", "status", "versions", "machine", "planned")
     found.record.update({name: record[name] for name in changing if name in record})
     found.record.pop("error", None)
     return found
@@ -330,6 +342,7 @@ def _facts(network, monitor, views, images):
         "last": None,
         "best": None,
         "images": images.record(),
+        "fingerprint": images.fingerprint(),
         "parameters": deployed.count_params(),
         "multiply_adds": models.multiply_adds(deployed),
         "parts": multiply_adds_by_part(network),
