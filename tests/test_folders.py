@@ -294,3 +294,14 @@ def test_a_check_that_takes_long_says_how_far_it_is(tmp_path, monkeypatch, capsy
         assert folders.undecodable(files, "refuse") == []
         said.append(capsys.readouterr().out)
     assert said[0] == "" and "Decoding 3 files" in said[1] and "3/3" in said[1]
+
+
+def test_names_of_classes_are_of_one_line(folder):
+    write(folder, "train/ash\nbark/1.png")
+    with pytest.raises(ValueError, match=r"one line each. Received: \['ash\\nbark'\]"):
+        read(folder)
+
+
+def test_images_are_not_larger_than_those_that_are_decoded(folder):
+    with pytest.raises(ValueError, match="at most 10000.*image_size=100000"):
+        data.image_folder(folder, image_size=100_000)

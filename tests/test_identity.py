@@ -142,6 +142,17 @@ def test_a_report_averages_runs_of_the_same_images(place):
     assert "photos" in first.title and first.title != second.title
 
 
+@pytest.mark.parametrize("layout", ["test", "."])
+def test_a_folder_of_test_images_alone(layout, place):
+    known = Run.open(place / "run").record["last"]["val_accuracy"]
+    shutil.copytree(place / "a" / "photos" / "test", place / "alone" / layout)
+    results = evaluate(place / "run", data=str(place / "alone"), verbose=0)
+    assert results["accuracy"] == pytest.approx(known)
+    (place / "alone" / layout / "ash").rename(place / "alone" / layout / "elm")
+    with pytest.raises(ValueError, match=r"among the training classes .*\['elm'\]"):
+        evaluate(place / "run", data=str(place / "alone"), verbose=0)
+
+
 # Training images among the test images.
 
 

@@ -76,7 +76,12 @@ def test_records_are_read(tmp_path, record):
         (("epochs_done",), 2**63, "`epochs_done` in '.*' to be a whole number"),
         (("last", "loss"), "1", "`last.loss` in '.*' to be a number. Received: '1'"),
         (("last", "epoch"), ..., "`last` in '.*' to be results with `epoch` and"),
-        (("best", "val_accuracy"), ..., "`best` in .* and `val_accuracy`"),
+        (("best", "val_accuracy"), ..., "`best` in .* and a finite `val_accuracy`"),
+        (
+            ("last", "val_accuracy"),
+            float("nan"),
+            "`last` in .* a finite `val_accuracy`",
+        ),
         (("data", "flip"), 1, "`data.flip` in '.*' to be true or false. Received: 1"),
         (("data", "crop"), "round", "`data.crop` in .* one of \\('padded', 'resized'"),
         (("data", "data"), ..., "`data.data` in '.*' to be there"),

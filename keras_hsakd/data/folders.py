@@ -17,7 +17,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd.data import decoding
-from keras_hsakd.data.checks import check_arguments, check_normalisation
+from keras_hsakd.data.checks import (
+    check_arguments,
+    check_class_names,
+    check_normalisation,
+)
 from keras_hsakd.data.pipelines import (
     Augmentation,
     known_by,
@@ -186,6 +190,7 @@ def image_folder(
     passed = collections.Counter()
     train_files = _files_by_class(_subfolder(path, ("train",)), passed)
     class_names = list(train_files)
+    check_class_names(class_names, str(path))
     if len(class_names) < 2:
         raise ValueError(
             f"Expected at least two class folders in {str(path / 'train')!r}. "
@@ -200,14 +205,7 @@ def image_folder(
     count = sum(len(group) for files in parts.values() for group in files.values())
     _say_passed(passed, count, path)
 
-    def examples(files_by_class):
-        pairs = [
-            (file, label)
-            for label, name in enumerate(class_names)
-            for file in files_by_class.get(name, ())
-        ]
-        files, labels = zip(*pairs, strict=True)
-        return np.array(files, object), np.array(labels)  # text would be copied
+    examples = functools.partial(_examples, class_names=class_names)
 
     def chosen(skip):
         kept = {part: _without(files, path, skip) for part, files in parts.items()}
@@ -260,6 +258,75 @@ def image_folder(
         lambda: _files(*examples(part), image_size), class_names
     )
     return datasets
+
+
+def test_folder(
+    path: str | os.PathLike,
+    class_names: Sequence[str],
+    batch_size: int = 64,
+    image_size: ImageSize = 32,
+    corrupt: str = "refuse",
+    center_crop: float | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> tf.data.Dataset:
+    """Reads a folder of images to measure on, without any to train on.
+
+    Args:
+        path: The folder: `path/test/<class>/<image>`, or `path/<class>/<image>`.
+        class_names: Names of the classes, in the order of the labels.
+        batch_size: As in `image_folder`.
+        image_size: As in `image_folder`.
+        corrupt: As in `image_folder`.
+        center_crop: As in `image_folder`.
+        limit: As in `image_folder`.
+        seed: As in `image_folder`.
+
+    Returns:
+        The test pipeline of `image_folder`, of images of 0 to 255.
+
+    Raises:
+        ValueError: If there are other classes, or a file cannot be decoded.
+
+    Example:
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp()
+    >>> image = tf.io.encode_png(tf.zeros((40, 50, 3), tf.uint8))
+    >>> tf.io.write_file(f"{path}/dog/1.png", image)
+    >>> test_folder(path, ["cat", "dog"]).labels
+    array([1], dtype=int32)
+    """
+    path = pathlib.Path(path)
+    folders = [path / name for name in _TEST_FOLDERS if (path / name).is_dir()]
+    folder, passed = [*folders, path][0], collections.Counter()
+    found = _files_by_class(folder, passed)
+    _check_test_classes(found, class_names, folder)
+    _say_passed(passed, sum(map(len, found.values())), path)
+    skip = ()
+    if corrupt != "unchecked":
+        skip = undecodable([f for files in found.values() for f in files], corrupt)
+    kept = _examples(_without(found, path, skip), class_names)
+    _, (files, labels) = choose(kept, kept, False, None, seed, limit=limit)
+    source = _files(files, labels, image_size)
+    _, test = train_and_test(
+        source, source, batch_size, seed, Augmentation(), None, class_names, center_crop
+    )
+    test.files, test.skipped = files.tolist(), list(skip)
+    test.fingerprint = known_by(
+        lambda: _files(*_examples(found, class_names), image_size), class_names
+    )
+    return test
+
+
+def _examples(files_by_class, class_names):
+    """Returns files of classes, and their labels."""
+    pairs = [
+        (file, label)
+        for label, name in enumerate(class_names)
+        for file in files_by_class.get(name, ())
+    ]
+    files, labels = zip(*pairs, strict=True)
+    return np.array(files, object), np.array(labels)  # text would be copied
 
 
 def check_corrupt(corrupt: str) -> None:

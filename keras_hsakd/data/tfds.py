@@ -201,7 +201,7 @@ class TfdsRecords:
         for split in _TEST_SPLITS:
             if split not in splits:
                 continue
-            if self._is_labelled(read("test_split", split)):
+            if self._is_labelled(split, read("test_split", split)):
                 if unlabelled:
                     warnings.warn(
                         f"'{self.name}' {unlabelled}: measured on its split '{split}'",
@@ -217,12 +217,18 @@ class TfdsRecords:
         )
         return None
 
-    def _is_labelled(self, records):
+    def _is_labelled(self, split, records):
         # All the labels of a split are there, or none: -1 stands for one kept secret.
-        return len(records) > 0 and records[0][self._label] >= 0
+        try:
+            return len(records) > 0 and records[0][self._label] >= 0
+        except Exception as error:  # as that of a file that is cut off
+            raise ValueError(
+                f"Expected the files of '{self.name}', split {split}, to be readable. "
+                f"Received: {type(error).__name__}: {error}"
+            ) from error
 
     def _check_labelled(self, argument, split, records):
-        if not self._is_labelled(records):
+        if not self._is_labelled(split, records):
             received = f"label {records[0][self._label]}" if len(records) else "none"
             raise ValueError(
                 f"Expected `{argument}` to have images with labels. "

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_hsakd import data
 from keras_hsakd.data import decoding
-from keras_hsakd.data.folders import undecodable
+from keras_hsakd.data.folders import test_folder, undecodable
 from keras_hsakd.data.shared import shared
 from keras_hsakd.data.subsets import REST
 from keras_hsakd.data.tfds import is_tfds
@@ -27,6 +27,13 @@ _ONLY_OTHERS = {
     _TFDS: ("corrupt",),
     _FOLDER: ("data_dir", *_SPLITS),
 }
+# What TensorFlow raises where a file is no image, is gone, or may not be read.
+_OF_A_FILE = (
+    tf.errors.FailedPreconditionError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+)
 # How images are found and read, which belongs to the place where they are.
 _OF_A_PLACE = sorted({name for names in _ONLY_OTHERS.values() for name in names})
 
@@ -69,11 +76,11 @@ class Images(NamedTuple):
         looked at.
 
         Raises:
-            ValueError: In place of a `tf.errors.InvalidArgumentError`.
+            ValueError: In place of TensorFlow's error.
         """
         try:
             yield
-        except tf.errors.InvalidArgumentError as error:
+        except _OF_A_FILE as error:
             reason = decoding.why(error)
             if " in '" in reason:  # of a file, see `decoding.decode_file`
                 raise ValueError(reason) from error
@@ -149,6 +156,16 @@ def load(
     read = data.image_folder if kind == _FOLDER else data.load
     train, test = read(settings.data, **arguments)
     source = data.info(settings.data) if kind == _NAMED else settings
+    return _images(settings, train, test, source)
+
+
+def is_test_alone(settings: DataSettings) -> bool:
+    """Returns whether data settings name a folder without training images."""
+    folder = settings.data
+    return _kind(settings) == _FOLDER and not os.path.isdir(f"{folder}/train")
+
+
+def _images(settings, train, test, source):
     return Images(
         settings,
         train,
@@ -160,13 +177,27 @@ def load(
 
 
 def load_to_measure(
-    settings: DataSettings, batch_size: int, seed: int, checked: Mapping | None = None
+    settings: DataSettings,
+    batch_size: int,
+    seed: int,
+    checked: Mapping | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Images:
     """Returns the pipelines of data settings, of which only `test` is to be read.
 
-    As `load`, but training images are not decoded to see whether they can be.
+    As `load`, but training images are not decoded to see whether they can be; where the
+    names of the classes are given, a folder need not have any.
     """
     corrupt = settings.corrupt or "refuse"
+    is_enough = class_names is not None and not settings.validation
+    if is_enough and is_test_alone(settings):
+        arguments = _arguments(settings)
+        names = ("image_size", "center_crop", "limit")
+        given = {name: arguments[name] for name in names if name in arguments}
+        test = test_folder(
+            settings.data, class_names, batch_size, corrupt=corrupt, seed=seed, **given
+        )
+        return _images(settings, test, test, settings)
     # What is held out depends on which of the training images can be decoded.
     all_matter = settings.validation and corrupt == "skip"
     if checked is not None or _kind(settings) != _FOLDER or all_matter:
