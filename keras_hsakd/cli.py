@@ -297,7 +297,8 @@ def _parser():
         _convert,
         "make a run folder of a trained network, or a PyTorch checkpoint of one",
         "Makes a run folder of a network that was trained elsewhere, so that it can "
-        "teach: a .keras file, weights (.weights.h5, .h5) of a classifier of "
+        "teach: a .keras file, or .h5 of a whole network, weights (.weights.h5, .h5) "
+        "of a classifier of "
         "keras.applications, or a PyTorch checkpoint of the authors' kind (.pth, "
         ".pth.tar, .safetensors); or, from a run folder, writes such a checkpoint.",
     )
@@ -880,12 +881,14 @@ def _convert(options):
             "Expected a run folder, or the file of a network. "
             f"Received: '{source}', where nothing is"
         )
-    is_run, is_network = os.path.isdir(source), source.endswith(".keras")
+    is_run = os.path.isdir(source)
+    is_network = not is_run and _is_network(source)
     is_weights = source.endswith(WEIGHT_FILES)
     if is_run:
         kind, unused = "a run folder", set(options) - {"checkpoint", "verbose"}
     elif is_network:
-        kind, unused = "a .keras file", {"checkpoint", "model", "prefix"}
+        kind = f"a {os.path.splitext(source)[1]} file of a network"
+        unused = {"checkpoint", "model", "prefix"}
     elif is_weights:
         kind, unused = "a file of weights", {"checkpoint", "preprocessing", "prefix"}
     else:
@@ -918,6 +921,17 @@ def _convert(options):
     else:
         run = runs.import_torch(output, source, model, settings, **options)
     print(f"Wrote {run.path}. Accuracy {run.record['last']['val_accuracy']:.2%}")
+
+
+def _is_network(path):
+    """Returns whether a file has a network of Keras, and not its weights alone."""
+    if not path.endswith(WEIGHT_FILES):
+        return path.endswith(".keras")
+    import h5py
+
+    with contextlib.suppress(OSError), h5py.File(path) as file:
+        return "model_config" in file.attrs
+    return False
 
 
 def _report(run):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 
@@ -100,7 +101,25 @@ def remove_partial(folder: str | os.PathLike, name: str | None = None) -> None:
     of_one = re.escape(_PARTIAL) + r"\d+-" + re.escape(name or "")
     for found in os.listdir(folder):
         if found.startswith(_PARTIAL) and (name is None or re.fullmatch(of_one, found)):
-            os.remove(os.path.join(folder, found))
+            remove(os.path.join(folder, found))
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Removes a file, or a folder with what is in it; or nothing, if nothing is there.
+
+    Args:
+        path: The path.
+
+    Example:
+    >>> os.makedirs("old/log")
+    >>> remove("old")
+    >>> os.path.exists("old")
+    False
+    """
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.remove(path)
 
 
 def is_unused(folder: str | os.PathLike, *ignored: str) -> bool:

@@ -106,13 +106,17 @@ def _made(folder):
 
 def _taken(path, what):
     """Returns the file of a lock, open, and whether it is locked."""
+    attempts = 100
     while True:
         with errors_explained(what, "a place that can be written"):
             try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 file = open(path, "a+")  # noqa: SIM115, it stays open
-            except FileNotFoundError:  # another has removed the folder meanwhile
-                continue
+            except FileNotFoundError:
+                attempts -= 1
+                if not attempts:  # as where a link leads nowhere
+                    raise
+                continue  # another has removed the folder meanwhile
         try:
             is_locked = _lock(file, what)
             if is_locked and not _is_at(file, path):  # another has removed it

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 ImageSize = int | tuple[int, int]
 
-SMALLEST = 8  # edge of an image in pipelines
+# Edges of an image in pipelines; a larger one has more pixels than are decoded.
+SMALLEST, LARGEST = 8, 10_000
 
 
 def edges(size: ImageSize | Sequence[int]) -> tuple[int, int]:
@@ -74,7 +75,7 @@ def checked(size: ImageSize | Sequence[int]) -> ImageSize:
         size: Whatever was given as `image_size`.
 
     Raises:
-        ValueError: If it is no size, or one that is too small.
+        ValueError: If it is no size, or one that is too small or too large.
 
     Example:
     >>> checked((192, 256))
@@ -84,11 +85,13 @@ def checked(size: ImageSize | Sequence[int]) -> ImageSize:
     if (
         not isinstance(both, Sequence)
         or len(both) != 2
-        or not all(isinstance(n, numbers.Integral) and n >= SMALLEST for n in both)
+        or not all(isinstance(n, numbers.Integral) for n in both)
+        or not all(SMALLEST <= n <= LARGEST for n in both)
     ):
         raise ValueError(
-            f"Expected `image_size` to be an integer >= {SMALLEST}, or two of them, "
-            f"(height, width). Received: image_size={size!r}"
+            f"Expected `image_size` to be an integer >= {SMALLEST} and at most "
+            f"{LARGEST}, or two of them, (height, width). "
+            f"Received: image_size={size!r}"
         )
     return simplest(both)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -346,6 +347,13 @@ def test_an_interrupt_that_became_another_error_is_an_interrupt(monkeypatch, cap
             "previous operation. Restart your program to reset.\n\t [[{{node x}}]]",
             "Invalid PNG data (--debug shows where)",
         ),
+        (
+            "{{function_node Next}} Error in user-defined function passed to "
+            "ParallelMapDatasetV2:7 transformation with iterator: Iterator::Root::"
+            "Prefetch::ParallelMapV2[0]::BatchV2: photos/1.png; No such file\n\t "
+            "[[{{node ReadFile}}]] [Op:IteratorGetNext] name:",
+            "photos/1.png; No such file (--debug shows where)",
+        ),
     ],
 )
 def test_an_error_of_tensorflow_is_one_line(message, line, monkeypatch, capsys):
@@ -420,3 +428,26 @@ def test_ctrl_c_at_any_moment(tmp_path):
         assert not [name for name in os.listdir(output) if name.startswith(".partial")]
         if record["epochs_done"]:
             assert evaluate(output, verbose=0)["accuracy"] > 0
+
+
+def test_a_whole_network_in_a_file_of_the_old_format(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(4, 3),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    network.save("old.h5")
+    line = "convert old.h5 run --data digits --image-size 8 --verbose 0"
+    assert cli.main(line.split()) == 0
+    assert "Wrote" in capsys.readouterr().out
+    images = np.full((2, 8, 8, 3), 50.0)
+    received = keras.ops.softmax(Run.open("run").network()(images))
+    np.testing.assert_allclose(received, network(images), atol=1e-5)
+    network.save_weights("a.weights.h5")
+    assert cli.main(["convert", "a.weights.h5", "other", "--data", "digits"]) == 1
+    assert "Expected `--model`" in capsys.readouterr().err

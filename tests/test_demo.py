@@ -109,7 +109,7 @@ def test_an_earlier_demo_is_overwritten(tmp_path):
         ("--evaluate-every 0", "Expected `evaluate_every` to be at least 1"),
         ("--student resnet9", "did you mean 'resnet8'"),
         ("--student-steps 50", "Expected `student_steps` to be a multiple of evalua"),
-        ("--batch-size 0", "Expected `batch_size` to be at least 1"),
+        ("--batch-size 0", "Expected `--batch-size` to be at least 1"),
         ("--examples-per-class 1000", "Expected `examples_per_class` to be at most"),
     ],
 )

@@ -235,7 +235,7 @@ def test_as_many_steps_as_make_reading_the_logs_cheap(accelerator):
 @tensorflow_alone
 def test_one_step_on_a_cpu_and_a_number_that_is_none():
     assert chosen() == 1
-    with pytest.raises(ValueError, match="`steps_per_execution` to be at least 1"):
+    with pytest.raises(ValueError, match="`--steps-per-execution` to be at least 1"):
         chosen(steps_per_execution=0)
 
 

@@ -265,3 +265,14 @@ def test_files_that_python_decodes_do_not_wait_for_each_other(tmp_path):
     reading.start()
     reading.join(timeout=60)
     assert len(read) == train.cardinality()
+
+
+def test_names_of_classes_are_of_one_line(folder):
+    write(folder, "train/ash\nbark/1.png")
+    with pytest.raises(ValueError, match=r"one line each. Received: \['ash\\nbark'\]"):
+        read(folder)
+
+
+def test_images_are_not_larger_than_those_that_are_decoded(folder):
+    with pytest.raises(ValueError, match="at most 10000.*image_size=100000"):
+        data.image_folder(folder, image_size=100_000)

@@ -135,6 +135,17 @@ def test_what_cannot_be_written_is_named(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("place", ["dead/run", "dead/a/b", "/proc/nowhere/run"])
+def test_what_cannot_be_made_ends(place, tmp_path):
+    os.symlink("/no/such/disk", tmp_path / "dead")
+    for held in (lock.held, lock.held_beside):
+        with (
+            pytest.raises(OSError, match=f"Expected a place .*{place}"),
+            held(tmp_path / place),
+        ):
+            pass
+
+
 def try_to_hold(answers, folder):
     if os.geteuid() == 0:  # who may write anywhere
         os.seteuid(65534)

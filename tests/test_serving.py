@@ -8,6 +8,7 @@ For the real server, export a run with `--format saved_model keras`, serve it, a
 import base64
 import contextlib
 import functools
+import http.server
 import json
 import os
 import pathlib
@@ -533,3 +534,70 @@ def test_the_client_imports_no_more_than_it_needs():
         "assert 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+class Strange(http.server.BaseHTTPRequestHandler):
+    """Answers with what is no prediction, each time with something else."""
+
+    answers = (
+        b"<html>gateway</html>",
+        b"[1, 2]",
+        b"",
+        b'{"outputs": {"scores": [[1]]}}',
+        b'{"outputs": null}',
+        b'{"outputs": {"probabilities": [], "class": [7]}}',
+        b'{"outputs": {"probabilities": [[0.25, 0.75]], "class": [1]}}',
+    )
+    left = None
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        content = next(Strange.left)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_server_that_is_another_one_ends_no_other_file(tmp_path, capsys):
+    Strange.left = iter(Strange.answers)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Strange)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "cat.jpg").write_bytes(b"an image")
+    photos = [str(tmp_path / "cat.jpg")] * len(Strange.answers)
+    where = ["--protocol", "rest", "--address", f"127.0.0.1:{server.server_port}"]
+    assert client.main([*photos, *where]) == 1
+    server.shutdown()
+    said = capsys.readouterr()
+    assert said.out == f"{photos[0]}  class 1: 0.750\n"
+    assert said.err.splitlines() == [
+        f"{photos[0]}  Expected {expected}"
+        for expected in (
+            "JSON with outputs. Received: <html>gateway</html>",
+            "JSON with outputs. Received: [1, 2]",
+            "JSON with outputs. Received: nothing",
+            "probabilities and class. Received: {'scores': [[1]]}",
+            "probabilities and class. Received: None",
+            "probabilities and class. Received: {'probabilities': [], 'class': [7]}",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--address", "host:x"],
+        ["--address", "host"],
+        ["--address", "host:99999"],
+        ["--retries", "-1"],
+        ["--timeout", "nan"],
+        ["--timeout", "0"],
+    ],
+)
+def test_flags_of_the_client_are_checked(wrong, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        client.main(["cat.jpg", *wrong])
+    assert f"argument {wrong[0]}: Expected" in capsys.readouterr().err

@@ -172,7 +172,7 @@ def test_hyperparameters_are_settings_without_folders():
 
 
 def test_pictures_are_asked_for_by_epochs():
-    with pytest.raises(ValueError, match="`tensorboard_images` to be at least 1"):
+    with pytest.raises(ValueError, match="`--tensorboard-images` to be at least 1"):
         ExecutionSettings(tensorboard_images=0)
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import pathlib
 import re
 import struct
 import time
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from keras_hsakd import data
 from keras_hsakd.data import datasets
+from keras_hsakd.data.shared import shared
 from keras_hsakd.runs import (
     Baseline,
     DataSettings,
@@ -222,7 +224,7 @@ def test_records_are_known_by_name_version_split_and_position(build):
 
     assert fingerprint() == fingerprint("tfds:photos:1.2.3")
     assert fingerprint() != fingerprint(positions=(1, 2))
-    assert fingerprint() != fingerprint(train_split="train[:4]")
+    assert fingerprint() != fingerprint(train_split="train[2:]")
 
 
 def test_held_out_images_are_in_neither_part_of_the_others(build):
@@ -430,3 +432,30 @@ def test_the_recipes_of_imagenet():
     )
     elsewhere = recipe.scaled(data="/data/imagenet").steps[0].data
     assert elsewhere == dataclasses.replace(before, data="/data/imagenet")
+
+
+def test_splits_that_overlap(build):
+    where = {"data_dir": build({"train": flat(range(10)), "test": flat(range(20, 24))})}
+
+    def load(train, test="test"):
+        return data.load("tfds:photos", train_split=train, test_split=test, **where)
+
+    assert shared(*load("train")).count == 0
+    assert shared(*load("train+test"))[:2] == (4, ("number 0", "number 10"))
+    assert shared(*load("train[:60%]", "train[4:]")).count == 2
+    for one, other in (("train", "train"), ("test", "test[:100%]")):
+        with pytest.raises(ValueError, match=f"another split than .*'{one}'. Received"):
+            load(one, other)
+    # What is measured on is the same, whatever is trained on.
+    (_, one), (_, other) = load("train"), load("train[:50%]")
+    assert one.fingerprint() == other.fingerprint()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_file_that_is_cut_off_is_named(part, build):
+    data_dir = build({"train": flat(range(10)), "test": flat(range(20, 24))})
+    (file,) = pathlib.Path(data_dir).rglob(f"photos-{part}.array_record*")
+    file.write_bytes(file.read_bytes()[:-100])
+    message = f"the files of 'tfds:photos', split {part}, to be readable. Received: "
+    with pytest.raises(ValueError, match=message):
+        data.load("tfds:photos", data_dir=data_dir)

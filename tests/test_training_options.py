@@ -20,6 +20,7 @@ from keras_hsakd.runs import (
     networks,
     optimization,
     plots,
+    recipes,
     tensorboard,
     train,
     training,
@@ -269,8 +270,8 @@ def test_a_training_that_is_out_of_time_goes_on(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"optimizer": "adam"}, "`optimizer` to be one of.*'sgd', 'adamw'"),
-        ({"schedule": "linear"}, "`schedule` to be one of"),
+        ({"optimizer": "adam"}, "`--optimizer` to be one of.*'sgd', 'adamw'"),
+        ({"schedule": "linear"}, "`--schedule` to be one of"),
         ({"optimizer": "adamw", "learning_rate": 0.05}, "a `learning_rate` for"),
         (
             {"optimizer": "adamw", "momentum": 0.8},
@@ -278,14 +279,22 @@ def test_a_training_that_is_out_of_time_goes_on(tmp_path, capsys):
         ),
         ({"optimizer": "adamw", "nesterov": False}, "no `nesterov`"),
         ({"schedule": "cosine", "milestones": [0.5]}, "no `milestones` with schedule="),
-        ({"warmup_epochs": 1}, "`warmup_epochs` to be below 1"),
-        ({"warmup_epochs": -1.0}, "`warmup_epochs` to be at least 0"),
-        ({"label_smoothing": 1.0}, "`label_smoothing` to be below 1"),
-        ({"ema": 1.0}, "`ema` to be below 1"),
-        ({"ema": 0.0}, "`ema` to be above 0"),
-        ({"gradient_accumulation": 0}, "`gradient_accumulation` to be at least 1"),
-        ({"clip_norm": 0.0}, "`clip_norm` to be above 0"),
-        ({"patience": 0}, "`patience` to be at least 1"),
+        ({"warmup_epochs": 1}, "`--warmup-epochs` to be below 1"),
+        ({"warmup_epochs": -1.0}, "`--warmup-epochs` to be at least 0"),
+        ({"label_smoothing": 1.0}, "`--label-smoothing` to be at least 0 and below 1"),
+        ({"ema": 1.0}, "`--ema` to be above 0 and below 1"),
+        ({"ema": 0.0}, "`--ema` to be above 0"),
+        ({"gradient_accumulation": 0}, "`--gradient-accumulation` to be at least 1"),
+        ({"clip_norm": 0.0}, "`--clip-norm` to be above 0"),
+        ({"epochs": 0}, "`--epochs` to be at least 1"),
+        ({"batch_size": 0}, "`--batch-size` to be at least 1"),
+        ({"learning_rate": 0.0}, "`--learning-rate` to be above 0"),
+        ({"milestones": (2,)}, "each number of `--milestones` to be above 0"),
+        ({"patience": 0}, "`--patience` to be at least 1"),
+        ({"momentum": 1}, "`--momentum` to be at least 0 and below 1"),
+        ({"learning_rate": float("nan")}, "`--learning-rate` to be above 0"),
+        ({"weight_decay": float("inf")}, "`--weight-decay` to be at least 0"),
+        ({"seed": 2**32}, "`--seed` to be .* at most 4294967295"),
     ],
 )
 def test_settings_that_do_not_go_together(wrong, message):
@@ -293,13 +302,41 @@ def test_settings_that_do_not_go_together(wrong, message):
         settings(**wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mean": (123.68, 116.78, 103.94)},
+        {"std": (58.4, 57.1, 57.4)},
+        {"std": (0.2, 0.0, 0.2)},
+        {"mean": (float("nan"), 0.5, 0.5)},
+        {"limit": 0},
+        {"label_fraction": 1.5},
+        {"center_crop": 0.0},
+        {"corrupt": "ignore"},
+    ],
+)
+def test_images_on_another_scale(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"Expected .*`--{name.replace('_', '-')}` to"):
+        DataSettings(data="photos", **wrong)
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_experiments_have_an_epoch(epochs):
+    with pytest.raises(ValueError, match=f"`--epochs` to be .*epochs={epochs}"):
+        recipes.get("cifar100/resnet56-resnet20").scaled(epochs=epochs)
+
+
 def test_milestones_of_a_record_are_the_default():
     assert settings(schedule="cosine", milestones=[0.625, 0.75, 0.875])
 
 
 def test_execution_that_does_not_go(tmp_path):
-    with pytest.raises(ValueError, match="`max_hours` to be above 0"):
-        ExecutionSettings(max_hours=0.0)
+    for name in ("snapshot_steps", "snapshots", "snapshot_seconds", "max_hours"):
+        flag = f"`--{name.replace('_', '-')}` to be"
+        for value in (-1, float("nan")):
+            with pytest.raises(ValueError, match=f"{flag}.*{name}={value}"):
+                ExecutionSettings(**{name: value})
     with pytest.raises(ValueError, match="no `jit_compile` with `strategy`"):
         ExecutionSettings(jit_compile=True, strategy="mirrored")
     with pytest.raises(ValueError, match="no `jit_compile` with `deterministic`"):

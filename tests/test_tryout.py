@@ -180,6 +180,12 @@ def test_what_cannot_be_tried_is_said(runs, tmp_path):
         open_networks(tmp_path / "student", checkpoint="best")
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.invalid", "a" * 70])
+def test_a_page_of_another_machine_is_refused_at_once(host):
+    with pytest.raises(OSError, match=f"`--host` to be .* Received: '{host}'"):
+        page.serve("nowhere", host=host)
+
+
 # The page as text.
 
 

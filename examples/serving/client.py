@@ -10,6 +10,7 @@ import argparse
 import base64
 import http.client
 import json
+import math
 import random
 import sys
 import time
@@ -112,7 +113,12 @@ class RestClient:
         response = with_retries(
             lambda seconds: self._send(body, seconds), self.timeout, self.retries
         )
-        return json.loads(response)["outputs"]
+        try:
+            return json.loads(response)["outputs"]
+        except (ValueError, KeyError, TypeError):  # as of a proxy, or another server
+            raise RequestError(
+                f"Expected JSON with outputs. Received: {_beginning(response)}"
+            ) from None
 
     def _send(self, body, seconds):
         connection = self._connection
@@ -123,7 +129,7 @@ class RestClient:
             connection.request("POST", f"/v1/models/{self.model}:predict", body)
             response = connection.getresponse()
             content = response.read()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             connection.close()
             # After a time-out there is no time left.
             again = not isinstance(error, TimeoutError)
@@ -153,7 +159,7 @@ def _decoded(values):
     """Returns lists of bytes as lists of text."""
     if isinstance(values, list):
         return [_decoded(value) for value in values]
-    return values.decode() if isinstance(values, bytes) else values
+    return values.decode(errors="replace") if isinstance(values, bytes) else values
 
 
 def _message(content):
@@ -161,19 +167,59 @@ def _message(content):
     try:
         return json.loads(content)["error"]
     except (ValueError, KeyError, TypeError):
-        return content[:200].decode(errors="replace")
+        return _beginning(content)
+
+
+def _beginning(content):
+    """Returns in one line what an answer begins with."""
+    return " ".join(content[:200].decode(errors="replace").split()) or "nothing"
+
+
+def told(outputs):
+    """Returns the likeliest class and its probability, of the first image."""
+    try:
+        probabilities, best = outputs["probabilities"][0], outputs["class"][0]
+        label = outputs.get("label", [f"class {best}"])[0]
+        return f"{label}: {probabilities[best]:.3f}"
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise RequestError(
+            f"Expected probabilities and class. Received: {str(outputs)[:200]}"
+        ) from None
 
 
 CLIENTS = {"grpc": GrpcClient, "rest": RestClient}
 
 
+def _address(text):
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise argparse.ArgumentTypeError(f"Expected host:port. Received: '{text}'")
+    return text
+
+
+def _seconds(text):
+    if not 0 < (seconds := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"Expected more than 0. Received: {text}")
+    return seconds
+
+
+def _number(text):
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"Expected 0 or more. Received: {text}")
+    return number
+
+
 def add_arguments(parser):
     """Adds the flags that tell where the server is."""
-    parser.add_argument("--address", default="localhost:8500", help="host:port")
+    parser.add_argument(
+        "--address", type=_address, default="localhost:8500", help="host:port"
+    )
     parser.add_argument("--protocol", choices=CLIENTS, default="grpc")
     parser.add_argument("--model", default="student", help="its name on the server")
-    parser.add_argument("--timeout", type=float, default=10, help="seconds a request")
-    parser.add_argument("--retries", type=int, default=4)
+    parser.add_argument(
+        "--timeout", type=_seconds, default=10, help="seconds a request"
+    )
+    parser.add_argument("--retries", type=_number, default=4)
 
 
 def connect(options):
@@ -194,14 +240,13 @@ def main(arguments=None):
     for path in options.images:
         try:
             with open(path, "rb") as file:
-                outputs = client.predict("image_bytes", image_bytes=[file.read()])
+                content = file.read()
+            answer = told(client.predict("image_bytes", image_bytes=[content]))
         except (OSError, RequestError) as error:
             print(f"{path}  {error}", file=sys.stderr)
             failed = True
             continue
-        probabilities, best = outputs["probabilities"][0], outputs["class"][0]
-        label = outputs.get("label", [f"class {best}"])[0]
-        print(f"{path}  {label}: {probabilities[best]:.3f}")
+        print(f"{path}  {answer}")
     client.close()
     return int(failed)
 

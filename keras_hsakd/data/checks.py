@@ -28,6 +28,16 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
         raise ValueError(f"Expected `std` to be > 0. Received: std={std!r}")
 
 
+def check_class_names(names: Sequence[str], place: str) -> None:
+    """Raises a ValueError unless names are of one line each, as files list them."""
+    broken = [name for name in names if name.splitlines() != [name]]
+    if broken:
+        raise ValueError(
+            f"Expected the names of the classes of '{place}' to be of one line each. "
+            f"Received: {broken[:5]}"
+        )
+
+
 def check_answer(url: str) -> None:
     """Raises an OSError unless there is a server that answers for an address."""
     # It respects the proxies of the environment, as tensorflow-datasets does.

@@ -392,13 +392,16 @@ def load(
             return TfdsSource(records, inputs, image_size)
         return ArraySource(inputs, labels, image_size)
 
-    train, test = (source(*examples) for examples in selection.of(*found))
+    chosen = selection.of(*found)
+    train, test = (source(*examples) for examples in chosen)
     others, left_out = unlabeled_source(unlabeled, feed, corrupt, skip, stream)
     if is_tfds(name):
         train, test = _kept(train, test, feed, stream)
     datasets = feed.datasets(joined(train, others), test, class_names)
-    for dataset in datasets:
+    for dataset, (inputs, _) in zip(datasets, chosen, strict=True):
         dataset.skipped = [*skip, *left_out]
+        if is_tfds(name):
+            dataset.records = records.numbers[inputs]
     # Known by all that was found, whichever of it was chosen.
     train, test = datasets
     train.fingerprint = known_by(lambda: joined(source(*found[0]), others), class_names)

@@ -174,6 +174,8 @@ def why(error: tf.errors.OpError) -> str:
     reason = lines[ends[0] - 1] if ends else lines[0]
     reason = re.sub(r"^\{\{.*?\}\} *| *\[Op:\w+\].*$", "", reason)
     reason = reason.removeprefix("Collective ops is aborted by: ")
+    reason = re.sub(r"^Error in user-defined function .*? iterator: \S+: ", "", reason)
+    reason = re.sub(r"^\{\{.*?\}\} *", "", reason)
     for prefix in ("assertion failed: [", "ValueError: ", "ImportError: "):
         reason = reason.removeprefix(prefix)
     return reason.removesuffix("]")

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_hsakd.data import decoding, keeping
 from keras_hsakd.data.checked import Checked
+from keras_hsakd.data.checks import check_class_names
 from keras_hsakd.data.pipelines import Augmentation, Feed, known_by
 from keras_hsakd.data.sources import FileSource, Source, joined
 from keras_hsakd.data.subsets import REST, Selection
@@ -200,6 +201,80 @@ def image_folder(
     return datasets
 
 
+def test_folder(
+    path: str | os.PathLike,
+    class_names: Sequence[str],
+    batch_size: int = 64,
+    image_size: ImageSize = 32,
+    corrupt: str = "refuse",
+    center_crop: float | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    stream: bool = False,
+) -> tf.data.Dataset:
+    """Reads a folder of images to measure on, without any to train on.
+
+    Args:
+        path: The folder: `path/test/<class>/<image>`, or `path/<class>/<image>`.
+        class_names: Names of the classes, in the order of the labels.
+        batch_size: As in `image_folder`.
+        image_size: As in `image_folder`.
+        corrupt: As in `image_folder`.
+        center_crop: As in `image_folder`.
+        limit: As in `image_folder`.
+        seed: As in `image_folder`.
+        stream: As in `image_folder`.
+
+    Returns:
+        The test pipeline of `image_folder`, of images of 0 to 255.
+
+    Raises:
+        ValueError: If there are other classes, or a file cannot be decoded.
+
+    Example:
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp()
+    >>> image = tf.io.encode_png(tf.zeros((40, 50, 3), tf.uint8))
+    >>> tf.io.write_file(f"{path}/dog/1.png", image)
+    >>> test_folder(path, ["cat", "dog"]).labels
+    array([1], dtype=int32)
+    """
+    path = pathlib.Path(path)
+    folders = [path / name for name in _TEST_FOLDERS if (path / name).is_dir()]
+    folder, passed = [*folders, path][0], collections.Counter()
+    files = _files_by_class(folder, passed)
+    _check_test_classes(files, class_names, folder)
+    found = _Found(path, list(class_names), files, files)
+    _say_passed(passed, sum(map(len, files.values())), path)
+    selection = Selection(seed, False, None, None, limit, rest=False)
+    usual = IMAGENET_MEAN, IMAGENET_STD
+    feed = Feed(
+        batch_size,
+        image_size,
+        seed,
+        Augmentation(),
+        center_crop,
+        *usual,
+        normalize=False,
+        with_indices=False,
+        drop_remainder=False,
+    )
+    reader = Reader(path, image_size, corrupt, stream)
+    source, skip = reader.read(*found.chosen(selection, ())[1], feed.kept_test), []
+    if reader.bad:
+        _say_bad(reader.bad, len(source.files), corrupt)
+        skip = [os.path.relpath(file, path) for file in reader.bad]
+        reader.begin()
+        source = reader.read(*found.chosen(selection, skip)[1], feed.kept_test)
+    files_read = source.files
+    _, test = feed.datasets(source, source, list(class_names))
+    test.files, test.skipped = files_read, skip
+    test.fingerprint = known_by(
+        lambda: _files(*found.examples(files), image_size), class_names
+    )
+    return test
+
+
 class _Found(NamedTuple):
     """The files of a folder, by class."""
 
@@ -241,6 +316,7 @@ def _found(path, validation):
     passed = collections.Counter()
     train = _files_by_class(_subfolder(path, ("train",)), passed)
     class_names = list(train)
+    check_class_names(class_names, str(path))
     if len(class_names) < 2:
         raise ValueError(
             f"Expected at least two class folders in {str(path / 'train')!r}. "

@@ -110,7 +110,16 @@ class TfdsRecords:
             self._check_labelled("test_split", test_split, test)
         else:
             test_split = self._found_test_split(builder.info.splits, read)
+        # Numbers of the records within the whole data set, however splits are written.
+        self.numbers = of_train = _numbers(tfds, builder.info.splits, self.split)
         if test_split is not None:
+            of_test = _numbers(tfds, builder.info.splits, test_split)
+            if set(of_test) == set(of_train):
+                raise ValueError(
+                    f"Expected `test_split` of '{name}' to be another split than "
+                    f"`train_split`, '{self.split}'. Received: '{test_split}'"
+                )
+            self.numbers = np.concatenate([of_train, of_test])
             self.split = f"{self.split}+{test_split}"
             self._records = read("test_split", self.split)
 
@@ -192,7 +201,7 @@ class TfdsRecords:
         for split in _TEST_SPLITS:
             if split not in splits:
                 continue
-            if self._is_labelled(read("test_split", split)):
+            if self._is_labelled(split, read("test_split", split)):
                 if unlabelled:
                     warnings.warn(
                         f"'{self.name}' {unlabelled}: measured on its split '{split}'",
@@ -208,12 +217,18 @@ class TfdsRecords:
         )
         return None
 
-    def _is_labelled(self, records):
+    def _is_labelled(self, split, records):
         # All the labels of a split are there, or none: -1 stands for one kept secret.
-        return len(records) > 0 and records[0][self._label] >= 0
+        try:
+            return len(records) > 0 and records[0][self._label] >= 0
+        except Exception as error:  # as that of a file that is cut off
+            raise ValueError(
+                f"Expected the files of '{self.name}', split {split}, to be readable. "
+                f"Received: {type(error).__name__}: {error}"
+            ) from error
 
     def _check_labelled(self, argument, split, records):
-        if not self._is_labelled(records):
+        if not self._is_labelled(split, records):
             received = f"label {records[0][self._label]}" if len(records) else "none"
             raise ValueError(
                 f"Expected `{argument}` to have images with labels. "
@@ -244,14 +259,12 @@ class TfdsSource(Source):
     def fingerprint(self) -> str:
         """Implements `Source.fingerprint`.
 
-        It sees name, version, splits and positions, and some of the records.
+        It sees name and version, which records they are, and some of these.
         """
-        described = f"{self._records.full_name} {self._records.split}"
         positions = self._positions.numpy()
         contents, labels = self._records.read(positions[sample(len(self))].tolist())
-        return digests.of_values(
-            [described.encode(), positions, *contents, np.array(labels)]
-        )
+        name, numbers = self._records.full_name, self._records.numbers[positions]
+        return digests.of_values([name.encode(), numbers, *contents, np.array(labels)])
 
     def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Implements `Source.fetch`: encoded images, labels, and their names."""
@@ -307,6 +320,18 @@ def _builder(tfds, name, folder):
             f"or that is prepared in '{folder}' (argument `data_dir`). "
             f"Received: '{name}' ({reason}){hint}"
         ) from error
+
+
+def _numbers(tfds, splits, split):
+    """Returns the numbers of the records of a split, within the whole data set."""
+    of_splits, count = {}, 0
+    for name in sorted(splits):
+        of_splits[name] = np.arange(count, count + splits[name].num_examples)
+        count += splits[name].num_examples
+    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+    return np.concatenate(
+        [of_splits[part.splitname][part.from_ : part.to] for part in parts]
+    )
 
 
 def _keys(tfds, name, info):

@@ -1,6 +1,7 @@
 """ONNX, for ONNX Runtime and whatever else reads it."""
 
 import json
+import logging
 
 from keras_hsakd.export.formats import Format, Predict, in_graph, optional_module
 from keras_hsakd.export.serving import Served
@@ -23,13 +24,20 @@ def write(served: Served, path: str) -> None:
     graph = optional_module("tf2onnx.tf_loader").from_function(
         function, [inputs], outputs
     )
-    model, _ = convert.from_graph_def(
-        graph,
-        name=served.model.name,
-        input_names=[inputs],
-        output_names=outputs,
-        tensors_to_rename=names,
-    )
+    # It warns with tracebacks of simplifications that it leaves out.
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        model, _ = convert.from_graph_def(
+            graph,
+            name=served.model.name,
+            input_names=[inputs],
+            output_names=outputs,
+            tensors_to_rename=names,
+        )
+    finally:
+        logger.setLevel(level)
     if served.class_names is not None:
         class_names = json.dumps(list(map(str, served.class_names)))
         onnx.helper.set_model_props(model, {CLASS_NAMES: class_names})

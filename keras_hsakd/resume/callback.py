@@ -87,8 +87,9 @@ class Resume(FitCallback):
     Args:
         folder: Where the snapshots are; made if it is missing.
         every_steps: Steps between two snapshots. Defaults to `None`.
-        every_seconds: Seconds after which the next step or epoch ends with a snapshot.
-            Defaults to 600, where `every_steps` is not given either.
+        every_seconds: Seconds after which the next step or epoch ends with a snapshot;
+            a first epoch ends with one in any case. Defaults to 600, where
+            `every_steps` is not given either.
         keep: Number of snapshots kept, the newest ones. Defaults to 2.
         max_seconds: Seconds after which the process ends as after SIGTERM, counted from
             `fit` on; started again, the training has as many. Defaults to `None`.
@@ -162,6 +163,7 @@ class Resume(FitCallback):
         self._terminated = None  # the name of the signal that told it to end
         self._train_function = None
         fit = dataclasses.replace(fit, callbacks=outside)
+        self._taken = self._snapshot is not None
         if (snapshot := self._snapshot) is not None:
             ended = snapshot.state["stop_training"] and not snapshot.step
             begin = fit.epochs if ended else snapshot.epoch
@@ -319,7 +321,8 @@ class Resume(FitCallback):
         self._each("on_epoch_end", epoch, logs)
         take, end, time_is_up = self._agreed()
         last = epoch + 1 >= self.params["epochs"] or self.model.stop_training
-        if take or last:
+        # A training that goes on from nowhere would throw a whole epoch away.
+        if take or last or not self._taken:
             # Keras' history gets the epoch after the callbacks of the user.
             self._take(epoch + 1, 0, states.history(self.model, epoch, logs))
         if end and not last:
@@ -353,6 +356,7 @@ class Resume(FitCallback):
     def _take(self, epoch, step, history=None, metrics=None):
         """Writes a snapshot: all workers read, the first writes."""
         snapshot = self._capture(epoch, step, history, metrics)
+        self._taken = True
         self._since, self._steps_since = time.monotonic(), 0
         if not self._is_chief:
             return

@@ -1,5 +1,6 @@
 """What the network of a run is worth, and how it leaves its folder."""
 
+import dataclasses
 import math
 import os
 import warnings
@@ -18,6 +19,7 @@ from keras_hsakd.runs.images import (
     Images,
     changed,
     check_same,
+    is_test_alone,
     load,
     load_to_measure,
     without_foreign,
@@ -92,11 +94,25 @@ def images_measured_on(run: Run, changes: Mapping) -> Images:
             )
     of_training = dict.fromkeys(set(OF_TRAINING) - {"crop", "flip"})
     settings = changed(run, of_training | changes)
+    if "data" in changes and is_test_alone(settings):  # of which none is held out
+        settings = dataclasses.replace(settings, validation=False)
     training = run.training_settings()
     images = load_to_measure(
-        settings, training.batch_size, training.seed, _checked(run, settings)
+        settings,
+        training.batch_size,
+        training.seed,
+        _checked(run, settings),
+        run.class_names,
     )
     check_same(run, images, "run")
+    known = run.record.get("fingerprint", {}).get("test")
+    is_part = settings.validation == run.data_settings().validation
+    if is_part and known not in (None, images.test.fingerprint()):
+        warnings.warn(
+            f"'{settings.data}' has other images to measure on than the run "
+            f"'{run.path}' was measured on when it was trained",
+            stacklevel=3,
+        )
     return images
 
 

@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import io
 import json
 import os
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from keras_hsakd.files import (
     best_effort,
     is_unused,
     read_json,
+    remove,
     write_json,
 )
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, read_results
@@ -44,6 +45,8 @@ _FILES = (
     _TENSORBOARD,
     _RECORD,
 )
+# Where a run lies that is replaced, until the new one has its first epoch.
+_REPLACED = ".replaced"
 # Keeps room, so that `run.json` can say that a training failed on a full disk.
 _ROOM = ".partial-room"
 
@@ -101,14 +104,8 @@ class Run:
         return cls(os.path.abspath(path), _with_results(content, path))
 
     def begin(self) -> None:
-        """Makes the folder, or removes the files of the run that is replaced there."""
+        """Makes the folder, and writes that the run begins, or goes on."""
         os.makedirs(self.path, exist_ok=True)
-        for name in _FILES:
-            self._remove(name)
-        self.go_on()
-
-    def go_on(self) -> None:
-        """Writes that the run goes on."""
         self.write()
         with open(os.path.join(self.path, _ROOM), "wb") as file:
             file.write(os.urandom(2**16))
@@ -121,9 +118,20 @@ class Run:
         self._remove(_ROOM)
 
     @contextlib.contextmanager
-    def outcome(self) -> Iterator[None]:
-        """Writes how what is done in the block ends, and never hides its error."""
+    def begun(self, goes_on: bool = False) -> Iterator[None]:
+        """Begins, and writes how what is done in the block ends.
+
+        Where it ends with an error before its first epoch, the run that it replaces is
+        back. The error is never hidden.
+
+        Args:
+            goes_on: Whether it goes on with what is in the folder, and replaces
+                nothing. Defaults to `False`.
+        """
+        if not goes_on:
+            put_aside(self.path)
         try:
+            self.begin()
             yield
             self.finish()
         except BaseException as error:
@@ -140,7 +148,9 @@ class Run:
                 self.record["error"] = f"{type(error).__name__}: {error}"
             with best_effort("run.json"):
                 self._remove(_ROOM)
-                self.write()
+                goes_on = goes_on or isinstance(error, Preempted)
+                if goes_on or not bring_back(self.path):
+                    self.write()
             raise
 
     def tidy(self) -> None:
@@ -149,19 +159,18 @@ class Run:
         Where another process writes, or nobody can, it stays.
         """
         with contextlib.suppress(OSError), lock.held(self.path):
+            bring_back(self.path)
             self._remove(_ROOM)
             self._remove(_SNAPSHOTS)
 
     def _remove(self, name):
-        path = os.path.join(self.path, name)
-        if os.path.isdir(path):
-            shutil.rmtree(path)
-        elif os.path.exists(path):
-            os.remove(path)
+        remove(os.path.join(self.path, name))
 
     def write(self) -> None:
-        """Writes `run.json`, whole."""
+        """Writes `run.json`, whole; with an epoch, what the run replaces is gone."""
         write_json(os.path.join(self.path, _RECORD), self.record)
+        if _has_network(self.path):
+            bring_back(self.path)
 
     def describe(self) -> str:
         """Returns in one line what the run is and how far it came."""
@@ -222,7 +231,7 @@ class Run:
 
     def settings(self) -> dict:
         """Returns what the run was told, and what those before it were."""
-        settings = {name: self.record.get(name, {}) for name in _IDENTITY}
+        settings = {name: self.record.get(name, {}) for name in _SETTINGS}
         origin = settings["origin"]
         settings["origin"] = origin and origin.get("settings")
         return settings
@@ -369,8 +378,80 @@ def writing(
     if not os.path.isdir(output):
         check_output(output, overwrite, resumable)
     with lock.held(output):
+        if not (_is_aside(output) and _has_snapshots(output)):
+            bring_back(output)  # a process was killed before its first snapshot
         check_output(output, overwrite, resumable)
         yield
+
+
+def put_aside(folder: str | os.PathLike) -> None:
+    """Puts the run in a folder aside, until another one has its first epoch there.
+
+    One that has neither a network nor a snapshot is removed, and if one is aside
+    already, so is what was to replace it.
+
+    Args:
+        folder: The folder; it may be missing.
+    """
+    aside = os.path.join(folder, _REPLACED)
+    is_worth_it = _has_network(folder) or _has_snapshots(folder)
+    if _is_aside(folder) or not is_worth_it:
+        for name in _FILES:
+            remove(os.path.join(folder, name))
+        return
+    os.mkdir(aside)
+    try:
+        _move(folder, aside, _FILES)
+    except BaseException:
+        bring_back(folder)
+        raise
+
+
+def bring_back(folder: str | os.PathLike) -> bool:
+    """Brings a run back that was put aside; or it is gone, if the other has an epoch.
+
+    It can be done again after a kill at any moment.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Whether there was one, and it is back.
+    """
+    aside = os.path.join(folder, _REPLACED)
+    if not os.path.isdir(aside):
+        return False
+    if _is_aside(folder):
+        if _has_network(folder):
+            gone = os.path.join(folder, f".partial-{os.getpid()}-replaced")
+            os.replace(aside, gone)
+            remove(gone)
+            return False
+        for name in _FILES[:-1]:
+            remove(os.path.join(folder, name))
+    _move(aside, folder, reversed(_FILES))
+    os.rmdir(aside)
+    return True
+
+
+def _move(folder, to, names):
+    for name in names:
+        if os.path.lexists(path := os.path.join(folder, name)):
+            os.replace(path, os.path.join(to, name))
+
+
+def _is_aside(folder):
+    """Returns whether there is a whole run aside, and another one in its place."""
+    return os.path.exists(os.path.join(folder, _REPLACED, _RECORD))
+
+
+def _has_network(folder):
+    return os.path.isfile(checkpoint_path(folder, "last"))
+
+
+def _has_snapshots(folder):
+    """Returns whether there are snapshots to go on from, without Keras."""
+    return bool(glob.glob(os.path.join(glob.escape(folder), _SNAPSHOTS, "epoch-*")))
 
 
 def check_output(
@@ -407,6 +488,7 @@ def check_output(
 
 # What makes two runs the same; the devices that they ran on do not.
 _IDENTITY = ("kind", "options", "data", "training", "files", "origin")
+_SETTINGS = (*_IDENTITY, "fingerprint")
 
 
 def differences(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from keras_hsakd import data
 from keras_hsakd.data import decoding
-from keras_hsakd.data.folders import check_files
+from keras_hsakd.data.folders import check_files, test_folder
+from keras_hsakd.data.shared import shared
 from keras_hsakd.data.subsets import REST
 from keras_hsakd.data.tfds import is_tfds
 from keras_hsakd.figures import amount
@@ -28,6 +29,13 @@ _ONLY_OTHERS = {
     _TFDS: ("corrupt",),
     _FOLDER: ("data_dir", *_SPLITS),
 }
+# What TensorFlow raises where a file is no image, is gone, or may not be read.
+_OF_A_FILE = (
+    tf.errors.FailedPreconditionError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+)
 # How images are found and read, which belongs to the place where they are.
 _OF_A_PLACE = sorted({name for names in _ONLY_OTHERS.values() for name in names})
 
@@ -70,17 +78,38 @@ class Images(NamedTuple):
         looked at.
 
         Raises:
-            ValueError: In place of a `tf.errors.InvalidArgumentError`.
+            ValueError: In place of TensorFlow's error.
         """
         try:
             yield
-        except tf.errors.InvalidArgumentError as error:
+        except _OF_A_FILE as error:
             reason = decoding.why(error)
             if " in '" in reason:  # of a file, see `decoding.decode_file`
                 raise ValueError(reason) from error
             for dataset in (self.train, self.test):
                 check_files(getattr(dataset, "files", ()))
             raise
+
+    def say_shared(self) -> None:
+        """Prints which images to measure on are training images, too."""
+        measured_on = self.record()["measured_on"]
+        found = shared(self.train, self.test)
+        in_time = ""
+        if found.seconds is not None:
+            in_time = f" (after {found.seconds:g} s, not all were compared)"
+        if found.example is not None:
+            one, other = found.example
+            print(
+                f"Warning: {found.count:,} of {self.test.num_examples:,} {measured_on} "
+                f"are training images, too{in_time}: '{one}' is '{other}'",
+                flush=True,
+            )
+        elif in_time:
+            print(f"None of the {measured_on} is a training image{in_time}", flush=True)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Returns checksums of the images that are there, wherever that is."""
+        return {"train": self.train.fingerprint(), "test": self.test.fingerprint()}
 
     def record(self) -> dict:
         """Returns what `run.json` says of the images."""
@@ -133,6 +162,16 @@ def load(
     if kind != _NAMED:
         _say_kept([test] if stream == "train" else [train, test])
     source = data.info(settings.data) if kind == _NAMED else settings
+    return _images(settings, train, test, source)
+
+
+def is_test_alone(settings: DataSettings) -> bool:
+    """Returns whether data settings name a folder without training images."""
+    folder = settings.data
+    return _kind(settings) == _FOLDER and not os.path.isdir(f"{folder}/train")
+
+
+def _images(settings, train, test, source):
     return Images(
         settings,
         train,
@@ -160,12 +199,25 @@ def _say_kept(datasets):
 
 
 def load_to_measure(
-    settings: DataSettings, batch_size: int, seed: int, checked: Mapping | None = None
+    settings: DataSettings,
+    batch_size: int,
+    seed: int,
+    checked: Mapping | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Images:
     """Returns the pipelines of data settings, of which only `test` is to be read.
 
-    As `load`, but training images are not decoded to see whether they can be.
+    As `load`, but training images are not decoded to see whether they can be; where the
+    names of the classes are given, a folder need not have any.
     """
+    is_enough = class_names is not None and not settings.validation
+    if is_enough and is_test_alone(settings):
+        arguments = _arguments(settings)
+        names = ("image_size", "center_crop", "limit", "corrupt")
+        given = {name: arguments[name] for name in names if name in arguments}
+        test = test_folder(settings.data, class_names, batch_size, seed=seed, **given)
+        _say_kept([test])
+        return _images(settings, test, test, settings)
     # What is held out depends on which of the training images can be decoded.
     all_matter = settings.validation and settings.corrupt == "skip"
     stream = True if all_matter and checked is None else "train"
@@ -274,6 +326,28 @@ def check_size(run: Run, image_size: ImageSize | None) -> None:
             f"Expected no `image_size` but {written(wanted)}, that of the network"
             f" of '{run.path}'. Received: image_size={image_size}"
         )
+
+
+def is_moved(one: Mapping, other: Mapping) -> bool:
+    """Returns whether what differs in data settings is where images are, and no more.
+
+    Args:
+        one: What differs, by name.
+        other: The same of the other settings.
+    """
+    places = {"data", "data_dir"}
+    if {one.get("unlabeled"), other.get("unlabeled")}.isdisjoint({None, REST}):
+        places.add("unlabeled")
+    return set(one) <= places
+
+
+def fingerprint(settings: DataSettings) -> dict[str, str] | None:
+    """Returns checksums of the images of data settings; None if they are not there."""
+    try:
+        # As of images that were checked: none is decoded.
+        return load(settings, batch_size=1, seed=0, checked={}).fingerprint()
+    except (OSError, ValueError):
+        return None
 
 
 def check_same(run: Run, images: Images, argument: str) -> None:

@@ -13,6 +13,7 @@ from keras_hsakd.runs.settings import (
     OF_THE_HEADS,
     OF_THE_NETWORK,
     DataSettings,
+    Settings,
     TrainingSettings,
     setting,
 )
@@ -165,6 +166,7 @@ def _sampled_views():
         None,
         "views of each image that a step sees, the others drawn anew each time, to "
         "pay less (default: all)",
+        at_least=2,
     )
 
 
@@ -175,7 +177,7 @@ def _head_metrics():
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Kind:
+class Kind(Settings):
     """Base class: a training on images and labels alone.
 
     Attributes:

@@ -115,6 +115,7 @@ def measure_quality(
                 "data": without_folders(images.settings.data),
                 "measured_on": images.record()["measured_on"],
                 "count": len(answers.labels),
+                "fingerprint": images.test.fingerprint(),
             },
             "views": opened.views,
             "corruptions": {"severity": severity, "seed": seed},

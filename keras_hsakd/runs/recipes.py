@@ -109,7 +109,9 @@ class Recipe:
                 "Expected `target_data` for an experiment with a linear classifier. "
                 f"Received: target_data='{target_data}' for {self.name}"
             )
-        ratio = 1 if epochs is None else epochs / self.steps[-1].training.epochs
+        last = self.steps[-1].training
+        scaled = dataclasses.replace(last, **_given({"epochs": epochs}))
+        ratio = scaled.epochs / last.epochs
         trainings = {"seed": seed, "batch_size": batch_size}
         turns = image_size is None or is_square(image_size)
         steps = []

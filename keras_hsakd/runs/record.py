@@ -12,12 +12,10 @@ from typing import NotRequired, TypedDict
 
 import keras_hsakd
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
-from keras_hsakd.sizes import ImageSize, edges
+from keras_hsakd.sizes import LARGEST, ImageSize, edges
 
 # Of the layout of `run.json`.
 FORMAT = 4
-# Larger images are not decoded, see `keras_hsakd.data.decoding`.
-_LARGEST_SIZE = 10_000
 _LONGEST_TEXT = 4096  # a path, for example
 
 Results = dict[str, numbers.Real]
@@ -53,6 +51,7 @@ class Settings(TypedDict):
     data: DataSettings
     training: TrainingSettings
     origin: "Settings | None"
+    fingerprint: NotRequired[dict[str, str]]
 
 
 class Machine(TypedDict):
@@ -93,6 +92,7 @@ class Record(TypedDict):
     best: Results | None
     images: Images
     seconds: float
+    fingerprint: NotRequired[dict[str, str]]
     recipe: NotRequired[str | None]
     files: NotRequired[dict[str, str]]
     parts: NotRequired[dict[str, int]]
@@ -148,7 +148,7 @@ def are_results(results: object, monitor: str) -> bool:
     return not (
         _fault(results, Results, "")
         or _fault(results.get("epoch"), int, "")
-        or monitor not in results
+        or not math.isfinite(results.get(monitor, math.nan))
     )
 
 
@@ -160,12 +160,12 @@ def _out_of_range(record):
             return name, "a short line of text", reprlib.repr(text)
     for name in ("last", "best"):
         if record[name] and not are_results(record[name], record["monitor"]):
-            expected = f"results with `epoch` and `{record['monitor']}`"
+            expected = f"results with `epoch` and a finite `{record['monitor']}`"
             return name, expected, reprlib.repr(record[name])
     images = record["images"]
     size = images["image_size"]
-    if not all(1 <= edge <= _LARGEST_SIZE for edge in edges(size)):
-        return "images.image_size", f"from 1 to {_LARGEST_SIZE:,}", reprlib.repr(size)
+    if not all(1 <= edge <= LARGEST for edge in edges(size)):
+        return "images.image_size", f"from 1 to {LARGEST:,}", reprlib.repr(size)
     if len(names := images["class_names"]) < 2:
         return "images.class_names", "the names of two classes or more", names
     return None

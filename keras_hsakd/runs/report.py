@@ -23,6 +23,7 @@ from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.sizes import simplest, written
 
 _OF_IMAGES = ("image_size", "mean", "std")
+_SHOWN = 6  # digits of a fingerprint
 _FILES = ("report.md", "report.csv", "report.html")
 
 
@@ -353,7 +354,11 @@ def compare(
         else:
             by_images.setdefault(_images(run.record), []).append(run)
     comparisons = []
-    for (title, measured_on, *_), of_images in by_images.items():
+    titles = [_title(of_images[0].record) for of_images in by_images.values()]
+    for title, (key, of_images) in zip(titles, by_images.items(), strict=True):
+        known, _, measured_on, *_ = key
+        if titles.count(title) > 1:
+            title = f"{title} ({known[:_SHOWN]})"
         methods = _methods(of_images)
         comparisons.append(Comparison(title, measured_on, methods, methods[0]))
     if against is not None:
@@ -378,7 +383,7 @@ def _found(folder):
     root = os.path.abspath(folder)
     found = {}
     for path, folders, files in os.walk(root):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if "run.json" in files:
             shown = os.path.relpath(path, os.path.dirname(root))
             found[os.path.realpath(path)] = shown, Run.open(path)
@@ -393,12 +398,18 @@ def _found(folder):
 def _images(record):
     """Returns what tells the images that runs were measured on from others."""
     images, data = record["images"], record["data"]
-    classes = images["class_names"]
-    title = (
-        f"{without_folders(data['data'])}: {images['test']:,} "
-        f"{images['measured_on']} of {len(classes)} classes"
+    # Of older records nothing else is known.
+    known = record.get("fingerprint", {}).get("test") or without_folders(data["data"])
+    of_part = images["test"], images["measured_on"], data.get("test_split")
+    return known, *of_part, tuple(images["class_names"])
+
+
+def _title(record):
+    images = record["images"]
+    return (
+        f"{without_folders(record['data']['data'])}: {images['test']:,} "
+        f"{images['measured_on']} of {len(images['class_names'])} classes"
     )
-    return title, images["measured_on"], data.get("test_split"), tuple(classes)
 
 
 def _methods(runs):
@@ -499,6 +510,9 @@ def _flat(kind, settings):
     for name in ("data_dir", *_OF_IMAGES):  # where they are, and what is looked up
         del data[name]
     known = {"kind": kind, **training, **options, **data}
+    if fingerprint := settings.get("fingerprint"):  # wherever their folder is
+        del known["data"]
+        known["training data"] = fingerprint["train"][:_SHOWN]
     return {
         name.replace("_", " "): without_folders(value)
         if isinstance(value, str)
@@ -703,6 +717,9 @@ def _foreign_images(run):
         "count": images["test"],
     }
     found = read_json(run.quality).get("images")
+    if known := found.get("fingerprint"):  # wherever they are
+        of_run = run.record.get("fingerprint", {}).get("test")
+        own |= {"data": found["data"], "fingerprint": of_run or known}
     if found == own:
         return None
     return f"{found['count']:,} {found['measured_on']} of {found['data']}"

@@ -1,6 +1,9 @@
 """Settings of a run: dataclasses that are flags, arguments and record in one."""
 
 import dataclasses
+import math
+import numbers
+import operator
 
 from keras_hsakd.names import DATA_SETS, DTYPES, HEADS, PREPROCESSINGS
 from keras_hsakd.results import CHECKPOINTS
@@ -14,17 +17,19 @@ def setting(default=dataclasses.MISSING, help: str = "", **metadata):
     Args:
         default: Default value. Without one the field must be given.
         help: What the flag's help says.
-        **metadata: `choices` or `metavar` of the flag.
+        **metadata: `choices` or `metavar` of the flag; the range of a number, or of
+            each in a tuple or dict: `at_least`, `above`, `at_most`, `below`.
 
     Returns:
         A `dataclasses.field`.
 
     Example:
     >>> @dataclasses.dataclass
-    ... class Settings:
-    ...     epochs: int = setting(240, "epochs of the training")
-    >>> Settings()
-    Settings(epochs=240)
+    ... class Lengths(Settings):
+    ...     epochs: int = setting(240, "epochs of the training", at_least=1)
+    >>> Lengths(epochs=0)
+    Traceback (most recent call last):
+    ValueError: Expected `--epochs` to be at least 1. Received: epochs=0
     """
     metadata["help"] = help
     if isinstance(default, dict):  # a copy for each instance
@@ -32,8 +37,53 @@ def setting(default=dataclasses.MISSING, help: str = "", **metadata):
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_RANGES = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
+
+
+class Settings:
+    """Base class of dataclasses whose values are in the ranges of their fields."""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+
+
+def _check(field, value):
+    """Raises a ValueError unless a value is none, or what its field says."""
+    if value is None:
+        return
+    told = field.metadata
+    ranges = {name: told[name] for name in _RANGES if name in told}
+    expected = " and ".join(f"{k.replace('_', ' ')} {v}" for k, v in ranges.items())
+    values = value.values() if isinstance(value, dict) else value
+    is_one = not isinstance(value, (dict, tuple, list))
+    found = [
+        number
+        for number in ([value] if is_one else values)
+        if isinstance(number, numbers.Real) and not isinstance(number, bool)
+    ]
+    suits = all(
+        math.isfinite(number)
+        and all(_RANGES[name](number, bound) for name, bound in ranges.items())
+        for number in found
+    )
+    if (choices := told.get("choices")) and is_one:
+        expected, suits = f"one of {tuple(choices)}", value in choices
+    if not suits:
+        flag = f"`--{field.name.replace('_', '-')}`"
+        raise ValueError(
+            f"Expected {flag if is_one else f'each number of {flag}'} to be "
+            f"{expected or 'finite'}. Received: {field.name}={value!r}"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSettings:
+class DataSettings(Settings):
     """Which images are trained on and measured on, and how they are fed.
 
     Attributes:
@@ -81,17 +131,22 @@ class DataSettings:
         "set's; 32 for tfds: and a folder)",
     )
     examples_per_class: int | None = setting(
-        None, "training images kept of each class, chosen by the seed (default: all)"
+        None,
+        "training images kept of each class, chosen by the seed (default: all)",
+        at_least=1,
     )
     label_fraction: float | None = setting(
         None,
         "part of the training images of each class that is kept, from 0 to 1, chosen "
         "by the seed (default: all)",
+        above=0,
+        at_most=1,
     )
     limit: int | None = setting(
         None,
         "most training images, and test images, that are kept, to try things out "
         "(default: all)",
+        at_least=1,
     )
     validation: bool = setting(
         False, "measure on a fixed fifth of the training images, not on the test images"
@@ -110,15 +165,23 @@ class DataSettings:
         "part of a test image's shorter side that is kept, in a square at its centre, "
         "or of each side of the largest part of the shape of --image-size (default: "
         "the whole image is resized)",
+        above=0,
+        at_most=1,
     )
     flip: bool | None = setting(
         None, "folder, tfds: mirror training images at random (default: yes)"
     )
     mean: tuple[float, float, float] | None = setting(
-        None, "folder, tfds: mean of each channel, from 0 to 1 (default: ImageNet's)"
+        None,
+        "folder, tfds: mean of each channel, from 0 to 1 (default: ImageNet's)",
+        at_least=0,
+        at_most=1,
     )
     std: tuple[float, float, float] | None = setting(
-        None, "folder, tfds: standard deviation of each channel (default: ImageNet's)"
+        None,
+        "folder, tfds: standard deviation of each channel (default: ImageNet's)",
+        above=0,
+        at_most=1,
     )
     corrupt: str | None = setting(
         None,
@@ -133,7 +196,7 @@ class DataSettings:
     )
 
     def __post_init__(self):
-        """Checks the size of the images, and has one form for each."""
+        super().__post_init__()
         if self.image_size is not None:
             object.__setattr__(self, "image_size", checked(self.image_size))
 
@@ -153,13 +216,15 @@ OF_TRAINING = (
 )
 
 
+LARGEST_SEED = 2**32 - 1  # that NumPy takes
+
 # Of settings of a training: what networks without heads have not.
 OF_THE_HEADS = ("head", "taps")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """Which network is trained, and how; the defaults are the paper's on CIFAR.
 
     Attributes:
@@ -234,13 +299,15 @@ class TrainingSettings:
     freeze_backbone: bool = setting(
         False, "keep the weights that were loaded; train heads and a new classifier"
     )
-    epochs: int = setting(240, "passes over the training images")
-    batch_size: int = setting(64, "images in a batch, before views are made of them")
+    epochs: int = setting(240, "passes over the training images", at_least=1)
+    batch_size: int = setting(
+        64, "images in a batch, before views are made of them", at_least=1
+    )
     optimizer: str = setting(
         "sgd", "sgd, as PyTorch has it, or adamw", choices=("sgd", "adamw")
     )
     learning_rate: float = setting(
-        0.05, "largest learning rate; adamw needs a smaller one"
+        0.05, "largest learning rate; adamw needs a smaller one", above=0
     )
     schedule: str = setting(
         "steps",
@@ -250,29 +317,37 @@ class TrainingSettings:
     milestones: tuple[float, ...] = setting(
         (0.625, 0.75, 0.875),
         "steps: fractions of the epochs at which the learning rate drops to a tenth",
+        above=0,
+        below=1,
     )
     warmup_epochs: float = setting(
-        0.0, "epochs over which the learning rate comes in, from zero"
+        0.0, "epochs over which the learning rate comes in, from zero", at_least=0
     )
-    momentum: float = setting(0.9, "momentum of sgd")
+    momentum: float = setting(0.9, "momentum of sgd", at_least=0, below=1)
     nesterov: bool = setting(True, "Nesterov momentum of sgd")
     weight_decay: float = setting(
-        5e-4, "weight decay: coupled (L2) of sgd, decoupled of adamw"
+        5e-4, "weight decay: coupled (L2) of sgd, decoupled of adamw", at_least=0
     )
     label_smoothing: float = setting(
-        0.0, "probability that is spread over all classes, of the labels of images"
+        0.0,
+        "probability that is spread over all classes, of the labels of images",
+        at_least=0,
+        below=1,
     )
     ema: float | None = setting(
         None,
         "momentum of a moving average of the weights, for example 0.999, which is "
         "measured and saved in their place (default: no average)",
+        above=0,
+        below=1,
     )
     gradient_accumulation: int = setting(
-        1, "batches whose gradients make an update of the weights together"
+        1, "batches whose gradients make an update of the weights together", at_least=1
     )
     clip_norm: float | None = setting(
         None,
         "largest norm of the gradients of all variables together (default: any)",
+        above=0,
     )
     drop_remainder: bool = setting(
         False, "leave out the images of each epoch that fill no batch"
@@ -281,8 +356,14 @@ class TrainingSettings:
         None,
         "epochs without a better one, by what is measured, after which the training "
         "ends (default: none ends it)",
+        at_least=1,
     )
-    seed: int = setting(0, "seed of weights, order of images and augmentation")
+    seed: int = setting(
+        0,
+        "seed of weights, order of images and augmentation",
+        at_least=0,
+        at_most=LARGEST_SEED,
+    )
     precision: str = setting(
         "float32",
         "dtype policy of the network",
@@ -296,34 +377,14 @@ class TrainingSettings:
     )
 
     def __post_init__(self):
-        """Checks the numbers that nothing else checks before training."""
         if self.head is None:
             object.__setattr__(self, "head", "copy" if self.model in COSTS else "light")
-        for name, minimum, strict in (
-            ("epochs", 1, False),
-            ("batch_size", 1, False),
-            ("learning_rate", 0, True),
-            ("momentum", 0, False),
-            ("weight_decay", 0, False),
-            ("warmup_epochs", 0, False),
-            ("label_smoothing", 0, False),
-            ("ema", 0, True),
-            ("gradient_accumulation", 1, False),
-            ("clip_norm", 0, True),
-            ("patience", 1, False),
-            ("seed", 0, False),
-        ):
-            _check_least(self, name, minimum, strict)
-        for name, most in (
-            ("warmup_epochs", self.epochs),
-            ("label_smoothing", 1),
-            ("ema", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and not value < most:
-                raise ValueError(
-                    f"Expected `{name}` to be below {most}. Received: {name}={value}"
-                )
+        super().__post_init__()
+        if not self.warmup_epochs < self.epochs:
+            raise ValueError(
+                f"Expected `--warmup-epochs` to be below {self.epochs}, all epochs. "
+                f"Received: warmup_epochs={self.warmup_epochs}"
+            )
         self._check_together()
 
     def _check_together(self):
@@ -331,11 +392,6 @@ class TrainingSettings:
         fields = {field.name: field for field in dataclasses.fields(self)}
         for name, rivals in _ONLY_FOR.items():
             choice = getattr(self, name)
-            if choice not in (choices := fields[name].metadata["choices"]):
-                raise ValueError(
-                    f"Expected `{name}` to be one of {choices}. "
-                    f"Received: {name}={choice!r}"
-                )
             for other in rivals:
                 value, default = getattr(self, other), fields[other].default
                 given = tuple(value) if type(default) is tuple else value
@@ -370,20 +426,8 @@ PRESETS = {
 }
 
 
-def _check_least(settings, name, minimum, strict=False):
-    """Raises a ValueError unless a setting is none or large enough."""
-    value = getattr(settings, name)
-    if value is None:
-        return
-    if not (value > minimum if strict else value >= minimum):
-        raise ValueError(
-            f"Expected `{name}` to be {'above' if strict else 'at least'} "
-            f"{minimum}. Received: {name}={value}"
-        )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheSettings:
+class CacheSettings(Settings):
     """Which outputs of a teacher are kept.
 
     Attributes:
@@ -405,17 +449,24 @@ class CacheSettings:
         choices=CHECKPOINTS,
     )
     variants: int = setting(
-        8, "augmentations of each image; epoch e is trained on number e mod variants"
+        8,
+        "augmentations of each image; epoch e is trained on number e mod variants",
+        at_least=1,
     )
     dtype: str = setting(
         "float16", "how an output is kept; uint8 with a scale a row", choices=DTYPES
     )
-    batch_size: int = setting(64, "images that the teacher sees at once")
-    seed: int = setting(0, "seed of the augmentation, and of the choice of images")
+    batch_size: int = setting(64, "images that the teacher sees at once", at_least=1)
+    seed: int = setting(
+        0,
+        "seed of the augmentation, and of the choice of images",
+        at_least=0,
+        at_most=LARGEST_SEED,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExecutionSettings:
+class ExecutionSettings(Settings):
     """On what a training runs, and what becomes of it when it is stopped.
 
     Attributes:
@@ -454,14 +505,17 @@ class ExecutionSettings:
         False, "go on with the run in that folder, at the step where it was stopped"
     )
     snapshot_steps: int | None = setting(
-        None, "steps between two snapshots (default: by time)"
+        None, "steps between two snapshots (default: by time)", at_least=1
     )
-    snapshot_seconds: float = setting(600.0, "seconds between two snapshots")
-    snapshots: int = setting(2, "snapshots kept while training")
+    snapshot_seconds: float = setting(
+        600.0, "seconds between two snapshots", at_least=0
+    )
+    snapshots: int = setting(2, "snapshots kept while training", at_least=1)
     steps_per_execution: int | None = setting(
         None,
         "steps in a row, during which signals and snapshots wait (default: 1 on a "
         "CPU, up to 50 on an accelerator)",
+        at_least=1,
     )
     augment_on_device: bool = setting(
         False,
@@ -479,11 +533,13 @@ class ExecutionSettings:
         None,
         "hours after which a training ends with a snapshot and exit code 75; --resume "
         "goes on, for as many (default: any)",
+        above=0,
     )
     tensorboard_images: int | None = setting(
         None,
         "epochs between two pictures for TensorBoard: views with the heads' "
         "predictions, confusion matrices (default: none)",
+        at_least=1,
     )
     plan: str | None = setting(
         None,
@@ -492,10 +548,7 @@ class ExecutionSettings:
     )
 
     def __post_init__(self):
-        """Checks what nothing else checks before training."""
-        for name in ("steps_per_execution", "tensorboard_images"):
-            _check_least(self, name, 1)
-        _check_least(self, "max_hours", 0, strict=True)
+        super().__post_init__()
         if self.jit_compile and self.strategy is not None:
             raise ValueError(
                 "Expected no `jit_compile` with `strategy`, whose steps Keras does not "
@@ -504,15 +557,19 @@ class ExecutionSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoSettings:
+class DemoSettings(Settings):
     """What the demo trains; chosen on the validation split, see `docs/demo.md`."""
 
     teacher: str = setting("resnet14", "network of the teacher")
     student: str = setting("resnet8", "network of the students")
-    examples_per_class: int = setting(3, "labelled training images of each digit")
+    examples_per_class: int = setting(
+        3, "labelled training images of each digit", at_least=1
+    )
     image_size: int = setting(12, "height and width of the images")
-    batch_size: int = setting(25, "images in a batch")
-    teacher_epochs: int = setting(8, "epochs of the teacher")
-    student_steps: int = setting(160, "steps of each student")
-    learning_rate: float = setting(0.05, "learning rate before its three drops")
-    evaluate_every: int = setting(40, "steps between two points of a curve")
+    batch_size: int = setting(25, "images in a batch", at_least=1)
+    teacher_epochs: int = setting(8, "epochs of the teacher", at_least=1)
+    student_steps: int = setting(160, "steps of each student", at_least=1)
+    learning_rate: float = setting(
+        0.05, "learning rate before its three drops", above=0
+    )
+    evaluate_every: int = setting(40, "steps between two points of a curve", at_least=1)

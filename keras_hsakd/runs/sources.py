@@ -21,6 +21,7 @@ from keras_hsakd.graph import (
     with_preprocessing,
 )
 from keras_hsakd.heads import is_plain, strip_heads
+from keras_hsakd.names import WEIGHT_FILES
 from keras_hsakd.optional import own_module
 from keras_hsakd.runs import applications
 from keras_hsakd.runs.folder import load_network
@@ -49,7 +50,7 @@ def is_application(name: str) -> bool:
 
 def is_file(name: str) -> bool:
     """Returns whether a name is the path of a network that Keras saved."""
-    return name.endswith(".keras")
+    return name.endswith((".keras", *WEIGHT_FILES))
 
 
 def is_function(name: str) -> bool:

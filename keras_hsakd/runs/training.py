@@ -6,7 +6,7 @@ import datetime
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import keras
 import tensorflow as tf
@@ -25,6 +25,8 @@ from keras_hsakd.runs.images import (
     Images,
     absolute,
     check_settings,
+    fingerprint,
+    is_moved,
     load,
     load_to_measure,
 )
@@ -34,6 +36,7 @@ from keras_hsakd.runs.record import FORMAT
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.tensorboard import TensorBoard
 from keras_hsakd.sizes import edges, is_square
+from keras_hsakd.trainers.fitting import FitCallback
 
 
 def train(
@@ -104,6 +107,8 @@ def train(
             execution.stream,
         )
         kind.check_images(images, origin)
+        if found is None:
+            images.say_shared()
         with networks.construction(training.precision, strategy):
             job = kind.job(training, images, origin)
         views = getattr(job.trainer, "views", None)
@@ -125,7 +130,7 @@ def train(
                 record["images"],
                 origin,
             )
-        goes_on = found is not None and bool(list_snapshots(found.snapshots))
+        goes_on = found is not None and _goes_on(found)
         run = Run(os.path.abspath(output), record)
         if goes_on:
             run = _updated(found, record)
@@ -156,9 +161,7 @@ def _finished(output, wanted, kind):
         found = Run.open(output)
     except (FileNotFoundError, ValueError):
         return None
-    if not found.is_finished or differences(
-        wanted, found.record, kind.default_options()
-    ):
+    if not found.is_finished or _differences(wanted, found, kind):
         return None
     found.tidy()
     return found
@@ -263,7 +266,7 @@ def _found(output, wanted, kind):
         found = Run.open(output)
     except FileNotFoundError:
         return None
-    differing = differences(wanted, found.record, kind.default_options())
+    differing = _differences(wanted, found, kind)
     for name, (expected, received) in differing.items():
         raise ValueError(
             f"Expected the settings of the run in '{found.path}' to go on with it: "
@@ -272,15 +275,50 @@ def _found(output, wanted, kind):
     return found
 
 
+def _differences(wanted, found, kind):
+    """Returns what differs in two runs, but for the place where their images are."""
+    differing = differences(wanted, found.record, kind.default_options())
+    if list(differing) == ["data"] and is_moved(*differing["data"]):
+        known = found.record.get("fingerprint")
+        if known and fingerprint(DataSettings(**wanted["data"])) == known:
+            return {}
+    return differing
+
+
+def _goes_on(found):
+    """Returns whether a run is gone on with; False if nothing of it is there.
+
+    Raises:
+        ValueError: If what its networks and its log need, to go on, is not there.
+    """
+    has_snapshots = bool(list_snapshots(found.snapshots))
+    is_logged = os.path.isfile(found.log) and os.path.getsize(found.log) > 0
+    names = [name for name in CHECKPOINTS if found.record[name]]
+    if not (has_snapshots or is_logged or names):
+        return False
+    expected = [checkpoint_path(found.path, name) for name in names]
+    expected += [found.log] if names else []
+    missing = [path for path in expected if not os.path.isfile(path)]
+    missing += [] if has_snapshots else [found.snapshots]
+    if missing:
+        raise ValueError(
+            f"Expected all that the run in '{found.path}' left, to go on with it. "
+            f"Received: a {found.describe()}, without "
+            f"{', '.join(os.path.basename(path) for path in missing)}; `--overwrite` "
+            "trains it anew"
+        )
+    return True
+
+
 def _updated(found, record):
     """Returns a run that goes on with the same images, and what is new of it."""
-    for name in ("images", "views"):
-        if found.record[name] != record[name]:
+    for name in ("fingerprint", "images", "views"):
+        if found.record.get(name) != record[name]:
             raise ValueError(
                 f"Expected the images of the run in '{found.path}' to go on with it. "
                 f"Received: other {name}"
             )
-    changing = ("execution", "status", "versions", "machine", "planned")
+    changing = ("data", "execution", "status", "versions", "machine", "planned")
     found.record.update({name: record[name] for name in changing if name in record})
     found.record.pop("error", None)
     return found
@@ -299,6 +337,7 @@ def _facts(network, monitor, views, images):
         "last": None,
         "best": None,
         "images": images.record(),
+        "fingerprint": images.fingerprint(),
         "parameters": deployed.count_params(),
         "multiply_adds": models.multiply_adds(deployed),
         "parts": multiply_adds_by_part(network),
@@ -354,25 +393,31 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
     is_chief = distribution.worker_index(trainer) == 0
     saving = SaveNetwork(job.network, run.path, job.monitor)
     recorder = Recorder(run, saving)
+    keep_interrupt = KeepInterrupt()
+
+    @contextlib.contextmanager
+    def recorded():
+        distribution.wait_for_workers(trainer)  # they have read what was there
+        with contextlib.ExitStack() as stack:
+            if is_chief:
+                stack.enter_context(recorder.outcome(goes_on))
+            stack.enter_context(keep_interrupt)
+            stack.enter_context(images.errors_named())
+            distribution.wait_for_workers(trainer)
+            yield
+
     if is_chief:
         try:
             plots.pyplot()
         except ImportError as error:
             print(f"No curves.png: {error}")
-    with (
-        recorder.outcome() if is_chief else contextlib.nullcontext(),
-        KeepInterrupt() as keep_interrupt,
-        images.errors_named(),
-    ):
-        distribution.wait_for_workers(trainer)  # they have read what was there
-        if is_chief:
-            run.go_on() if goes_on else run.begin()
-        distribution.wait_for_workers(trainer)
+    with images.errors_named():
         trainer.fit(
             images.train,
             validation_data=images.test,
             epochs=training.epochs,
             callbacks=[
+                AroundFit(recorded),
                 keep_interrupt,
                 *callbacks(recorder, images, training, execution, is_chief),
             ],
@@ -434,6 +479,23 @@ def callbacks(
     ]
 
 
+class AroundFit(FitCallback):
+    """Surrounds a `fit` whose arguments and first batch were checked.
+
+    Args:
+        surround: Function that returns the context manager.
+    """
+
+    def __init__(self, surround: Callable[[], contextlib.AbstractContextManager]):
+        super().__init__()
+        self._surround = surround
+
+    @contextlib.contextmanager
+    def around_fit(self, model, fit):
+        with self._surround():
+            yield fit
+
+
 class Recorder(keras.callbacks.Callback):
     """Keeps `run.json` up to date: a run that is killed has one, too.
 
@@ -481,10 +543,14 @@ class Recorder(keras.callbacks.Callback):
         )
 
     @contextlib.contextmanager
-    def outcome(self):
-        """Writes and draws how training in the block ends; never hides its error."""
+    def outcome(self, goes_on: bool = False):
+        """Begins, and writes and draws how training in the block ends.
+
+        Args:
+            goes_on: As of `Run.begun`.
+        """
         try:
-            with self.run.outcome():
+            with self.run.begun(goes_on):
                 try:
                     yield
                 finally:
@@ -619,8 +685,7 @@ def _imported(output, network_for, options, training, data, overwrite, verbose):
                 "best": results,
             },
         )
-        with run.outcome():
-            run.begin()
+        with run.begun():
             for checkpoint in CHECKPOINTS:
                 path = checkpoint_path(run.path, checkpoint)
                 save_with_results(network, path, results)

@@ -178,7 +178,6 @@ def _answering(title, loaded):
 def _shrunk(image):
     if max(image.shape) <= _SHOWN:
         return image.numpy()
-    size = (_SHOWN, _SHOWN)
-    return as_pixels(
-        tf.image.resize(image, size, preserve_aspect_ratio=True, antialias=True)
-    )
+    height, width, _ = image.shape
+    size = [max(1, edge * _SHOWN // max(height, width)) for edge in (height, width)]
+    return as_pixels(tf.image.resize(image, size, antialias=True))

@@ -1,6 +1,7 @@
 """The page: a place to drop an image file, and the answers below it."""
 
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -43,13 +44,14 @@ def serve(
     Raises:
         FileNotFoundError: If `path` is neither, or a run without a finished epoch.
         ImportError: If Gradio, or the runtime of the artefact, is not installed.
-        OSError: If the port is taken.
+        OSError: If `host` is no address of this machine, or the port is taken.
         ValueError: If what is there is damaged.
 
     Example:
     >>> serve("runs/student")  # doctest: +SKIP
     Answering on http://127.0.0.1:7860/ (Ctrl-C ends it)
     """
+    _check_host(host)
     with tempfile.TemporaryDirectory(prefix="keras-hsakd-try-") as folder:
         # Gradio reads them when it is imported.
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
@@ -81,6 +83,21 @@ def serve(
             ) from error
         finally:
             page.close(verbose=False)
+
+
+def _check_host(host):
+    """Raises an OSError unless one can bind to an address, which Gradio tries long."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), 0, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise OSError(
+            f"Expected `--host` to be an address of this machine. Received: {host!r}: "
+            f"{error}"
+        ) from error
 
 
 def _page(gradio, networks: Sequence[Answering]):
