@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         views,
     )
     from keras_hsakd.attach import attach_heads, find_taps
+    from keras_hsakd.backbone import backbone
     from keras_hsakd.distribution import synchronize_batch_norm
     from keras_hsakd.heads import strip_heads
     from keras_hsakd.resume import Preempted, Resume
@@ -53,6 +54,7 @@ __all__ = [
     "TeacherCache",
     "TeacherTrainer",
     "attach_heads",
+    "backbone",
     "check_views",
     "checkpoints",
     "data",
@@ -76,6 +78,7 @@ __getattr__, __dir__ = lazy.names_of(
     __name__,
     {
         "attach": ("attach_heads", "find_taps"),
+        "backbone": ("backbone",),
         "distribution": ("synchronize_batch_norm",),
         "heads": ("strip_heads",),
         "resume": ("Preempted", "Resume"),
