@@ -36,9 +36,9 @@ if TYPE_CHECKING:
         views,
     )
     from keras_hsakd.attach import attach_heads, find_taps
-    from keras_hsakd.backbone import backbone
     from keras_hsakd.distribution import synchronize_batch_norm
     from keras_hsakd.heads import strip_heads
+    from keras_hsakd.pyramid import backbone
     from keras_hsakd.resume import Preempted, Resume
     from keras_hsakd.teacher_cache import TeacherCache
     from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
@@ -78,9 +78,9 @@ __getattr__, __dir__ = lazy.names_of(
     __name__,
     {
         "attach": ("attach_heads", "find_taps"),
-        "backbone": ("backbone",),
         "distribution": ("synchronize_batch_norm",),
         "heads": ("strip_heads",),
+        "pyramid": ("backbone",),
         "resume": ("Preempted", "Resume"),
         "teacher_cache": ("TeacherCache",),
         "trainers": ("Distiller", "MutualDistiller", "TeacherTrainer"),

@@ -6,9 +6,11 @@ import pathlib
 import tarfile
 from unittest import mock
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from keras import layers
 from tensorflow_datasets.core.download.checksums import UrlInfo
 
 # Names of VOC for what is drawn: the builder knows no others.
@@ -42,7 +44,7 @@ def image_with_objects(rng, size):
     """Returns an image and its objects, a name and (left, top, right, bottom) each."""
     image, objects = noise(rng, size), []
     for left in rng.permutation([0, size // 2])[: rng.integers(1, 3)]:
-        edge = int(rng.integers(size // 3, size // 2 + 1))
+        edge = int(rng.integers(2 * size // 5, size // 2 + 1))
         top = int(rng.integers(0, size - edge + 1))
         name = str(rng.choice(list(SHAPES)))
         draw(rng, image, name, top, left, edge)
@@ -50,6 +52,19 @@ def image_with_objects(rng, size):
         (y, x), (bottom, right) = inside.min(axis=0), inside.max(axis=0) + 1
         objects.append((name, (left + x, top + y, left + right, top + bottom)))
     return image, objects
+
+
+def classes(count, size, seed):
+    """Returns images of one shape each, and the numbers of their classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, len(SHAPES), count)
+    images = np.empty((count, size, size, 3), "float32")
+    for number, label in enumerate(labels):
+        image, edge = noise(rng, size), int(rng.integers(2 * size // 5, size // 2 + 1))
+        top, left = rng.integers(0, size - edge + 1, 2)
+        draw(rng, image, list(SHAPES)[label], top, left, edge)
+        images[number] = image
+    return images, labels
 
 
 def annotation(size, objects):
@@ -105,3 +120,15 @@ def build(data_dir, year="2007", train=32, val=8, test=16, size=64, seed=0):
             download_config=tfds.download.DownloadConfig(manual_dir=str(downloads)),
         )
     return builder
+
+
+def classifier(width, size):
+    """Returns a network that takes images of 0 to 255 and has strides up to 32."""
+    x = images = keras.Input((size, size, 3))
+    x = layers.Rescaling(1 / 127.5, -1.0)(x)
+    for number in range(5):
+        x = layers.Conv2D(width * min(2**number, 4), 3, 2, padding="same")(x)
+        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.ReLU()(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, layers.Dense(len(SHAPES))(x))

@@ -27,7 +27,7 @@ GROUPS = [
     {"checkpoints", "data", "callbacks", "resume"},
     {"trainers", "models", "optimizers"},
     {"teacher_cache"},
-    {"attach", "views"},
+    {"attach", "pyramid", "views"},
     {"heads"},
     {"logits", "grad_cam"},
     {"losses", "graph"},
