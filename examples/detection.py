@@ -8,6 +8,7 @@ command goes on behind the last whole epoch. docs/transfer.md tells more.
 """
 
 import argparse
+import os
 
 import keras
 import keras_cv
@@ -28,6 +29,7 @@ parser.add_argument("--output", default="runs/detector")
 options = parser.parse_args()
 keras.utils.set_random_seed(options.seed)
 size = options.image_size
+os.makedirs(options.output, exist_ok=True)
 batching = {"batch_size": options.batch_size, "data_dir": options.data_dir}
 
 student = keras.saving.load_model(options.student)
@@ -42,7 +44,7 @@ detector = keras_cv.models.RetinaNet(
 )
 train = voc.batches(options.data, "train+validation", size, **batching)
 rate = keras.optimizers.schedules.CosineDecay(
-    options.learning_rate, decay_steps=len(train) * options.epochs
+    options.learning_rate, decay_steps=max(1, len(train) * options.epochs)
 )
 detector.compile(
     box_loss="smoothl1",

@@ -65,7 +65,7 @@ def test_detection(tmp_path, monkeypatch):
     assert found["boxes"].shape == (2, 100, 4)
 
 
-def distilled(path, count=600, epochs=4):
+def distilled(path, count=600, epochs=3):
     """Writes a student that has learned to tell shapes apart, from a teacher."""
     keras.utils.set_random_seed(0)
     photographs, labels = drawn_voc.classes(count, SIZE, seed=1)
