@@ -39,7 +39,7 @@ def students(options, seed, folder):
         keras.utils.set_random_seed(seed)
         return hsakd.attach_heads(drawn_voc.classifier(width, size), head="light")
 
-    teacher = made(32)
+    teacher = made(16)
     hsakd.TeacherTrainer(teacher).compile("adam").fit(images, labels, **fitting)
     by_labels, by_hsakd = hsakd.strip_heads(made(8)), made(8)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -84,10 +84,10 @@ def main():
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--images", type=int, default=2000, help="to train students on")
-    parser.add_argument("--student-epochs", type=int, default=5)
-    parser.add_argument("--detection-images", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=8, help="of a detector")
+    parser.add_argument("--images", type=int, default=1500, help="to train students on")
+    parser.add_argument("--student-epochs", type=int, default=4)
+    parser.add_argument("--detection-images", type=int, default=240)
+    parser.add_argument("--epochs", type=int, default=10, help="of a detector")
     parser.add_argument("--output", type=pathlib.Path)
     options = parser.parse_args()
 

@@ -101,6 +101,7 @@ def archive(year, part, counts, size, rng):
 
 def build(data_dir, year="2007", train=32, val=8, test=16, size=64, seed=0):
     """Has the builder of TFDS prepare `voc/<year>` in a folder, offline."""
+    tfds.disable_progress_bar()
     data_dir = pathlib.Path(data_dir)
     downloads = data_dir / "downloads" / "manual"
     downloads.mkdir(parents=True, exist_ok=True)

@@ -106,7 +106,7 @@ RESNET = {"block_type": "basic_block"}
 @pytest.mark.slow
 def test_features_of_keras_cv():
     made = pytest.importorskip("keras_cv").models.ResNetBackbone(
-        stackwise_filters=[16, 16, 24, 24],
+        stackwise_filters=[64, 16, 24, 24],
         stackwise_blocks=[1, 1, 1, 1],
         stackwise_strides=[1, 2, 2, 2],
         include_rescaling=True,
@@ -123,9 +123,9 @@ def test_features_of_keras_cv():
 @pytest.mark.slow
 def test_features_of_keras_hub():
     made = pytest.importorskip("keras_hub").models.ResNetBackbone(
-        input_conv_filters=[16],
+        input_conv_filters=[64],
         input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[16, 16, 24, 24],
+        stackwise_num_filters=[64, 16, 24, 24],
         stackwise_num_blocks=[1, 1, 1, 1],
         stackwise_num_strides=[1, 2, 2, 2],
         image_shape=(64, 64, 3),
