@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from keras_hsakd.attach import attach_heads, find_taps
     from keras_hsakd.distribution import synchronize_batch_norm
     from keras_hsakd.heads import strip_heads
+    from keras_hsakd.pyramid import backbone
     from keras_hsakd.resume import Preempted, Resume
     from keras_hsakd.teacher_cache import TeacherCache
     from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
@@ -53,6 +54,7 @@ __all__ = [
     "TeacherCache",
     "TeacherTrainer",
     "attach_heads",
+    "backbone",
     "check_views",
     "checkpoints",
     "data",
@@ -78,6 +80,7 @@ __getattr__, __dir__ = lazy.names_of(
         "attach": ("attach_heads", "find_taps"),
         "distribution": ("synchronize_batch_norm",),
         "heads": ("strip_heads",),
+        "pyramid": ("backbone",),
         "resume": ("Preempted", "Resume"),
         "teacher_cache": ("TeacherCache",),
         "trainers": ("Distiller", "MutualDistiller", "TeacherTrainer"),

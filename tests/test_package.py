@@ -27,7 +27,7 @@ GROUPS = [
     {"checkpoints", "data", "callbacks", "resume"},
     {"trainers", "models", "optimizers"},
     {"teacher_cache"},
-    {"attach", "views"},
+    {"attach", "pyramid", "views"},
     {"copies"},
     {"classifier", "heads"},
     {"light", "logits", "grad_cam"},
