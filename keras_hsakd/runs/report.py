@@ -229,7 +229,9 @@ class Comparison:
         return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
     def _explained(self):
-        texts = ["Mean ± standard deviation over seeds."]
+        texts = []
+        if any(len(method.runs) > 1 for method in self.methods):
+            texts.append("Mean ± standard deviation over seeds.")
         if len(self.methods) > 1:
             texts.append(
                 "What is not named is the same for all methods, or the default of an "
