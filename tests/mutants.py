@@ -352,7 +352,19 @@ FAULTS = {
         "np.array(contents, object)", "np.array(contents)", "tfds"
     ),
     "secret_labels": Fault(
-        'if self._is_labelled(read("test_split", split)):', "if True:", "tfds"
+        'if self._is_labelled(split, read("test_split", split)):', "if True:", "tfds"
+    ),
+    "other_images_go_on": Fault(
+        "found.record.get(name) != record[name]", "False", "identity"
+    ),
+    "other_images_averaged": Fault(
+        'fingerprint["train"][:_SHOWN]', '"one"', "identity"
+    ),
+    "old_run_stays_gone": Fault(
+        "if goes_on or not bring_back(self.path):", "if True:", "runs"
+    ),
+    "resume_throws_away": Fault(
+        "missing += [] if has_snapshots else [found.snapshots]", "pass", "runs"
     ),
     "splits_in_one": Fault(
         "(positions[first_test:], labels[first_test:]),",

@@ -140,6 +140,7 @@ def test_a_report_averages_runs_of_the_same_images(place):
     edited(second, fingerprint={**fingerprint, "test": "012345"}, data=photographs)
     first, second = compare([place / "run", second]).comparisons
     assert "photos" in first.title and first.title != second.title
+    assert "±" not in compare([place / "run", place / "second"]).markdown()
 
 
 @pytest.mark.parametrize("layout", ["test", "."])

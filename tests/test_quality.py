@@ -290,6 +290,7 @@ def test_the_quality_of_a_run_stands_in_its_folder(runs, capfd):
         "data": "digits",
         "measured_on": "test images",
         "count": 60,
+        "fingerprint": load(DIGITS, 30, 0).test.fingerprint(),
     }
 
     # Of a network without heads, on other images, elsewhere.
@@ -349,5 +350,7 @@ def test_what_does_not_suit_is_refused_before_anything_is_measured(runs, tmp_pat
 def test_a_run_that_is_replaced_loses_its_quality(runs, tmp_path):
     run = Run.open(shutil.copytree(runs / "baseline", tmp_path / "run"))
     open(run.quality, "w").close()
-    run.begin()
+    with run.begun():
+        assert not os.path.exists(run.quality)
+        shutil.copy(runs / "baseline" / "last.keras", run.path)
     assert not os.path.exists(run.quality)

@@ -902,7 +902,7 @@ def test_nothing_is_touched_before_the_last_check(runs, tmp_path):
     images = dataclasses.replace(DIGITS, crop="resized")
     options = {"execution": ExecutionSettings(augment_on_device=True)}
     for output in ("run", "new"):
-        with pytest.raises(ValueError, match="augment_on_device"):
+        with pytest.raises(ValueError, match="to augment on the device"):
             train_baseline(tmp_path / output, images, overwrite=True, **options)
     assert content(tmp_path) == before
 

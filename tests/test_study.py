@@ -227,13 +227,13 @@ def test_a_line_that_is_wrong(studied, tmp_path, capsys, line, message):
 
 
 def test_what_is_told_of_a_line_wins(studied, tmp_path, capsys):
-    text = f"{PAIR} --seed 0\n{PAIR} --limit 0\nstl10/linear\n"
+    text = f"{PAIR} --seed 0\n{PAIR} --limit 1\nstl10/linear\n"
     flags = "--seed 5 --limit 9 --target-data mine"
     assert run_lines(tmp_path, text, flags) == 0, capsys.readouterr().err
     first, second, third = studied["lines"].values()
-    assert list(studied["lines"])[1].endswith("--limit-0")
+    assert list(studied["lines"])[1].endswith("--limit-1")
     assert (list(first.seeds), list(second.seeds)) == ([0], [5])
-    assert second.recipe.steps[0].data.limit == 0
+    assert second.recipe.steps[0].data.limit == 1
     assert third.recipe.steps[-1].data.data == "mine"
 
 

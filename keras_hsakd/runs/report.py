@@ -359,7 +359,7 @@ def compare(
     titles = [_title(of_images[0].record) for of_images in by_images.values()]
     for title, (key, of_images) in zip(titles, by_images.items(), strict=True):
         known, _, measured_on, *_ = key
-        if titles.count(title) > 1:
+        if titles.count(title) > 1 and "fingerprint" in of_images[0].record:
             title = f"{title} ({known[:_SHOWN]})"
         methods = _methods(of_images)
         comparisons.append(Comparison(title, measured_on, methods, methods[0]))
