@@ -106,7 +106,7 @@ def test_an_earlier_demo_is_overwritten(tmp_path):
     ("arguments", "message"),
     [
         ("--seeds 0", "Expected `seeds` to be at least 1. Received: seeds=0"),
-        ("--evaluate-every 0", "Expected `evaluate_every` to be at least 1"),
+        ("--evaluate-every 0", "Expected `--evaluate-every` to be at least 1"),
         ("--student resnet9", "did you mean 'resnet8'"),
         ("--student-steps 50", "Expected `student_steps` to be a multiple of evalua"),
         ("--batch-size 0", "Expected `--batch-size` to be at least 1"),

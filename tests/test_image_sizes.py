@@ -88,7 +88,10 @@ def test_views_that_do_not_suit_are_said_before_an_image_is_read(
     monkeypatch.setattr(data, "load", None)
     for size, message in (
         ("16x24", "Expected `--views` to be one of ['padded_rotations', 'half_turns'"),
-        ("4x24", "Expected `image_size` to be an integer >= 8, or two of them"),
+        (
+            "4x24",
+            "Expected `image_size` to be an integer >= 8 and at most 10000, or two",
+        ),
     ):
         assert cli.main([*line.split(), size]) == 1
         error = capsys.readouterr().err

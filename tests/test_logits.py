@@ -253,11 +253,11 @@ def test_a_model_with_a_call_of_its_own_is_refused():
             use(model)
 
 
-def test_trainers_refuse_probabilities():
+def test_trainers_refuse_probabilities_that_are_no_softmax():
     network = models.create("resnet8", 3, input_shape=(8, 8, 3))
     plain = strip_heads(network)
     soft = keras.Sequential(
-        [keras.Input((8, 8, 3)), plain, layers.Softmax()], name="soft"
+        [keras.Input((8, 8, 3)), plain, layers.Activation("sigmoid")], name="soft"
     )
     outputs = dict(network.output)
     outputs["aux_2"] = layers.Softmax()(outputs["aux_2"])

@@ -251,7 +251,7 @@ def test_export_checks_on_training_images_where_they_are(runs, tmp_path, monkeyp
     assert (images.dtype, images.shape) == ("uint8", (50, 8, 8, 3))
     assert images.max() > 200
 
-    def missing(*args):
+    def missing(*args, **kwargs):
         raise FileNotFoundError("no images")
 
     monkeypatch.setattr(evaluation, "load", missing)

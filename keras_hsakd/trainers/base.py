@@ -167,7 +167,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
 
     def _make_layers(self):
         """Makes the layers and variables that terms have."""
-        self._layers_of_terms, self._layer_numbers, self._warmups = [], {}, []
+        self._layers_of_terms, self._layer_numbers, self.warmup_factors = [], {}, []
         for part in self._parts:
             learner = self._learners[part.network]
             if part.term.needs_teacher:
@@ -184,15 +184,15 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
                 # A variable, which a compiled step reads anew. Outside of `fit`, which
                 # counts epochs, all of the weight.
                 factor = self.add_weight(
-                    name=f"warmup_{len(self._warmups) + 1}",
+                    name=f"warmup_{len(self.warmup_factors) + 1}",
                     initializer="ones",
                     dtype="float32",
                     trainable=False,
                 )
-                self._warmups.append((term, factor))
+                self.warmup_factors.append((term, factor))
 
     def own_callbacks(self):
-        return [_WarmUp()] if self._warmups else []
+        return [_WarmUp()] if self.warmup_factors else []
 
     # What a step computes.
 
@@ -515,7 +515,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
 
     def _weight_of(self, term):
         """Returns the weight of a term, as a number or a tensor."""
-        for other, factor in self._warmups:
+        for other, factor in self.warmup_factors:
             if other is term:
                 return term.weight * ops.convert_to_tensor(factor)
         return term.weight
@@ -559,11 +559,11 @@ class _WarmUp(FitCallback):
         try:
             yield fit
         finally:  # what trains without epochs has all of the weights
-            for _, factor in model._warmups:
+            for _, factor in model.warmup_factors:
                 factor.assign(1.0)
 
     def on_epoch_begin(self, epoch, logs=None):
-        for term, factor in self.model._warmups:
+        for term, factor in self.model.warmup_factors:
             factor.assign(min((epoch + 1) / term.warmup, 1.0))
 
 

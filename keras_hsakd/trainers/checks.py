@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_hsakd.distribution import steps_done
+from keras_hsakd.graph import check_functional
 from keras_hsakd.heads import is_plain, output_names, strip_heads
 from keras_hsakd.logits import check_logits
 from keras_hsakd.ops import SUM_TOLERANCE
@@ -27,6 +28,8 @@ def prepared(network: keras.Model, role: str) -> keras.Model:
         ValueError: If it does not map one batch of images to class logits.
     """
     with about(role):
+        if isinstance(network, keras.Model):
+            check_functional(network)
         output_names(network)
         if is_plain(network):
             network = strip_heads(network)
