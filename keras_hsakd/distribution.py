@@ -251,17 +251,16 @@ def losses_of_replica(losses: list) -> list:
     >>> losses_of_replica([3.0])
     [3.0]
     """
-    context = _replica_context()
-    if context is None:
+    if _replica_context() is None:
         return losses
     import tensorflow as tf
 
-    def device(name):
-        spec = tf.DeviceSpec.from_string(name)
+    def device(tensor):
+        spec = tf.DeviceSpec.from_string(tensor.device)
         return spec.device_type, spec.device_index
 
-    own = device(keras.tree.flatten(context.devices)[0])
-    return [loss for loss in losses if not loss.device or device(loss.device) == own]
+    own = device(tf.zeros(()))  # a replica's operations are put on its device
+    return [loss for loss in losses if not loss.device or device(loss) == own]
 
 
 def run_on_rows(function, images):

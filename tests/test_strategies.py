@@ -20,7 +20,9 @@ pytestmark = [
 
 def network(name, classes=3):
     images = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(4, 3, name=f"{name}_conv")(images)
+    x = keras.layers.Conv2D(
+        4, 3, activity_regularizer=keras.regularizers.L2(0.1), name=f"{name}_conv"
+    )(images)
     x = keras_hsakd.layers.BatchNormalization()(x)
     x = keras.layers.ReLU()(x)
     x = keras.layers.BatchNormalization()(x)  # Keras' layer, too
@@ -150,6 +152,15 @@ def result(trainer, history):
 def train_with_statistics_of_ones_own():
     """Trains replicas that do not synchronize, one of which goes without images."""
     strategy = two_devices()
+    outside = network("outside")
+    with strategy.scope():
+        with pytest.raises(ValueError, match="`outside` to be made, or loaded, in the"):
+            keras_hsakd.TeacherTrainer(outside)
+        loss = keras.distillation.LogitsDistillation(4.0, keras.losses.KLDivergence())
+        distiller = keras_hsakd.Distiller(network("t"), network("s"), terms=[loss])
+        distiller.compile("sgd")
+    with pytest.raises(ValueError, match="replicas whose numbers of images may differ"):
+        distiller.fit(weighted_dataset(8).map(lambda x, y, _: (x, y)), verbose=0)
     with strategy.scope():
         trainer = keras_hsakd.TeacherTrainer(network("a"))
         trainer.compile("sgd", head_metrics=True)
