@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import keras
 
     from keras_hsakd.runs.images import Images
-    from keras_hsakd.teacher_cache import TeacherCache
+    from keras_hsakd.teachers import TeacherCache
     from keras_hsakd.terms import Term
 
 
@@ -69,7 +69,7 @@ class Origin(NamedTuple):
             FileNotFoundError: If there is no cache.
             ValueError: If it was not written of a run.
         """
-        from keras_hsakd.teacher_cache import TeacherCache
+        from keras_hsakd.teachers import TeacherCache
 
         cache = TeacherCache(path, verify=False)
         kept = cache.header["origin"]
@@ -532,7 +532,7 @@ class Distill(Kind):
     def job(self, training, images, origin):
         from keras_hsakd.heads import strip_heads
         from keras_hsakd.runs import networks
-        from keras_hsakd.teacher_cache import TeacherCache
+        from keras_hsakd.teachers import TeacherCache
         from keras_hsakd.trainers import Distiller
 
         (student,) = networks.create(

@@ -31,7 +31,7 @@ from keras_hsakd.runs.images import Images, check_same, load
 from keras_hsakd.runs.kinds import Baseline, Job, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.training import Recorder, callbacks, compile_job
-from keras_hsakd.teacher_cache.writing import Outputs
+from keras_hsakd.teachers.cache_writing import Outputs
 from keras_hsakd.terms import KL, CrossEntropy
 from keras_hsakd.trainers import Distiller
 

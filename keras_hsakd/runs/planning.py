@@ -23,7 +23,7 @@ from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import Distill, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.sizes import in_words
-from keras_hsakd.teacher_cache import TeacherCache, num_bytes
+from keras_hsakd.teachers import TeacherCache, num_bytes
 
 _FORMAT = 2
 

@@ -8,40 +8,8 @@ import keras
 import numpy as np
 
 from keras_hsakd.distribution import steps_done
-from keras_hsakd.graph import check_functional
-from keras_hsakd.heads import is_plain, output_names, strip_heads
-from keras_hsakd.logits import check_logits
+from keras_hsakd.heads import is_plain
 from keras_hsakd.ops import SUM_TOLERANCE
-
-
-def prepared(network: keras.Model, role: str) -> keras.Model:
-    """Returns a network that gives class logits, sharing all layers.
-
-    A softmax at the end of a plain classifier is taken off; what a network with heads
-    gives must be logits.
-
-    Args:
-        network: A functional model with auxiliary heads, or a plain classifier.
-        role: What an error calls it.
-
-    Raises:
-        ValueError: If it does not map one batch of images to class logits.
-    """
-    with about(role):
-        if isinstance(network, keras.Model):
-            check_functional(network)
-        output_names(network)
-        if is_plain(network):
-            network = strip_heads(network)
-        else:
-            check_logits(network)
-        shape = network.input_shape
-        if not isinstance(shape, tuple) or len(shape) != 4:
-            raise ValueError(
-                f"Expected `{network.name}` to take one batch of images, of shape "
-                f"(batch, height, width, channels). Received: input shape {shape}"
-            )
-    return network
 
 
 def num_classes(network: keras.Model) -> int:

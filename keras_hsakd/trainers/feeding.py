@@ -6,7 +6,7 @@ import keras
 
 from keras_hsakd import compat
 from keras_hsakd.distribution import distributed
-from keras_hsakd.teacher_cache import TeacherCache
+from keras_hsakd.teachers import TeacherCache
 from keras_hsakd.trainers.checks import check_end, is_tf_dataset
 
 

@@ -72,6 +72,7 @@ class Fitting(ReplicatedFit):
     frozen_ids: frozenset[int] = frozenset()
     takes_unlabeled = False  # images without a label, which is the label -1
     _unweighted_metrics = ""  # they would take these for class 0
+    cache = None  # a `TeacherCache`, whose outputs are read with the images
 
     @property
     def frozen_weights(self):
@@ -132,7 +133,9 @@ class Fitting(ReplicatedFit):
             data: `x` of `fit`.
             on_device: `augment_on_device` of `fit`.
         """
-        return remade(data, on_device=True) if on_device else data
+        if self.cache is None and not on_device:
+            return data
+        return remade(data, self.cache, on_device)
 
     def augmented(self, x):
         """Returns the images of a batch, which the step augments where it is told to.
@@ -289,6 +292,11 @@ class Fitting(ReplicatedFit):
         self.check_batch(x, y)
         if checks.has_unlabeled(y):
             self.check_unlabeled(class_weight)
+        if self.cache is not None:
+            raise ValueError(
+                "Expected `fit` with a teacher cache, whose data name their images. "
+                "Received: a call of `train_on_batch`"
+            )
         return super().train_on_batch(x, y, sample_weight, class_weight, **kwargs)
 
     def test_on_batch(self, x, y=None, *args, **kwargs):
