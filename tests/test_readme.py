@@ -75,6 +75,16 @@ def test_the_site_is_made_without_a_warning(tmp_path):
         assert re.search(rf'id="(module-)?keras_hsakd\.{name}"', api), name
 
 
+def test_workflows_run_targets_of_make():
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M)
+    workflows = (ROOT / ".github" / "workflows").glob("*.yml")
+    for step in re.findall(
+        r"- run: (.*)", "".join(map(pathlib.Path.read_text, workflows))
+    ):
+        command, target = step.split()
+        assert command == "make" and target in targets, step
+
+
 def test_figures_are_those_of_records():
     """Those in the prose stand in tables too, which are made from records."""
     made = "".join(
