@@ -12,11 +12,11 @@ from keras_hsakd import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "examples" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+DOCUMENTS = sorted(
+    page
+    for folder in (".", "docs", "examples")
+    for page in (ROOT / folder).glob("*.md")
+)
 
 
 def run_ten_lines(tmp_path, monkeypatch, changes):
