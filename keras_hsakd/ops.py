@@ -630,8 +630,8 @@ def mean_squared_difference(
         Tensor of shape `(rows,)`.
 
     Example:
-    >>> mean_squared_difference(np.zeros((1, 2)), np.array([[1.0, 3.0]])).tolist()
-    [5.0]
+    >>> float(mean_squared_difference(np.zeros((1, 2)), np.array([[1.0, 3.0]]))[0])
+    5.0
     """
     return ops.mean((teacher - student) ** 2, axis=tuple(range(1, len(student.shape))))
 
@@ -742,7 +742,7 @@ def similarity_difference(
         Tensor of shape `(B,)`.
 
     Example:
-    >>> similarity_difference(np.eye(2), np.eye(2) * 3).tolist()
+    >>> np.array(similarity_difference(np.eye(2), np.eye(2) * 3)).tolist()
     [0.0, 0.0]
 
     Reference: [Tung and Mori, 2019](https://arxiv.org/abs/1907.09682), equation 4.
