@@ -710,9 +710,9 @@ def attention_difference(
 
 
 def _pairs(rows, counts):
-    """Returns 1 for each pair of rows that count, 0 for others, and their number."""
+    """Returns 1 for each pair of rows that count, 0 for others, and how many count."""
     if counts is None:
-        counts = ops.ones_like(ops.reshape(rows, (ops.shape(rows)[0], -1))[:, 0])
+        counts = ops.ones_like(rows[:, 0])
     counts = ops.cast(counts, rows.dtype)
     return counts[:, None] * counts[None], ops.maximum(ops.sum(counts), 1)
 
