@@ -1,11 +1,19 @@
-"""The zoo: the paper's networks, with auxiliary heads."""
+"""The zoo: the paper's networks and MLPerf Tiny's, with auxiliary heads."""
 
 from functools import partial
 
 import keras
 
 from keras_hsakd import graph
-from keras_hsakd.models import mobilenets, resnets, shufflenets, vggs, wide_resnets
+from keras_hsakd.models import (
+    mlperf_resnets,
+    mobilenets,
+    resnets,
+    shufflenets,
+    vggs,
+    wide_resnets,
+)
+from keras_hsakd.models.mlperf_resnets import mlperf_resnet
 from keras_hsakd.models.mobilenets import mobilenet_v2
 from keras_hsakd.models.naming import torch_name
 from keras_hsakd.models.resnets import resnet
@@ -19,6 +27,7 @@ from keras_hsakd.zoo import COSTS, table
 __all__ = [
     "create",
     "default_image_size",
+    "mlperf_resnet",
     "mobilenet_v2",
     "multiply_adds",
     "names",
@@ -36,6 +45,7 @@ _FAMILIES = {
     "vgg": vggs,
     "mobilenet_v2": mobilenets,
     "shufflenet": shufflenets,
+    "mlperf_resnet": mlperf_resnets,
 }
 _VARIANTS = {
     name: variant
@@ -57,7 +67,7 @@ def create(
     num_views: int = NUM_ROTATIONS,
     head: str = "copy",
 ) -> keras.Model:
-    """Returns a network of the paper, initialised as the authors'.
+    """Returns a network of the zoo, initialised as its authors do.
 
     Args:
         name: One of `names()`, for example `"wrn_16_2"`.
