@@ -153,16 +153,16 @@ def keep(runs: pathlib.Path, folder: pathlib.Path) -> None:
         to.mkdir(parents=True, exist_ok=True)
         for name in ("run.json", "quality.json"):
             if record.with_name(name).exists():
-                write_json(to / name, _for_others(read_json(record.with_name(name))))
+                write_json(to / name, for_others(read_json(record.with_name(name))))
         shutil.copy(record.with_name("log.csv"), to)
 
 
-def _for_others(content):
+def for_others(content):
     """Returns JSON values without the folders above what paths name."""
     if isinstance(content, dict):
-        return {name: _for_others(value) for name, value in content.items()}
+        return {name: for_others(value) for name, value in content.items()}
     if isinstance(content, list):
-        return [_for_others(value) for value in content]
+        return [for_others(value) for value in content]
     return without_folders(content) if isinstance(content, str) else content
 
 
