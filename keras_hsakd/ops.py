@@ -276,10 +276,10 @@ def standardized_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
 SUM_TOLERANCE = 2e-2
 
 
-def suited_labels(
+def valid_labels(
     labels: keras.KerasTensor, num_classes: int, lowest: int = 0
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Returns labels with 0 in place of each that is none, and whether all are some.
+    """Returns labels with 0 for each invalid one, and whether all are valid.
 
     A label is a whole number from `lowest` to `num_classes - 1`, or a row of numbers
     that are not negative and sum to one.
@@ -293,22 +293,22 @@ def suited_labels(
         A tensor like `labels`, and a scalar boolean tensor.
 
     Example:
-    >>> labels, suit = suited_labels(np.array([0, 3, -1]), num_classes=3)
-    >>> np.array(labels).tolist(), bool(suit)
+    >>> labels, valid = valid_labels(np.array([0, 3, -1]), num_classes=3)
+    >>> np.array(labels).tolist(), bool(valid)
     ([0, 0, 0], False)
     """
     labels = ops.convert_to_tensor(labels)
     if len(labels.shape) == 2 and labels.shape[1] != 1:
         rows = ops.cast(labels, "float32")
         sums = ops.sum(rows, axis=1, keepdims=True)
-        suit = ops.all(rows >= 0, axis=1, keepdims=True)
-        suit = ops.logical_and(suit, ops.abs(sums - 1) <= SUM_TOLERANCE)
+        valid = ops.all(rows >= 0, axis=1, keepdims=True)
+        valid = ops.logical_and(valid, ops.abs(sums - 1) <= SUM_TOLERANCE)
     else:
         integers = ops.cast(labels, "int32")
-        suit = ops.equal(ops.cast(integers, labels.dtype), labels)
-        suit = ops.logical_and(suit, integers >= lowest)
-        suit = ops.logical_and(suit, integers < num_classes)
-    return ops.where(suit, labels, ops.zeros_like(labels)), ops.all(suit)
+        valid = ops.equal(ops.cast(integers, labels.dtype), labels)
+        valid = ops.logical_and(valid, integers >= lowest)
+        valid = ops.logical_and(valid, integers < num_classes)
+    return ops.where(valid, labels, ops.zeros_like(labels)), ops.all(valid)
 
 
 def class_of_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
@@ -630,8 +630,8 @@ def mean_squared_difference(
         Tensor of shape `(rows,)`.
 
     Example:
-    >>> mean_squared_difference(np.zeros((1, 2)), np.array([[1.0, 3.0]])).tolist()
-    [5.0]
+    >>> float(mean_squared_difference(np.zeros((1, 2)), np.array([[1.0, 3.0]]))[0])
+    5.0
     """
     return ops.mean((teacher - student) ** 2, axis=tuple(range(1, len(student.shape))))
 
@@ -710,9 +710,9 @@ def attention_difference(
 
 
 def _pairs(rows, counts):
-    """Returns 1 for each pair of rows that count, 0 for others, and their number."""
+    """Returns 1 for each pair of rows that count, 0 for others, and how many count."""
     if counts is None:
-        counts = ops.ones_like(ops.reshape(rows, (ops.shape(rows)[0], -1))[:, 0])
+        counts = ops.ones_like(rows[:, 0])
     counts = ops.cast(counts, rows.dtype)
     return counts[:, None] * counts[None], ops.maximum(ops.sum(counts), 1)
 
@@ -742,7 +742,7 @@ def similarity_difference(
         Tensor of shape `(B,)`.
 
     Example:
-    >>> similarity_difference(np.eye(2), np.eye(2) * 3).tolist()
+    >>> np.array(similarity_difference(np.eye(2), np.eye(2) * 3)).tolist()
     [0.0, 0.0]
 
     Reference: [Tung and Mori, 2019](https://arxiv.org/abs/1907.09682), equation 4.

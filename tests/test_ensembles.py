@@ -60,7 +60,6 @@ def test_targets_are_weighted_means(tiny_network):
     assert set(outputs) == {"logits", "aux_1", "aux_2"}
 
 
-@core
 def test_the_teachers_stay_as_they_are_and_are_saved(tiny_network, tmp_path):
     teachers = [tiny_network("a"), tiny_network("b")]
     before = [w for network in teachers for w in network.get_weights()]
@@ -81,7 +80,6 @@ def test_the_teachers_stay_as_they_are_and_are_saved(tiny_network, tmp_path):
         assert again[1][name] == pytest.approx(value, rel=1e-6), name
 
 
-@core
 def test_features_are_of_the_network_that_is_named(tiny_network):
     teachers = [strip_heads(tiny_network(name, width=6)) for name in "ab"]
     terms = [CrossEntropy(), Hint(on="stage_1")]

@@ -116,6 +116,14 @@ def test_features_that_are_all_the_same_or_zero(name, rows):
         assert np.abs(numpy(term.values(teacher, other, None))).max() < 1e-6
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="replicas without images")
+@pytest.mark.parametrize("name", TERMS)
+def test_no_images(name):
+    term, _, teacher_shape, shape = TERMS[name]
+    none = [np.zeros((0, *x[1:]), "float32") for x in (teacher_shape, shape)]
+    assert term.values(*none, None).shape == (0,)
+
+
 @core
 @pytest.mark.parametrize("term", [SimilarityPreserving(), Relational()])
 def test_rows_that_do_not_count(term):

@@ -33,7 +33,7 @@ GROUPS = [
     {"light", "logits"},
     {"terms", "graph"},
     {"layers"},
-    {"distribution", "lock", "results"},
+    {"distribution", "lock", "pretrained", "results"},
     {"ops", "autotuning", "compat", "digests", "documents", "figures", "files", "lazy"}
     | {"machine", "names", "optional", "signals", "spelling", "suggestions", "zoo"},
     {"sizes"},

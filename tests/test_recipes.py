@@ -79,7 +79,7 @@ def test_networks_and_data_exist_and_fit(name):
         if with_heads and step.kind != "linear" and step.training.head == "copy":
             counts.add(len(outputs))
         if isinstance(step.data, DataSettings):
-            folders = ("imagenet", "tiny-imagenet-200", "photographs")
+            folders = ("imagenet", "tiny-imagenet-200", "photographs", "cifar10_jpeg")
             assert step.data.data in (*data_names(), *folders)
         for term in map(parse, step.options.get("terms", ())):
             assert set(term.on_names) <= {"images", "heads", *outputs}
@@ -172,6 +172,32 @@ def test_long_trainings_have_the_multiply_adds_of_the_method():
         assert epochs == round(30 * method / cost)
 
 
+def test_long_trainings_have_the_multiply_adds_of_the_lean_student():
+    parts = {
+        name: multiply_adds_by_part(models.create(name, 10, head="light"))
+        for name in ("resnet20", "mlperf_resnet8")
+    }
+    heads = ("aux_1", "aux_2", "aux_3")
+    lean, labels, logits = (
+        image_multiply_adds(way, parts["resnet20"], parts["mlperf_resnet8"])
+        for way in (
+            Way(kind="distill", views=2, heads=heads, cached=True),
+            Way(kind="baseline", views=1),
+            Way(kind="distill", views=1),
+        )
+    )
+    pair = "mlperf_tiny/resnet20-mlperf_resnet8"
+    _, _, cache, student = recipes.get(f"{pair}/lean").steps
+    written = cache.options["variants"] * 4 * sum(parts["resnet20"].values())
+    price = student.training.epochs * lean + written
+    for name, cost in (
+        ("mlperf_tiny/mlperf_resnet8/baseline-long", labels),
+        (f"{pair}/kd-long", logits),
+    ):
+        epochs = recipes.get(name).steps[-1].training.epochs
+        assert epochs == round(price / cost)
+
+
 def test_the_table_names_each():
     lines = recipes.table().splitlines()
     assert len(lines) == 2 + len(recipes.names())
@@ -234,7 +260,7 @@ KINDS = [kind(name) for name in recipes.names()]
 
 def differs_little(i, name):
     """Returns whether another recipe shows most of it."""
-    other = ("imagenet", "tiny_imagenet", "stl10", "photographs", "voc")
+    other = ("imagenet", "tiny_imagenet", "stl10", "photographs", "voc", "mlperf_tiny")
     rare = ("/frozen", "dkd", "standardized", *BENCHMARK)
     return KINDS.index(kind(name)) != i or name.startswith(other) or name.endswith(rare)
 

@@ -348,7 +348,7 @@ class Baseline(Kind):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distill(Kind):
-    """Trains a student with the help of the teacher in a run folder.
+    """Trains a student with the help of a trained teacher.
 
     Data, classes, normalisation and views are the teacher's, where no flag says
     otherwise; with `--cache`, those of its cached outputs.
@@ -360,7 +360,9 @@ class Distill(Kind):
     fixed = ("image_size",)
 
     teacher: str | None = setting(
-        None, "run folder of the teacher (default: that of --cache)"
+        None,
+        "run folder of the teacher, or the name of a network that comes with the "
+        "package (default: that of --cache)",
     )
     cache: str | None = setting(
         None,

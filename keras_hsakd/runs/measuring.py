@@ -31,6 +31,7 @@ from keras_hsakd.runs.images import Images, check_same, load
 from keras_hsakd.runs.kinds import Baseline, Job, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.training import Recorder, callbacks, compile_job
+from keras_hsakd.teachers import get
 from keras_hsakd.teachers.cache_writing import Outputs
 from keras_hsakd.terms import KL, CrossEntropy
 from keras_hsakd.trainers import Distiller
@@ -264,7 +265,7 @@ class _TestSeconds(StepSeconds):
 def _forward_seconds(distiller, images, seconds):
     """Returns the seconds that a cache takes for the outputs of a batch of images."""
     size = images.train.pipeline.batch_size
-    outputs = Outputs(distiller.teacher, distiller.view_functions, size)
+    outputs = Outputs(get(distiller.teacher), distiller.view_functions, size)
     times, since = [], None
     for batch, *_ in images.train.repeat():
         begun = time.perf_counter()

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import keras
 
 import keras_hsakd
+from keras_hsakd import pretrained
 from keras_hsakd.figures import amount, rounded
 from keras_hsakd.files import read_json, without_folders, write_json
 from keras_hsakd.heads import multiply_adds_by_part, output_names
@@ -149,7 +150,7 @@ def plan(
 
 def _run_of(teacher):
     """Returns the run that a teacher is, or None of a network that is not trained."""
-    if os.path.isdir(teacher):
+    if os.path.isdir(teacher) or teacher in pretrained.names():
         return Run.open(teacher)
     try:
         sources.check_name(os.fspath(teacher))

@@ -1,7 +1,7 @@
 """Experiments: one row each, with the authors' settings and published figures.
 
-The paper's, the methods that people would use instead, and the same of small size, on
-photographs.
+The paper's, the methods that people would use instead, the same of small size, on
+photographs, and MLPerf Tiny's network.
 
 References: [Yang et al., 2021](https://arxiv.org/abs/2107.13715),
 [Yang et al., 2022](https://doi.org/10.1109/TNNLS.2022.3186807), and the authors'
@@ -262,6 +262,8 @@ _IMAGENET = DataSettings(
 _PHOTOGRAPHS = DataSettings(
     data="photographs", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
 )
+# All of CIFAR-10 as image files, of which nobody need look for damaged ones.
+_CIFAR10 = dataclasses.replace(_PHOTOGRAPHS, data="cifar10_jpeg", corrupt="unchecked")
 # Of trainings with so many epochs that they cost what 30 of HSAKD do.
 _AS_MUCH = "with the multiply-adds of the method"
 _ON_HUNDRED_EPOCHS = {"epochs": 100, "milestones": (0.3, 0.6, 0.9)}
@@ -423,7 +425,7 @@ _TARGETS = {
 def _rows():
     for rows in (
         *(_of_the_method, _of_parts, _otherwise),
-        *(_on_other_images, _on_all_of_imagenet, _photographs),
+        *(_on_other_images, _on_all_of_imagenet, _photographs, _mlperf_tiny),
     ):
         yield from rows()
 
@@ -623,6 +625,52 @@ def _photographs():
     yield student("/few-labels", "student of a tenth of the labels", data=few, **long)
     rest = {**few, "unlabeled": "rest"}
     yield student("/unlabeled", "the same, with the other images", data=rest)
+
+
+def _mlperf_tiny():
+    """MLPerf Tiny's network on CIFAR-10; its teacher has light heads on plain training.
+
+    Settings are those of CRD's benchmark, in a quarter of its epochs.
+    """
+
+    def on_cifar10(model, **changes):
+        return _on_cifar(model, **{"epochs": 60, **changes})
+
+    model, as_much = (
+        "mlperf_resnet8",
+        "with the multiply-adds of the lean student and its cache",
+    )
+    for name, description, changes in (
+        ("baseline", "labels alone", {}),
+        ("baseline-long", f"labels alone, {as_much}", {"epochs": 156}),
+    ):
+        training = on_cifar10(model, **changes)
+        yield Recipe(
+            f"mlperf_tiny/{model}/{name}",
+            description,
+            (Step("baseline", "baseline", training, _CIFAR10),),
+        )
+    backbone, teacher = _frozen_teacher(on_cifar10("resnet20"), _CIFAR10)
+    heads = dataclasses.replace(teacher.training, epochs=15, head="light")
+    teacher = dataclasses.replace(teacher, training=heads, options={"sampled_views": 2})
+
+    def student(suffix, description, options, variants=None, **changes):
+        cache = () if variants is None else (_cached(teacher, variants),)
+        source, *_ = (*cache, teacher)
+        training = on_cifar10(model, **changes)
+        return Recipe(
+            f"mlperf_tiny/resnet20-{model}{suffix}",
+            description,
+            (backbone, teacher, *cache, _student(training, (), source.name, **options)),
+        )
+
+    for name in ("kd", "dkd"):
+        yield student(f"/{name}", *_OTHERWISE[name])
+    description, kd = _OTHERWISE["kd"]
+    yield student("/kd-long", f"{description}, {as_much}", kd, epochs=75)
+    lean = "student with light heads that sees two of four views, of eight variants"
+    yield student("/lean", lean, {"sampled_views": 2}, variants=8, head="light")
+    yield student("", "student with light heads", {}, head="light")
 
 
 _RECIPES = {recipe.name: recipe for recipe in _rows()}

@@ -51,7 +51,7 @@ class Teacher:
             return (None, self.signature.outputs[name])
         return tuple(self.classifier.tensor(name).shape)
 
-    def suited_views(self, views):
+    def checked_views(self, views):
         """Returns views, or else those that it gives its outputs for.
 
         Raises:

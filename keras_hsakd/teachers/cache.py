@@ -261,7 +261,7 @@ class TeacherCache(Teacher):
                 f"{expected}. Received: {received}"
             )
 
-    def suited_views(
+    def checked_views(
         self, views: str | Sequence[View] | None
     ) -> str | Sequence[View] | None:
         """Returns views, by default those of the cache, which they must be.
@@ -368,7 +368,7 @@ class TeacherCache(Teacher):
         teacher = get(teacher)
         self.check_teacher(teacher)
         self.check_data(dataset)
-        functions = all_views.get(self.suited_views(views))
+        functions = all_views.get(self.checked_views(views))
         num_images, size = self.header["num_images"], self.header["batch_size"]
         outputs = writing.Outputs(teacher, functions, size)
         total = self.variants * num_images

@@ -119,7 +119,9 @@ def _regressor(teacher_shape, student_shape, seed):
     else:
         _check_maps(teacher_shape, student_shape)
         layers = _resizing(units, teacher_shape[1:3], student_shape[1:3], weights)
-    normalization = BatchNormalization(synchronized=True)
+    # Of all replicas; on other backends a batch is normalized as a whole anyway.
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    normalization = BatchNormalization(synchronized=is_tensorflow)
     return keras.Sequential(
         [*layers, normalization, keras.layers.ReLU()], name="regressor"
     )

@@ -81,7 +81,8 @@ class Relational(OnFeatures):
 
     Example:
     >>> features = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    >>> np.abs(Relational().values(features, 2 * features + 1, None)).max() < 1e-5
+    >>> values = Relational().values(features, 2 * features + 1, None)
+    >>> bool(np.abs(values).max() < 1e-5)
     True
 
     References: [Park et al., 2019](https://arxiv.org/abs/1904.05068), and the

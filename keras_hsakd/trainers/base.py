@@ -433,7 +433,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        y, suit = self.suited(y, training)
+        y, valid = self.valid_labels(y, training)
         labels = standardized_labels(y)
         if training:
             x = x if isinstance(x, dict) else self._batch_of_ones_own(x)
@@ -442,7 +442,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
         else:
             total = self._cross_entropies(labels, y_pred, sample_weight)
             loss = total / num_replicas()  # which Keras undoes for the log
-        return checks.marked(loss, suit)
+        return checks.flag_invalid_labels(loss, valid)
 
     def _batch_of_ones_own(self, images):
         """Returns a batch as `train_step` makes it, of images that it did not see."""

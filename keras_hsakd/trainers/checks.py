@@ -227,18 +227,18 @@ def about(argument: str) -> Iterator[None]:
 _NO_LABELS = -math.inf
 
 
-def marked(loss, suit):
-    """Returns a loss that tells whether the labels suit, and has no gradient if not.
+def flag_invalid_labels(loss, valid):
+    """Returns a loss, or minus infinity without a gradient where labels are invalid.
 
     Args:
         loss: Scalar tensor.
-        suit: Scalar boolean tensor.
+        valid: Scalar boolean tensor.
     """
-    return keras.ops.where(suit, loss, _NO_LABELS)
+    return keras.ops.where(valid, loss, _NO_LABELS)
 
 
-def check_marked(loss, expected: str, where: str) -> None:
-    """Raises a ValueError where a loss tells of labels that do not suit.
+def check_flag(loss, expected: str, where: str) -> None:
+    """Raises a ValueError where a loss is what `flag_invalid_labels` makes it.
 
     Args:
         loss: Number, of the logs.
@@ -282,7 +282,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         if done > self._begin + 1:
             steps = f"in steps {self._begin + 1} to {done}"
         where = f"{steps} of epoch {self._epoch + 1}"
-        check_marked(logs["loss"], self.expected, where)
+        check_flag(logs["loss"], self.expected, where)
         terms = {name: float(logs[name]) for name in self.term_names}
         bad = [f"{k}={value}" for k, value in terms.items() if not math.isfinite(value)]
         if bad:

@@ -113,7 +113,7 @@ class Distiller(Distillation):
     ):
         asked = teachers.get(teacher)
         student = prepared(student, "student")
-        views = asked.suited_views(views)
+        views = asked.checked_views(views)
         check_pair(asked, student)
         of_student = signature(student)
         teacher_heads = _teacher_heads(asked.signature, of_student, pairs)
