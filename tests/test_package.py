@@ -33,7 +33,7 @@ GROUPS = [
     {"light", "logits", "grad_cam"},
     {"terms", "graph"},
     {"layers"},
-    {"distribution", "lock", "results"},
+    {"distribution", "drawings", "lock", "results"},
     {"ops", "autotuning", "compat", "digests", "documents", "figures", "files", "lazy"}
     | {"machine", "names", "optional", "signals", "spelling", "suggestions", "zoo"},
     {"sizes"},
