@@ -1,9 +1,12 @@
 """What the networks of the zoo cost, told without making them.
 
-Making them all takes most of a minute, and Keras seconds to import. The rows are what
-`tests/test_models.py` counts in the networks themselves.
+Making them all takes most of a minute, and Keras seconds to import. `make zoo` counts in
+the networks themselves, and writes `zoo.json`.
 """
 
+import json
+import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_hsakd.sizes import ImageSize, edges
@@ -24,9 +27,9 @@ class Cost(NamedTuple):
 
     image_size: int
     heads: int
-    parameters: tuple[int, int]
-    with_heads: tuple[int, int]
-    multiply_adds: tuple[int, ...]
+    parameters: Sequence[int]
+    with_heads: Sequence[int]
+    multiply_adds: Sequence[int]
 
 
 def table(image_size: ImageSize | None = None, num_classes: int = 100) -> str:
@@ -110,95 +113,5 @@ def multiply_adds(
     return total
 
 
-COSTS = {
-    "wrn_10_1": Cost(32, 3, (77200, 65), (281072, 845), (5040, 14336, 57344)),
-    "wrn_16_1": Cost(32, 3, (174416, 65), (618800, 845), (9648, 32768, 131072)),
-    "wrn_16_2": Cost(32, 3, (690384, 129), (2463888, 1677), (33200, 131072, 524288)),
-    "wrn_40_1": Cost(32, 3, (563280, 65), (1969712, 845), (28080, 106496, 425984)),
-    "wrn_40_2": Cost(32, 3, (2242256, 129), (7856784, 1677), (106928, 425984, 1703936)),
-    "resnet8": Cost(32, 3, (77392, 65), (281360, 845), (5040, 14336, 57344)),
-    "resnet14": Cost(32, 3, (174608, 65), (619088, 845), (9648, 32768, 131072)),
-    "resnet20": Cost(32, 3, (271824, 65), (956816, 845), (14256, 51200, 204800)),
-    "resnet32": Cost(32, 3, (466256, 65), (1632272, 845), (23472, 88064, 352256)),
-    "resnet44": Cost(32, 3, (660688, 65), (2307728, 845), (32688, 124928, 499712)),
-    "resnet56": Cost(32, 3, (855120, 65), (2983184, 845), (41904, 161792, 647168)),
-    "resnet110": Cost(32, 3, (1730064, 65), (6022736, 845), (83376, 327680, 1310720)),
-    "resnet8x4": Cost(32, 3, (1207840, 257), (4456736, 3341), (58208, 229376, 917504)),
-    "resnet32x4": Cost(
-        32, 3, (7408160, 257), (26006816, 3341), (353120, 1409024, 5636096)
-    ),
-    "resnet50": Cost(
-        32, 4, (23500352, 2049), (97198656, 34833), (247488, 1310720, 7471104, 14417920)
-    ),
-    "resnet101": Cost(
-        32,
-        4,
-        (42492480, 2049),
-        (154175040, 34833),
-        (247488, 1310720, 26411008, 14417920),
-    ),
-    "resnet152": Cost(
-        32,
-        4,
-        (58136128, 2049),
-        (199985728, 34833),
-        (247488, 2424832, 40894464, 14417920),
-    ),
-    "resnet18_imagenet": Cost(
-        224,
-        4,
-        (11176512, 513),
-        (50523968, 8721),
-        (0, 9408, 147456, 524288, 2097152, 8388608),
-    ),
-    "resnet34_imagenet": Cost(
-        224,
-        4,
-        (21284672, 513),
-        (89550912, 8721),
-        (0, 9408, 221184, 1114112, 6815744, 13107200),
-    ),
-    "resnet50_imagenet": Cost(
-        224,
-        4,
-        (23508032, 2049),
-        (97206336, 34833),
-        (0, 9408, 245760, 1310720, 7471104, 14417920),
-    ),
-    "vgg8_bn": Cost(
-        32, 4, (3913728, 513), (19926912, 8721), (1728, 73728, 294912, 3538944)
-    ),
-    "vgg11_bn": Cost(
-        32, 4, (9225984, 513), (45307008, 8721), (1728, 73728, 884736, 8257536)
-    ),
-    "vgg13_bn": Cost(
-        32, 4, (9410880, 513), (45639744, 8721), (38592, 221184, 884736, 8257536)
-    ),
-    "vgg16_bn": Cost(
-        32, 4, (14723136, 513), (71019840, 8721), (38592, 221184, 1474560, 12976128)
-    ),
-    "vgg19_bn": Cost(
-        32, 4, (20035392, 513), (96399936, 8721), (38592, 221184, 2064384, 17694720)
-    ),
-    "mobilenet_v2": Cost(
-        32, 4, (684736, 1281), (3306632, 21777), (5592, 11208, 137376, 512192)
-    ),
-    "shufflenet_v1": Cost(
-        32, 3, (853158, 961), (2818698, 12493), (1368, 39594, 300900, 487560)
-    ),
-    "shufflenet_v2_x0_3": Cost(
-        32, 3, (184288, 513), (669640, 6669), (552, 5816, 35240, 136720)
-    ),
-    "shufflenet_v2_x0_5": Cost(
-        32, 3, (341216, 1025), (1272080, 13325), (648, 7992, 49968, 274656)
-    ),
-    "shufflenet_v2": Cost(
-        32, 3, (1253028, 1025), (4543016, 13325), (1464, 40700, 278516, 916168)
-    ),
-    "shufflenet_v2_x1_5": Cost(
-        32, 3, (2478048, 1025), (8871056, 13325), (2184, 90680, 633776, 1727968)
-    ),
-    "shufflenet_v2_x2": Cost(
-        32, 3, (5316960, 2049), (19378792, 26637), (2760, 149400, 1205424, 3925960)
-    ),
-}
+with open(os.path.join(os.path.dirname(__file__), "zoo.json")) as _file:
+    COSTS = {name: Cost(**row) for name, row in json.load(_file).items()}
