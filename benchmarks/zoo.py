@@ -26,7 +26,7 @@ def trained(network):
 
 
 def by_classes(few, more):
-    """Returns parameters without a class, and of each, of networks of 2 and 3 classes."""
+    """Returns parameters without a class, and those of each, of 2 and 3 classes."""
     of_a_class = trained(more) - trained(few)
     return trained(few) - 2 * of_a_class, of_a_class
 

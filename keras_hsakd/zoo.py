@@ -1,7 +1,7 @@
 """What the networks of the zoo cost, told without making them.
 
-Making them all takes most of a minute, and Keras seconds to import. `make zoo` counts in
-the networks themselves, and writes `zoo.json`.
+Making them all takes most of a minute, and Keras seconds to import. `make zoo` counts
+in the networks themselves, and writes `zoo.json`.
 """
 
 import json
