@@ -12,8 +12,8 @@ FASTEST := $(addprefix tests/test_, $(addsuffix .py, checkpoints compat data exp
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs check test test-slow test-kills test-mutants release-check lint \
-	format wheel clean
+.PHONY: help demo docs check test test-slow test-kills test-mutants release-check zoo \
+	lint format wheel clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ wheel: $(VENV)/.installed ## The package as a file, into dist
 
 release-check: $(VENV)/.installed ## The wheel, without extras, in fresh environments
 	$(BIN)/python tests/release_check.py
+
+zoo: $(VENV)/.installed ## What the networks cost, counted: keras_hsakd/zoo.json
+	$(BIN)/python benchmarks/zoo.py
 
 lint: $(VENV)/.installed ## Style, as CI checks it
 	$(BIN)/ruff check .

@@ -31,9 +31,9 @@ import tensorflow as tf
 from large_data import build_tfds
 
 import keras_hsakd
-from keras_hsakd.files import atomic_write, write_json
+from keras_hsakd import drawings
+from keras_hsakd.files import write_json
 from keras_hsakd.machine import machine, memory, versions
-from keras_hsakd.runs import plots
 
 BATCH_SIZES = (4, 8, 16, 32, 64)
 NUMBERS = (10_000, 100_000, 1_000_000)
@@ -98,10 +98,8 @@ def alone(*arguments):
     return found
 
 
-def draw(result, path):
-    figure, panels = plots.pyplot().subplots(
-        1, 2, figsize=(11, 4), layout="constrained"
-    )
+def draw(figure, result):
+    panels = figure.subplots(1, 2)
     for axes, name, label in (
         (panels[0], "batch", "images in a batch"),
         (panels[1], "images", "images to train on"),
@@ -121,9 +119,6 @@ def draw(result, path):
         axes.set_xticks(numbers, [f"{number:,}" for number in numbers], minor=False)
         axes.minorticks_off()
         axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 def main():
@@ -154,7 +149,8 @@ def main():
             result["images"][str(number)] = alone("images", folder, name)
     if options.output:
         write_json(options.output, result)
-        draw(result, options.output.with_suffix(".png"))
+        picture = drawings.drawn(draw, result, size=(11, 4), dpi=120)
+        options.output.with_suffix(".png").write_bytes(picture)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def _more(found):
 def picture(records: pathlib.Path) -> str:
     """Returns the picture of the prices that records tell, as SVG."""
     (comparison,) = compare([records]).comparisons
-    return comparison.drawings()["prices"].svg + "\n"
+    return comparison.pictures()["prices"].data.decode()
 
 
 def keep(runs: pathlib.Path, folder: pathlib.Path) -> None:

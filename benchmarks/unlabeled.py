@@ -22,13 +22,14 @@ import tempfile
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy.special import stdtrit
 
 from keras_hsakd import Distiller, TeacherTrainer, data, models
 from keras_hsakd.data.datasets import _read_digits
 from keras_hsakd.data.subsets import choose, few
 from keras_hsakd.files import write_json
 from keras_hsakd.optimizers import SGD, step_decay
-from keras_hsakd.runs.intervals import spread, t_quantile
+from keras_hsakd.runs.intervals import spread
 from keras_hsakd.runs.settings import DemoSettings
 
 LABELLED, UNLABELLED = 10, 60  # of each class
@@ -102,7 +103,7 @@ def accuracies(seed, epochs, labels):
 
 def summary(values):
     mean, deviation = spread(values)
-    half = t_quantile(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
+    half = stdtrit(len(values) - 1, 0.975) * deviation / math.sqrt(len(values))
     return {
         "mean": round(mean, 4),
         "standard_deviation": round(deviation, 4),

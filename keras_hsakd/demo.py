@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from keras_hsakd import data, export, lock, models
 from keras_hsakd.data.subsets import REST
+from keras_hsakd.drawings import drawn
 from keras_hsakd.files import write_json
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.optimizers import SGD, step_decay
-from keras_hsakd.runs import plots
 from keras_hsakd.runs.intervals import paired_difference, spread
 from keras_hsakd.runs.settings import DemoSettings
 from keras_hsakd.trainers import Distiller, TeacherTrainer
@@ -90,8 +90,7 @@ def run(
 
 
 def _run(output, seeds, validation, settings):
-    # What is missing or misspelt is to be reported before minutes of training.
-    plots.pyplot()
+    # What is misspelt is to be reported before minutes of training.
     _load(settings, seed=0, validation=validation)
     parameters = {
         role: strip_heads(_create(settings, role)).count_params()
@@ -133,7 +132,8 @@ def _run(output, seeds, validation, settings):
         written = os.path.join(temporary, "demo")
         os.mkdir(written)
         write_json(os.path.join(written, _RESULTS), results)
-        _draw(results, os.path.join(written, "curves.png"))
+        with open(os.path.join(written, "curves.png"), "wb") as file:
+            file.write(drawn(_draw, results, size=(8, 5), dpi=120))
         served = os.path.join(written, "serving", "student", "1")
         export.saved_model(student, served, data.info("digits").preprocessing())
         if os.path.exists(output):
@@ -327,10 +327,8 @@ def _summary(accuracies, plain):
     }
 
 
-def _draw(results, path):
-    pyplot = plots.pyplot()
-    settings = results["settings"]
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+def _draw(figure, results):
+    axes, settings = figure.add_subplot(), results["settings"]
     for number, (method, row) in enumerate(results["methods"].items()):
         accuracies = 100 * np.array(row["accuracy_by_seed"])
         look = {"color": f"C{number}", "label": f"{METHODS[method]}: {_accuracy(row)}"}
@@ -348,9 +346,6 @@ def _draw(results, path):
         f"mean and range of {len(results['seeds'])} seeds",
     )
     axes.legend(title="after the last step", loc="lower right")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def _classify(path, test):

@@ -390,7 +390,7 @@ FAULTS = {
         "found.record.get(name) != record[name]", "False", "identity"
     ),
     "other_images_averaged": Fault(
-        'fingerprint["train"][:_SHOWN]', '"one"', "identity"
+        'fingerprint["train"][:FINGERPRINT_DIGITS]', '"one"', "identity"
     ),
     "old_run_stays_gone": Fault(
         "if goes_on or not bring_back(self.path):", "if True:", "runs"
@@ -493,7 +493,7 @@ FAULTS = {
         "for _ in range(min(_WARM_UP, calls)):", "for _ in range(0):", "report"
     ),
     "other_mistakes": Fault("images[index - start]", "images[0]", "report"),
-    "page_unescaped": Fault("{html.escape(cell)}", "{cell}", "report"),
+    "page_unescaped": Fault("autoescape=True", "autoescape=False", "report"),
     "temperature": Fault("expected - right) > 0", "expected - right) < 0", "export"),
     # The page.
     "grad_cam_channels": Fault(

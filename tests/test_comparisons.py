@@ -1,17 +1,20 @@
 """What finished trainings say together, by records made by hand."""
 
+import base64
 import csv
 import json
 import math
+import re
 import statistics
 
+import matplotlib.figure
 import numpy as np
 import pytest
 from records import OWN_IMAGES, write_run
 
-from keras_hsakd import cli, lock
-from keras_hsakd.runs import compare, drawings, recipes
-from keras_hsakd.runs.intervals import paired_difference, spread, t_quantile
+from keras_hsakd import cli, drawings, lock
+from keras_hsakd.runs import compare, recipes
+from keras_hsakd.runs.intervals import paired_difference, spread
 
 # By seed, of labels alone and of a student.
 LABELS = {0: 0.61, 1: 0.63, 2: 0.60}
@@ -44,17 +47,6 @@ def test_means_and_deviations():
     values = list(LABELS.values())
     assert spread(values) == (statistics.mean(values), np.std(values, ddof=1))
     assert spread([0.5]) == (0.5, None)
-
-
-def test_quantiles_of_student():
-    """Against tables, and against SciPy where it is."""
-    for freedom, expected in ((1, 12.7062), (2, 4.30265), (4, 2.77645), (30, 2.04227)):
-        assert t_quantile(0.975, freedom) == pytest.approx(expected, rel=1e-5)
-    stats = pytest.importorskip("scipy.stats")
-    for freedom in (*range(1, 12), 57, 400):
-        for probability in (0.6, 0.95, 0.975, 0.999):
-            expected = stats.t.ppf(probability, freedom)
-            assert t_quantile(probability, freedom) == pytest.approx(expected)
 
 
 def test_differences_are_paired_by_seed():
@@ -245,17 +237,46 @@ def test_no_runs(tmp_path):
         compare([tmp_path])
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (3.1, 98.7, [20, 40, 60, 80]),
-        (60.4, 75.9, [65, 70, 75]),
-        (71.2, 71.9, [71.2, 71.4, 71.6, 71.8]),
-        (-1.0, 1.0, [-1, -0.5, 0, 0.5, 1]),
-    ],
-)
-def test_lines_of_a_chart_are_at_round_numbers(low, high, expected):
-    assert drawings._round_values(low, high) == pytest.approx(expected)
+# Pictures.
+
+
+def drawn_axes(draw, *arguments):
+    figure = matplotlib.figure.Figure()
+    draw(figure, *arguments)
+    (axes,) = figure.axes
+    return axes, [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_curves_are_those_of_the_seeds_and_their_mean():
+    found = {"a": [[1.0, 3.0, 9.0], [2.0, 4.0]], "$_{<b>": [[5.0]]}
+    axes, names = drawn_axes(drawings.curves, found, "accuracy, %")
+    lines = [line.get_xydata().tolist() for line in axes.lines]
+    assert lines == [
+        [[1, 1], [2, 3], [3, 9]],
+        [[1, 2], [2, 4]],
+        [[1, 1.5], [2, 3.5]],  # as far as both go
+        [[1, 5]],
+    ]
+    colors = [line.get_color() for line in axes.lines]
+    assert colors[0] == colors[1] == colors[2] != colors[3]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "accuracy, %")
+    assert names == [*found]
+    file = drawings.with_legend(drawings.curves, found, "accuracy, %")
+    assert b"$_{&lt;b&gt;" in file
+    assert file == drawings.with_legend(drawings.curves, found, "accuracy, %")
+
+
+def test_prices_are_on_a_scale_of_round_numbers():
+    found = {"a": (2e12, [71.0, 73.0])}
+    found |= {str(number): (9e12, [74.0 + number]) for number in range(12)}
+    axes, names = drawn_axes(drawings.prices, found, "%", "cost")
+    rings, mean, *others = axes.lines
+    assert rings.get_xydata().tolist() == [[2e12, 71], [2e12, 73]]
+    assert mean.get_xydata().tolist() == [[2e12, 72]]
+    looks = {(line.get_color(), line.get_marker()) for line in (mean, *others)}
+    assert len(looks) == len(names) == 13
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert {"2 T", "5 T"} <= set(labels)
 
 
 # What is written.
@@ -295,10 +316,14 @@ def test_the_report_on_paper(runs, tmp_path, capsys):
     assert float(rows["baseline resnet8"]["top_5_accuracy"]) == pytest.approx(0.9)
     assert rows["teacher resnet20"]["last_deviation"] == ""
     page = (output / "report.html").read_text()
-    # A mean of each method, and each seed where there are several.
-    assert page.count("<polyline") == 3 + 3 + 4
-    assert page.count("<circle") == 3 + 3 + 4
-    assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
+    curves, prices = (
+        base64.b64decode(picture).decode()
+        for picture in re.findall('src="data:image/svg.xml;base64,([^"]*)"', page)
+    )
+    for picture in (curves, prices):
+        assert all(f">{name}</text>" in picture for name in rows)
+    assert ">epoch</text>" in curves and ">multiply-adds of" in prices
+    assert "<script" not in page and "http" not in page
 
 
 def test_published_figures_stand_beside(tmp_path):

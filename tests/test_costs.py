@@ -174,8 +174,3 @@ def test_what_a_distillation_took(options, expected):
 def test_what_a_cached_distillation_took():
     origin = {"model": "teacher", "cache": {"variants": 2}}
     assert spent("distill", origin=origin) == (4 * 3 * 123, 2 * 5 * 4 * 1550)
-
-
-def test_hours():
-    # 10 epochs of 30 minutes in steps and 6 minutes in validation.
-    assert costs.hours(10, 900, 2.0, 36, 10.0) == 6.0

@@ -206,8 +206,8 @@ def test_what_cannot_be_decoded_is_an_error_and_the_next_request_is_served(shipp
     huge = bytearray(tf.io.encode_png(IMAGES[0]).numpy())
     huge[16:24] = 2 * (20_000).to_bytes(4, "big")
     for file, message in (
-        (b"", "Received: an empty file"),
-        (b"no image", "Received: text"),
+        (b"", "[Ee]mpty"),
+        (b"no image", "One of JPEG, .* WebP required"),
         (good[:200], "Invalid JPEG|truncated|Truncated|JPEG"),
         (bytes(huge), f"at most {MAX_PIXELS} pixels. Received: 20000 x 20000"),
     ):

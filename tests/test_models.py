@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import math
 import pathlib
@@ -10,6 +11,10 @@ from reference.fill import fill
 from keras_hsakd import checkpoints, heads, models, zoo
 from keras_hsakd.compat import shapes_only
 
+PROGRAM = pathlib.Path(__file__).parent.parent / "benchmarks" / "zoo.py"
+spec = importlib.util.spec_from_file_location("costs", PROGRAM)
+costs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(costs)
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 # The authors' name of each of their networks, by ours.
 AUTHORS = {
@@ -148,6 +153,15 @@ def test_every_variant_has_heads_and_takes_other_images(name):
         len(heads.head_names(network)),
         trained(network),
     ]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg8_bn", "resnet18_imagenet"])
+def test_the_file_of_costs_is_as_it_is_written(name):
+    known = zoo.COSTS[name]
+    counted = costs.cost(name, known.image_size)
+    assert json.loads(json.dumps(counted)) == list(known)
+    row = json.dumps(counted._asdict())
+    assert f'"{name}": {row}' in costs.PATH.read_text()
 
 
 def told(name, image_size, num_classes):

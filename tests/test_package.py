@@ -33,7 +33,7 @@ GROUPS = [
     {"light", "logits"},
     {"terms", "graph"},
     {"layers"},
-    {"distribution", "lock", "pretrained", "results"},
+    {"distribution", "drawings", "lock", "pretrained", "results"},
     {"ops", "autotuning", "compat", "digests", "documents", "figures", "files", "lazy"}
     | {"machine", "names", "optional", "signals", "spelling", "suggestions", "zoo"},
     {"sizes"},

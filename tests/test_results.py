@@ -44,12 +44,12 @@ def test_tables_are_made_and_checked(tmp_path, capsys):
     assert "| -9.50 [-15.85, -3.15] |" in text
     assert str(tmp_path) not in text
     picture = tmp_path / "results-study.svg"
-    assert picture.read_text().count("<circle") == 2 * (2 + 1)
+    assert ">baseline resnet8, epochs 4</text>" in picture.read_text()
     assert results.main(["--check"], **where) == 0
     drawn = picture.read_text()
-    picture.write_text(drawn.replace("<circle", "<ellipse", 1))
+    picture.write_text(drawn.replace("epochs 4<", "epochs 5<"))
     assert results.main(["--check"], **where) == 1
-    assert "<ellipse" in capsys.readouterr().out
+    assert ">baseline resnet8, epochs 5</text>" in capsys.readouterr().out
     picture.write_text(drawn)
     document.write_text(text.replace("70.50", "75.50"))
     assert results.main(["--check"], **where) == 1

@@ -18,6 +18,7 @@ from keras_hsakd import (
     TeacherTrainer,
     cli,
     data,
+    drawings,
     export,
     lock,
     models,
@@ -41,7 +42,6 @@ from keras_hsakd.runs import (
     export_run,
     folder,
     import_torch,
-    plots,
     tensorboard,
     train,
     training,
@@ -626,21 +626,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     assert "FloatingPointError" in Run.open(tmp_path / "run").record["error"]
 
 
-def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch, capsys):
-    def missing():
-        raise ImportError("Pictures need matplotlib")
-
-    monkeypatch.setattr(plots, "pyplot", missing)
-    train_baseline(tmp_path / "run", settings=dataclasses.replace(TRAINING, epochs=1))
-    assert "No curves.png: Pictures need matplotlib" in capsys.readouterr().out
-    assert sorted(os.listdir(tmp_path / "run")) == [
-        name for name in FILES if name != "curves.png"
-    ]
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{}", "[]", '{"kind": "teacher"}', '{"kind": "x", "training": 1}']
-)
 def test_a_damaged_record_is_reported_and_never_replaced(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match="Expected .*run.json' to"):
@@ -933,7 +918,7 @@ def test_a_kill_between_two_files_leaves_them_in_agreement(tmp_path, monkeypatch
         drawn.append((Run.open(output).record["status"], title))
 
     drawn = []
-    monkeypatch.setattr(plots, "training_curves", draw)
+    monkeypatch.setattr(drawings, "training_curves", draw)
     monkeypatch.setattr(training.Recorder, "on_epoch_end", copy)
     expected = train_baseline(output, execution=RESUME)
     monkeypatch.undo()
@@ -956,7 +941,7 @@ def test_a_kill_between_two_files_leaves_them_in_agreement(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("owner", "writer", "file"),
-    [(Run, "write", "run.json"), (plots, "training_curves", "curves.png")],
+    [(Run, "write", "run.json"), (drawings, "training_curves", "curves.png")],
 )
 def test_a_full_disk_does_not_hide_what_ended_a_training(
     owner, writer, file, tmp_path, monkeypatch, capsys
@@ -1061,7 +1046,7 @@ def test_an_import_is_finished_when_its_files_are_there(tmp_path, monkeypatch):
 def test_a_picture_of_rows_that_lack_values(tmp_path):
     rows = "epoch,loss,aux_1_accuracy\n0,1.5,\n1,1.0,0.5\n"
     (tmp_path / "log.csv").write_text(rows)
-    plots.training_curves(tmp_path / "log.csv", tmp_path / "curves.png", "run")
+    drawings.training_curves(tmp_path / "log.csv", tmp_path / "curves.png", "run")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

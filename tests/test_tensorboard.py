@@ -4,12 +4,14 @@ import dataclasses
 import os
 
 import keras
+import matplotlib.axes
+import matplotlib.figure
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from keras_hsakd.drawings import confusion
 from keras_hsakd.runs import (
     Baseline,
     DataSettings,
@@ -20,7 +22,7 @@ from keras_hsakd.runs import (
     tensorboard,
     train,
 )
-from keras_hsakd.runs.pictures import confusion, draw
+from keras_hsakd.runs.pictures import draw
 from keras_hsakd.runs.tensorboard import forget, hyperparameters
 
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=2, limit=40)
@@ -178,18 +180,20 @@ def test_pictures_are_asked_for_by_epochs():
 
 def test_a_confusion_matrix_is_dark_where_predictions_are():
     matrix = np.diag([5, 3, 0, 2]) + 5 * np.eye(4, k=1, dtype=int)
-    picture = confusion(matrix, ["ant", "bee"])
-    margin = len(picture) - 320 - 8
-    cells = picture[margin:, margin:][40:320:80, 40:320:80].astype(int)
-    blue = np.array(pictures._FULL)
+    figure = matplotlib.figure.Figure()
+    confusion(figure, matrix, ["ant", "a bee of the northern kind"])
+    axes, _ = figure.axes
+    (image,) = axes.images
     parts = matrix / matrix.sum(axis=1, keepdims=True)
-    expected = 255 - parts[..., np.newaxis] * (255 - blue)
-    np.testing.assert_allclose(cells, expected, atol=1)
-    # Names are on the left and above, and nowhere where there are too many.
-    assert (picture[:margin, margin:] < 128).any()
-    assert (picture[margin:, :margin] < 128).any()
-    many = confusion(np.zeros((60, 60), int), [str(n) for n in range(60)])
-    assert (many == 255).all()
+    np.testing.assert_allclose(image.get_array(), parts)
+    # Two rows a class, whose name is at the middle.
+    assert image.get_extent() == [0, 2, 2, 0]
+    names = {"ant": 0.5, "a bee of the …": 1.5}
+    for labels, place in ((axes.get_xticklabels(), 0), (axes.get_yticklabels(), 1)):
+        assert {of.get_text(): of.get_position()[place] for of in labels} == names
+    many = matplotlib.figure.Figure()
+    confusion(many, np.zeros((60, 60), int), [str(n) for n in range(60)])
+    assert not {"7", "13"} & {t.get_text() for t in many.axes[0].get_xticklabels()}
 
 
 def test_a_picture_says_what_class_logits_and_heads_say(tiny_network, monkeypatch):
@@ -199,13 +203,13 @@ def test_a_picture_says_what_class_logits_and_heads_say(tiny_network, monkeypatc
     test = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
     written, matrices = [], []
 
-    def write(self, place, text, color, width):
+    def write(axes, x, y, text, color, **_):
         written.append((text, color))
 
-    def keep(matrix, class_names):
+    def keep(figure, matrix, class_names):
         matrices.append(matrix)
 
-    monkeypatch.setattr(pictures._Pen, "write", write)
+    monkeypatch.setattr(matplotlib.axes.Axes, "text", write)
     monkeypatch.setattr(pictures, "confusion", keep)
     names = ["ant", "bee", "cat"]
     drawn = draw(network, test, "rotations", names)
@@ -252,9 +256,9 @@ def test_a_picture_is_as_wide_as_its_views(tiny_network):
     network = tiny_network(num_views=2)
     images = np.full((3, 8, 8, 3), [0.0, 128.0, 255.0], "float32")
     test = [(images, np.array([0, 1, 2]))]
-    views = draw(network, test, "half_turns", ["a" * 50, "b", "c"]).views
+    files = draw(network, test, "half_turns", ["a" * 50, "b", "c"]).views
+    views = [tf.io.decode_png(file, 3).numpy() for file in files]
     assert len({picture.shape for picture in views}) == 1
-    picture = Image.fromarray(views[0])
-    assert picture.width == 52 + 2 * 120
-    assert picture.getpixel((52 + 40, 40)) == (0, 128, 255)
-    assert picture.getpixel((52 + 120 + 40, 40)) == (0, 128, 255)
+    assert views[0].shape[1] == 56 + 2 * 120
+    for left in (56, 56 + 120):
+        assert views[0][40, left + 40].tolist() == [0, 128, 255]

@@ -23,8 +23,8 @@ from keras_hsakd.sizes import ImageSize
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _CORRUPT = ("refuse", "skip", "unchecked")
-_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
-_SUFFIXES += decoding.TIFF_ENDINGS
+_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif")
+_SUFFIXES += (".tiff",)
 # What systems leave in folders, besides names that begin with a dot.
 _SYSTEM = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir")
 _SYSTEM += ("$recycle.bin", "#recycle", "system volume information", "lost+found")
@@ -70,7 +70,7 @@ def image_folder(
     - TIFF (`.tif`, `.tiff`), of several pages the first.
 
     Grey ones get three equal channels, and transparency is dropped. The content of a
-    file decides on its format, not its name, but for TIFF. An image of more than
+    file decides on its format, not its name. An image of more than
     100,000,000 pixels is an error, before it is decoded.
 
     Files of other endings are passed over, with one warning that counts them; names

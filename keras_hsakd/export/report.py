@@ -1,6 +1,5 @@
 """The report of an artefact: JSON, Markdown, and an HTML page with pictures."""
 
-import io
 import os
 import tempfile
 from collections.abc import Mapping
@@ -8,15 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.documents import (
-    Block,
-    Heading,
-    Picture,
-    Table,
-    Text,
-    markdown,
-    page,
-)
+from keras_hsakd.documents import Block, Heading, Picture, Table, Text, markdown, page
+from keras_hsakd.drawings import confusion, drawn
 from keras_hsakd.export.formats import UNFINISHED
 from keras_hsakd.export.measuring import ARTEFACT
 from keras_hsakd.files import write_json
@@ -25,6 +17,7 @@ from keras_hsakd.files import write_json
 REPORT = ".report"
 # Confusions that the table shows.
 _CONFUSIONS = 10
+_PICTURE = 7, 5  # inches
 
 
 def write_report(report: Mapping, images: Mapping[int, np.ndarray], path: str) -> str:
@@ -69,7 +62,8 @@ def contents(report: Mapping, images: Mapping[int, np.ndarray]) -> list[Block]:
     }
     title = f"{report['student']} as {report['format']}"
     blocks = [Heading(title, level=1), Text(_verdict(report)), _figures(measured)]
-    blocks += _picture(_draw_speed, "Accuracy and latency", measured)
+    speed = drawn(_draw_speed, measured, size=_PICTURE)
+    blocks.append(Picture(speed, "Accuracy and latency"))
     blocks += [Text(_conditions(report, measured)), Heading("Classes that lost most")]
     for other, losses in report["lost_most"].items():
         if losses:
@@ -88,7 +82,8 @@ def contents(report: Mapping, images: Mapping[int, np.ndarray]) -> list[Block]:
             blocks.append(Text(f"No class lost accuracy against {other}."))
     blocks.append(Heading("Confusions"))
     matrix = np.array(report["confusion_matrix"])
-    blocks += _picture(_draw_confusion, "Images by label and answer", matrix, names)
+    confused = drawn(confusion, matrix, names, size=_PICTURE)
+    blocks.append(Picture(confused, "Images by label and answer"))
     blocks += _confusions(matrix, names)
     blocks.append(Heading("Mistakes"))
     if report["mistakes"]:
@@ -238,20 +233,8 @@ def _count(number):
     return "–" if number is None else f"{number:,}"
 
 
-def _picture(draw, caption, *values):
-    """Returns a picture, where matplotlib is installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return []
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    draw(figure.add_subplot(), *values)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return [Picture(file.getvalue(), caption)]
-
-
-def _draw_speed(axes, measured):
+def _draw_speed(figure, measured):
+    axes = figure.add_subplot()
     for name, values in measured.items():
         ((size, latency), *_) = values["latency"].items()
         accuracy = 100 * values["top1"]
@@ -261,15 +244,4 @@ def _draw_speed(axes, measured):
         ylabel="top-1 accuracy, %",
         xscale="log",
     )
-    axes.grid(alpha=0.3)
     axes.legend()
-
-
-def _draw_confusion(axes, matrix, names):
-    parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    shown = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="answer", ylabel="label")
-    if len(names) <= 30:
-        axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
-        axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.figure.colorbar(shown, label="part of the label's images")

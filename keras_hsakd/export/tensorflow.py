@@ -69,9 +69,10 @@ def saved_model(
     | `classify` | `inputs` | serialized `tf.train.Example`s, file `image/encoded` |
     | `features` | `images` | uint8, with the argument `features` |
 
-    Files are JPEG, PNG, GIF, BMP or WebP of at most 100,000,000 pixels; they are
-    decoded, turned upright and resized as in evaluation. Both signatures of files are
-    there where the size of the served images is known and they have three channels.
+    Files are JPEG, PNG, GIF, BMP of 24 or 32 bits, or WebP without animation, of at
+    most 100,000,000 pixels; they are decoded, JPEG is turned upright, and resized as in
+    evaluation. Both signatures of files are there where the size of the served images
+    is known and they have three channels.
 
     The outputs are `logits`, `probabilities`, `class` (int64) and, with `class_names`,
     `label`; with `top_k` also `top_classes`, `top_probabilities` and `top_labels`.

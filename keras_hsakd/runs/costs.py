@@ -258,27 +258,3 @@ def _images(record):
     if training.get("drop_remainder", False):
         images -= images % training["batch_size"]
     return record["epochs_done"] * images
-
-
-def hours(
-    epochs: int,
-    steps: int,
-    seconds_a_step: float,
-    test_batches: int,
-    seconds_a_test_batch: float,
-) -> float:
-    """Returns the hours of a training that is measured after each epoch.
-
-    Args:
-        epochs: Number of epochs.
-        steps: Steps of an epoch.
-        seconds_a_step: How long one takes.
-        test_batches: Batches of images that it is measured on.
-        seconds_a_test_batch: How long one takes.
-
-    Example:
-    >>> hours(3, 1800, 2.0, 90, 20.0)
-    4.5
-    """
-    an_epoch = steps * seconds_a_step + test_batches * seconds_a_test_batch
-    return epochs * an_epoch / 3600

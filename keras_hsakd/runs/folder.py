@@ -61,7 +61,7 @@ class Run:
     | `run.json` | settings, data, versions, machine, seconds, last and best results |
     | `last.keras`, `best.keras` | the network, with heads where it has them |
     | `log.csv` | all that was measured, a row an epoch |
-    | `curves.png` | the same as a picture, where matplotlib is installed |
+    | `curves.png` | the same as a picture |
     | `tensorboard/` | the same for TensorBoard |
     | `quality.json` | what `evaluate --quality` measured |
     | `snapshots/` | while it trains: what `--resume` goes on from |

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 
@@ -19,7 +18,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_hsakd import views
-from keras_hsakd.callbacks import SaveNetwork, StepSeconds
+from keras_hsakd.callbacks import StepSeconds
 from keras_hsakd.files import read_json, write_json
 from keras_hsakd.heads import multiply_adds_by_part, strip_heads
 from keras_hsakd.machine import machine, memory, versions
@@ -30,16 +29,14 @@ from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import Images, check_same, load
 from keras_hsakd.runs.kinds import Baseline, Job, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
-from keras_hsakd.runs.training import Recorder, callbacks, compile_job
+from keras_hsakd.runs.training import compile_job
 from keras_hsakd.teachers import get
 from keras_hsakd.teachers.cache_writing import Outputs
 from keras_hsakd.terms import KL, CrossEntropy
 from keras_hsakd.trainers import Distiller
 
-# More than a measurement makes.
-_STEPS = 10**9
-# Executions that are measured in any case.
-_FEWEST = 3
+# Steps that are measured, after the first one, which compiles: the fewest, the most.
+_FEWEST, _MOST = 3, 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,15 +164,15 @@ def look(pair: Pair) -> dict:
 
 
 def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
-    """Trains for some seconds, and returns what a step took.
+    """Trains for 20 steps after the first one, and returns what a step took.
 
-    It is the training that a run is, with all its callbacks, on the images of a run.
+    It is the training that a run is, on the images of a run.
 
     Args:
         pair: Teacher, student and images.
         way: The way to train.
         model: Name of the network that is trained.
-        seconds: How long; three steps are made in any case, after the first one.
+        seconds: After how many fewer steps are enough, three at least.
 
     Returns:
         Dict of the median `seconds_a_step`, the number of `executions` behind it,
@@ -190,67 +187,49 @@ def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
         learning_rate=1e-9,
     )
     job = pair.job(way, training, images)
-    execution = ExecutionSettings()
-    compile_job(job, training, images, execution)
+    compile_job(job, training, images, ExecutionSettings())
     memory_since = _memory_since()
-    with tempfile.TemporaryDirectory() as folder:
-        recorder = Recorder(Run(folder, {}), SaveNetwork(job.network, folder, ""))
-        step_seconds = recorder.step_seconds
-        with contextlib.suppress(_Measured):
-            job.trainer.fit(
-                images.train.repeat(),
-                steps_per_epoch=_STEPS,
-                callbacks=[
-                    *callbacks(recorder, images, training, execution),
-                    _Until(step_seconds, seconds, "on_train_batch_end"),
-                ],
-                shuffle=False,
-            )
+    step = _Few(seconds)
+    job.trainer.fit(
+        images.train.repeat(),
+        steps_per_epoch=1 + _MOST,
+        callbacks=[step],
+        shuffle=False,
+        verbose=0,
+    )
     measured = {
-        "seconds_a_step": step_seconds.median,
-        "executions": step_seconds.count,
+        "seconds_a_step": step.median,
+        "executions": step.count,
         "memory_bytes": memory_since(),
     }
-    test_seconds = _TestSeconds()
-    with contextlib.suppress(_Measured):
-        job.trainer.evaluate(
-            images.test.repeat(),
-            steps=_STEPS,
-            callbacks=[
-                test_seconds,
-                _Until(test_seconds, seconds / 4, "on_test_batch_end"),
-            ],
-        )
-    measured["seconds_a_test_batch"] = test_seconds.median
+    test_batch = _Few(seconds / 4)
+    job.trainer.evaluate(
+        images.test.repeat(), steps=1 + _MOST, callbacks=[test_batch], verbose=0
+    )
+    measured["seconds_a_test_batch"] = test_batch.median
     if way.cached:
-        measured["seconds_a_cached_batch"] = _forward_seconds(
-            job.trainer, images, seconds / 4
-        )
+        trainer, seconds_each = job.trainer, []
+        size = images.train.pipeline.batch_size
+        outputs = Outputs(get(trainer.teacher), trainer.view_functions, size)
+        for batch, *_ in images.train.repeat().take(2 + _FEWEST):
+            begun = time.perf_counter()
+            outputs.of(batch)
+            seconds_each.append(time.perf_counter() - begun)
+        measured["seconds_a_cached_batch"] = statistics.median(seconds_each[1:])
     return measured
 
 
-class _Measured(Exception):  # noqa: N818
-    """Ends a `fit` or `evaluate` of which enough was seen."""
+class _Few(StepSeconds):
+    """Measures steps of training or evaluation, and ends it after some seconds."""
 
-
-class _Until(keras.callbacks.Callback):
-    """Ends what is measured after some seconds and executions."""
-
-    def __init__(self, measuring: StepSeconds, seconds: float, event: str):
+    def __init__(self, seconds):
         super().__init__()
-        self._measuring, self._seconds, self._since = measuring, seconds, None
-        setattr(self, event, self._after)
+        self._until = seconds
 
-    def _after(self, batch, logs=None):
-        if self._since is None:  # compiled
-            self._since = time.perf_counter()
-        enough = self._measuring.count >= _FEWEST
-        if enough and time.perf_counter() - self._since >= self._seconds:
-            raise _Measured
-
-
-class _TestSeconds(StepSeconds):
-    """The same of the steps of an evaluation."""
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        if self.count >= _FEWEST and sum(self._seconds) >= self._until:
+            self.model.stop_training = self.model.stop_evaluating = True
 
     def on_test_begin(self, logs=None):
         self.on_epoch_begin(0)
@@ -260,23 +239,6 @@ class _TestSeconds(StepSeconds):
 
     def on_test_batch_end(self, batch, logs=None):
         self.on_train_batch_end(batch)
-
-
-def _forward_seconds(distiller, images, seconds):
-    """Returns the seconds that a cache takes for the outputs of a batch of images."""
-    size = images.train.pipeline.batch_size
-    outputs = Outputs(get(distiller.teacher), distiller.view_functions, size)
-    times, since = [], None
-    for batch, *_ in images.train.repeat():
-        begun = time.perf_counter()
-        outputs.of(batch)
-        now = time.perf_counter()
-        if since is None:  # compiled
-            since = now
-        else:
-            times.append(now - begun)
-        if len(times) >= _FEWEST and now - since >= seconds:
-            return statistics.median(times)
 
 
 def _half_precision():

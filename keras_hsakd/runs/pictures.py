@@ -1,29 +1,28 @@
-"""Pictures of what a network says of its test images, drawn with Pillow."""
+"""Pictures of what a network says of its test images."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import keras
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from keras_hsakd import views as named_views
+from keras_hsakd.drawings import confusion, drawn, shortened
 from keras_hsakd.export.metrics import softmax
 from keras_hsakd.heads import head_names, is_plain, named_outputs
 from keras_hsakd.ops import transformed_views
 
 _SHOWN = 8  # images, of as many classes
+_LARGEST = 1200  # confusion matrix that is drawn
 # In pixels: an image, a cell of the table below it, the names of its rows, a line of
-# text, a confusion matrix, and the largest one that is drawn. TensorBoard shows a
-# picture about 320 wide.
-_EDGE, _WIDTH, _FIRST, _LINE, _SIDE, _LARGEST = 80, 120, 52, 16, 320, 1200
-_RIGHT, _WRONG, _GREY, _FULL = "#15803d", "#b91c1c", "#666666", (30, 64, 175)
-_NAMED_CLASSES = 25  # more names than these beside a matrix cannot be read
+# text. TensorBoard shows a picture about 320 wide.
+_EDGE, _WIDTH, _FIRST, _LINE = 80, 120, 56, 16
+_DPI = 100
+_RIGHT, _WRONG, _GREY = "#15803d", "#b91c1c", "#666666"
 
 
 class Pictures(NamedTuple):
-    """Pictures as arrays of uint8, `(H, W, 3)`.
+    """Pictures as PNG files.
 
     Attributes:
         views: One an image: each of its views, with what class logits and heads say.
@@ -32,9 +31,9 @@ class Pictures(NamedTuple):
             it would be too large.
     """
 
-    views: list[np.ndarray]
-    classes: np.ndarray | None
-    joint: np.ndarray | None
+    views: list[bytes]
+    classes: bytes | None
+    joint: bytes | None
 
 
 def draw(
@@ -81,110 +80,67 @@ def draw(
                     name: softmax(outputs[name][of_image])
                     for name in ("logits", *heads)
                 }
-                shown[label] = _views(pixels, said, label, class_names, captions)
+                shown[label] = pixels, said, label, class_names, captions
+    lines = 1 + len(heads) + 1
+    size = _FIRST + _WIDTH * num_views, _EDGE + _LINE * lines + 12
     return Pictures(
-        list(shown.values()),
-        confusion(classes, class_names) if count <= _LARGEST else None,
-        None if joint is None else confusion(joint, class_names),
+        [_drawn(_draw_views, *of, pixels=size, layout="none") for of in shown.values()],
+        _matrix(classes, class_names),
+        None if joint is None else _matrix(joint, class_names),
     )
 
 
-def _views(pixels, said, label, class_names, captions):
-    """Returns a table of a column a view, and below it a row an output."""
-    lines = 1 + len(said)
-    size = (_FIRST + _WIDTH * len(captions), _EDGE + _LINE * lines + 12)
-    picture = Image.new("RGB", size, "white")
-    pen = _Pen(picture)
-    pen.write((4, _EDGE + 6), class_names[label], "black", _FIRST)
+def _matrix(matrix, class_names):
+    side = len(matrix)
+    if side > _LARGEST:
+        return None
+    return _drawn(
+        confusion,
+        matrix,
+        class_names,
+        pixels=(max(450, side + 180), max(400, side + 130)),
+    )
+
+
+def _drawn(draw, *arguments, pixels, layout="constrained"):
+    size = tuple(side / _DPI for side in pixels)
+    return drawn(draw, *arguments, size=size, dpi=_DPI, layout=layout)
+
+
+def _draw_views(figure, pixels, said, label, class_names, captions):
+    """Draws a table of a column a view, and below it a row an output."""
+    width, height = figure.get_size_inches() * figure.dpi
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+
+    def write(x, row, text, color):
+        y = _EDGE + 10 + _LINE * row
+        axes.text(x, y, text, color=color, fontsize=8.5, verticalalignment="center")
+
+    write(4, 0, shortened(class_names[label], 8), "black")
     for row, name in enumerate(said, start=1):
-        pen.write((4, _EDGE + 6 + _LINE * row), name, _GREY, _FIRST)
+        write(4, row, name, _GREY)
     for column, caption in enumerate(captions):
         left = _FIRST + _WIDTH * column
-        image = Image.fromarray(np.rint(pixels[column]).clip(0, 255).astype("uint8"))
-        image = ImageOps.contain(image, (_EDGE, _EDGE), Image.Resampling.NEAREST)
-        picture.paste(image, (left, 4))
-        pen.write((left, _EDGE + 6), caption, _GREY, _WIDTH)
+        image = np.rint(pixels[column]).clip(0, 255).astype("uint8")
+        high, wide = (_EDGE * side / max(image.shape[:2]) for side in image.shape[:2])
+        axes.imshow(
+            image,
+            extent=(left, left + wide, high, 0),
+            aspect="auto",
+            interpolation="nearest",
+        )
+        write(left, 0, caption, _GREY)
         for row, (name, probabilities) in enumerate(said.items(), start=1):
             found = int(probabilities[column].argmax())
-            percent = f"{100 * probabilities[column, found]:.0f} %"
             if name == "logits":
                 right, text = found == label, class_names[found]
             else:
                 right = found == label * len(captions) + column
                 of_class, view = divmod(found, len(captions))
                 text = f"{captions[view]} {class_names[of_class]}"
-            top = _EDGE + 6 + _LINE * row
             color = _RIGHT if right else _WRONG
-            pen.write((left, top), text, color, _WIDTH - 46)
-            pen.write((left + _WIDTH - 42, top), percent, color, 40)
-    return np.asarray(picture)
-
-
-def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Draws a confusion matrix: the darker, the larger a part of its row.
-
-    Args:
-        matrix: Integers of shape `(K, K)`, a row for each label; `K` is the number of
-            classes or, of joint labels, a multiple of it, and lines part the classes.
-        class_names: Names of the classes, which stand beside few of them.
-
-    Returns:
-        uint8 of shape `(H, W, 3)`.
-
-    Example:
-    >>> confusion(np.eye(40, dtype=int), [f"class {n}" for n in range(40)]).shape
-    (336, 336, 3)
-    """
-    parts = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    colors = 255 - parts[..., np.newaxis] * (255 - np.array(_FULL))
-    cell = max(1, _SIDE // len(matrix))
-    side = cell * len(matrix)
-    cells = Image.fromarray(np.rint(colors).astype("uint8"))
-    cells = cells.resize((side, side), Image.Resampling.NEAREST)
-    is_named = len(class_names) <= _NAMED_CLASSES
-    margin = 8 + (max(_Pen.width(name) for name in class_names) if is_named else 0)
-    margin = min(margin, _SIDE // 3)
-    picture = Image.new("RGB", (margin + side + 8, margin + side + 8), "white")
-    picture.paste(cells, (margin, margin))
-    if not is_named:
-        return np.asarray(picture)
-    pen, step = _Pen(picture), side / len(class_names)
-    for number in range(len(class_names) + 1):
-        place = round(margin + step * number)
-        pen.line((margin, place, margin + side, place))
-        pen.line((place, margin, place, margin + side))
-    middle = margin + (step - _LINE) / 2
-    for number, name in enumerate(class_names):
-        pen.write((4, middle + step * number), name, "black", margin - 8)
-    # The names of the columns run upwards.
-    turned = picture.transpose(Image.Transpose.ROTATE_270)
-    pen = _Pen(turned)
-    for number, name in enumerate(class_names):
-        left = turned.width - margin + 4
-        pen.write((left, middle + step * number), name, "black", margin - 8)
-    return np.asarray(turned.transpose(Image.Transpose.ROTATE_90))
-
-
-class _Pen:
-    """Writes on a picture, no wider than there is room."""
-
-    _font = ImageFont.load_default(size=13)
-
-    def __init__(self, picture):
-        self._draw = ImageDraw.Draw(picture)
-
-    @classmethod
-    def width(cls, text):
-        """Returns the pixels that a text takes."""
-        return math.ceil(cls._font.getlength(str(text)))
-
-    def write(self, place, text, color, width):
-        text = str(text)
-        if self.width(text) > width:
-            while text and self.width(text + "…") > width:
-                text = text[:-1]
-            text += "…"
-        self._draw.text(place, text, fill=color, font=self._font)
-
-    def line(self, ends):
-        self._draw.line(ends, fill="#d4d4d4")
+            write(left, row, shortened(text, 11), color)
+            percent = f"{100 * probabilities[column, found]:.0f} %"
+            write(left + _WIDTH - 42, row, percent, color)
+    axes.set(xlim=(0, width), ylim=(height, 0))  # which images have changed

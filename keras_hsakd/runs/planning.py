@@ -14,12 +14,13 @@ import keras
 
 import keras_hsakd
 from keras_hsakd import pretrained
+from keras_hsakd.documents import Table, Text, markdown
 from keras_hsakd.figures import amount, rounded
 from keras_hsakd.files import read_json, without_folders, write_json
 from keras_hsakd.heads import multiply_adds_by_part, output_names
 from keras_hsakd.machine import machine
 from keras_hsakd.runs import networks, sources
-from keras_hsakd.runs.costs import Way, hours, image_multiply_adds, ways
+from keras_hsakd.runs.costs import Way, image_multiply_adds, ways
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import Distill, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
@@ -46,7 +47,7 @@ def plan(
 
     Multiply-adds, hours, memory and the size of a cache, for the method and for each
     way to pay less. Seconds a step are measured: the trainings begin, on the images
-    that they will have, and are ended after some seconds. Each does so in a process of
+    that they will have, and are ended after 20 steps. Each does so in a process of
     its own; one that fails is a row that says why.
 
     Args:
@@ -63,7 +64,8 @@ def plan(
             8.
         sampled_views: Number of views that a step sees where they are sampled.
             Defaults to 2.
-        seconds: How long each way is measured, after its first step. Defaults to 10.
+        seconds: After how many fewer than 20 steps of a way are enough, three at least.
+            Defaults to 10.
         timeout: Seconds after which one is given up. Defaults to 600.
         modules: Names of modules that those processes import first, which register
             layers of your own. Defaults to none.
@@ -137,14 +139,16 @@ def plan(
     )
     if run is not None:
         del possible["teacher"]
+
+    def measured(way, model):
+        way = {"way": dataclasses.asdict(way), "model": model, "seconds": seconds}
+        found = _in_a_process(task | way, timeout)
+        return {"error": found["error"]} if "error" in found else found
+
     for name, way in possible.items():
         if verbose:
             print(f"Measuring: {name}", flush=True)
-        row = _row(found, name, way)
-        task |= {"way": dataclasses.asdict(way), "seconds": seconds}
-        measured = _in_a_process({**task, "model": row["of"]["model"]}, timeout)
-        found["rows"].append(row | _priced(found, row, measured))
-    _add_up(found)
+        found["rows"].append(_row(found, name, way, measured))
     return found
 
 
@@ -229,32 +233,46 @@ def _in_a_process(task, timeout):
 # Rows.
 
 
-def _row(plan, name, way):
-    """Returns what is known of a way before it is measured."""
+def _row(plan, name, way, measure):
+    """Returns what is known of a way, and what is measured of it."""
     parts = plan["parts"]["teacher"], plan["parts"]["student"]
     of_teacher, distills = way.kind == "teacher", way.kind == "distill"
-    training, teacher = plan["training"], plan["teacher"]
-    batch_size = training["batch_size"]
-    return {
+    training, teacher, images = plan["training"], plan["teacher"], plan["images"]
+    trained = teacher if of_teacher else training
+    epochs, batch_size = trained["epochs"], training["batch_size"]
+    row = {
         "name": name,
         "of": _identity(
             way,
-            model=teacher["model"] if of_teacher else training["model"],
+            model=trained["model"],
             multiply_adds=parts[0 if of_teacher else 1],
             origin=teacher["model"] if distills else None,
             origin_multiply_adds=parts[0] if distills else None,
-            epochs=teacher["epochs"] if of_teacher else training["epochs"],
+            epochs=epochs,
             batch_size=batch_size,
-            images=plan["images"],
+            images=images,
         ),
-        "multiply_adds_a_step": min(batch_size, plan["images"]["train"])
+        "multiply_adds_a_step": min(batch_size, images["train"])
         * image_multiply_adds(way, *parts),
-        "cache_bytes": num_bytes(
-            plan["images"]["train"], plan["variants"], plan["num_views"], plan["widths"]
-        )
-        if way.cached
-        else None,
+        "cache_bytes": None,
     }
+    if way.cached:
+        shape = plan["variants"], plan["num_views"], plan["widths"]
+        row["cache_bytes"] = num_bytes(images["train"], *shape)
+    row |= measure(way, trained["model"])
+    if "error" not in row:
+        an_epoch = plan["steps"] * row["seconds_a_step"]
+        an_epoch += plan["test_batches"] * row["seconds_a_test_batch"]
+        row["hours"] = epochs * an_epoch / 3600
+        if way.cached:  # a pass of the teacher for each variant
+            passes = plan["variants"] * plan["steps"]
+            row["cache_hours"] = passes * row["seconds_a_cached_batch"] / 3600
+    if of_teacher:
+        teacher["hours"] = row.get("hours")
+    spent = [row.get("hours"), row.get("cache_hours", 0)]
+    spent += [teacher["hours"]] if distills else []
+    row["hours_in_all"] = None if None in spent else sum(spent)
+    return row
 
 
 def _identity(way, multiply_adds, **others):
@@ -270,39 +288,6 @@ def _identity(way, multiply_adds, **others):
 def _as_json(content):
     """Returns content as it is read from a file, which has no tuples."""
     return json.loads(json.dumps(content))
-
-
-def _priced(plan, row, measured):
-    """Returns what was measured of a row, and the hours that come of it."""
-    if "error" in measured:
-        return {"error": measured["error"]}
-    priced = {
-        **measured,
-        "hours": hours(
-            row["of"]["epochs"],
-            plan["steps"],
-            measured["seconds_a_step"],
-            plan["test_batches"],
-            measured["seconds_a_test_batch"],
-        ),
-    }
-    if row["of"]["cached"]:  # a pass of the teacher for each variant
-        seconds = measured["seconds_a_cached_batch"]
-        priced["cache_hours"] = hours(plan["variants"], plan["steps"], seconds, 0, 0)
-    return priced
-
-
-def _add_up(plan):
-    """Adds to each row what it costs in all, teacher and cache included."""
-    teacher = plan["teacher"]
-    for row in plan["rows"]:
-        if row["of"]["kind"] == "teacher":
-            teacher["hours"] = row.get("hours")
-    for row in plan["rows"]:
-        parts = [row.get("hours"), row.get("cache_hours", 0)]
-        if row["of"]["kind"] == "distill":
-            parts.append(teacher["hours"])
-        row["hours_in_all"] = None if None in parts else sum(parts)
 
 
 # A plan as text.
@@ -321,56 +306,45 @@ def table(plan: Mapping) -> str:
     teaching, learning = (without_folders(of["model"]) for of in (teacher, training))
     machine, size = plan["machine"], in_words(images["image_size"])
     device = ", ".join(machine["devices"])
-    lines = [
-        f"{teaching} teaches {learning}: {images['train']:,} images of "
-        f"{size} pixels and {images['classes']} classes in batches of "
-        f"{training['batch_size']}, {training['epochs']} epochs, "
-        f"{training['precision']}. "
-        f"{machine['processor']}, {machine['cores']} cores, {device}.",
-        "",
-        "Multiply-adds of a view:",
-        "",
-        f"| part | teacher, {teaching} | student, {learning} |",
-        "| --- | --- | --- |",
-    ]
     of_teacher, of_student = plan["parts"]["teacher"], plan["parts"]["student"]
-    lines += [
-        f"| {part} | {count:,} | {of_student[part]:,} |"
-        if part in of_student
-        else f"| {part} | {count:,} | |"
+    parts = [
+        [part, f"{count:,}", f"{of_student[part]:,}" if part in of_student else ""]
         for part, count in of_teacher.items()
     ]
-    lines += [
-        "",
-        "| way | multiply-adds a step | seconds a step | training | in all | memory "
-        "| cache |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        *(_line(row) for row in plan["rows"]),
-        "",
-    ]
-    lines += [
-        f"{row['name']}: not measured, {row['error']}"
-        for row in plan["rows"]
-        if "error" in row
+    head = ["way", "multiply-adds a step", "seconds a step", "training", "in all"]
+    blocks = [
+        Text(
+            f"{teaching} teaches {learning}: {images['train']:,} images of "
+            f"{size} pixels and {images['classes']} classes in batches of "
+            f"{training['batch_size']}, {training['epochs']} epochs, "
+            f"{training['precision']}. "
+            f"{machine['processor']}, {machine['cores']} cores, {device}."
+        ),
+        Text("Multiply-adds of a view:"),
+        Table([["part", f"teacher, {teaching}", f"student, {learning}"], *parts]),
+        Table([[*head, "memory", "cache"], *map(_cells, plan["rows"])]),
+        *(
+            Text(f"{row['name']}: not measured, {row['error']}")
+            for row in plan["rows"]
+            if "error" in row
+        ),
     ]
     if teacher["run"]:
         known = teacher["hours"]
         took = "unknown" if known is None else f"{_duration(known)}, paid already"
-        lines.append(f"The training of the teacher in '{teacher['run']}': {took}.")
-    lines.append(
+        line = f"The training of the teacher in '{teacher['run']}': {took}."
+        blocks.append(Text(line))
+    explained = (
         "Training: with a validation after each epoch. In all: with the teacher and "
         f"the cache, {plan['variants']} variants in float16. Memory: the most that a "
         "training takes beyond its networks."
     )
-    return "\n".join(lines)
+    return markdown([*blocks, Text(explained)]).rstrip()
 
 
-def _line(row):
-    cache = (
-        _told(row["cache_bytes"], amount, "B"),
-        _duration(row.get("cache_hours")),
-    )
-    cells = [
+def _cells(row):
+    cache = _told(row["cache_bytes"], amount, "B"), _duration(row.get("cache_hours"))
+    return [
         row["name"],
         amount(row["multiply_adds_a_step"]),
         _told(row.get("seconds_a_step"), rounded),
@@ -379,7 +353,6 @@ def _line(row):
         _told(row.get("memory_bytes"), amount, "B"),
         ", ".join(filter(None, cache)),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _duration(hours):

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Mapping
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
@@ -97,7 +96,7 @@ class TensorBoard(keras.callbacks.Callback):
         )
         tf.summary.image(
             "views",
-            np.stack(drawn.views),
+            tf.stack([tf.io.decode_png(view, 3) for view in drawn.views]),
             max_outputs=len(drawn.views),
             description="An image under each view, and what the network says of it.",
         )
@@ -106,7 +105,7 @@ class TensorBoard(keras.callbacks.Callback):
             if matrix is not None:
                 tf.summary.image(
                     f"confusion/{name}",
-                    matrix[np.newaxis],
+                    tf.io.decode_png(matrix, 3)[tf.newaxis],
                     description="Rows are labels, columns predictions.",
                 )
 

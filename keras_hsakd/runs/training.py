@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 import keras
 import tensorflow as tf
 
-from keras_hsakd import checkpoints, distribution, models
+from keras_hsakd import checkpoints, distribution, drawings, models
 from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, StepSeconds, Throughput
 from keras_hsakd.files import best_effort
 from keras_hsakd.heads import multiply_adds_by_part, strip_heads
 from keras_hsakd.machine import machine, versions
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.resume import Resume, list_snapshots
-from keras_hsakd.runs import networks, optimization, plots, sources
+from keras_hsakd.runs import networks, optimization, sources
 from keras_hsakd.runs.evaluation import measure
 from keras_hsakd.runs.folder import Run, differences, writing
 from keras_hsakd.runs.images import (
@@ -406,11 +406,6 @@ def _fit(job, run, goes_on, images, training, execution, verbose):
             distribution.wait_for_workers(trainer)
             yield
 
-    if is_chief:
-        try:
-            plots.pyplot()
-        except ImportError as error:
-            print(f"No curves.png: {error}")
     with images.errors_named():
         trainer.fit(
             images.train,
@@ -563,10 +558,10 @@ class Recorder(keras.callbacks.Callback):
 
     def _draw(self, record):
         if self.saving.last:
-            with best_effort("curves.png"), contextlib.suppress(ImportError):
+            with best_effort("curves.png"):
                 picture = os.path.join(self.run.path, "curves.png")
                 title = Run(self.run.path, record).describe()
-                plots.training_curves(self.run.log, picture, title)
+                drawings.training_curves(self.run.log, picture, title)
 
 
 def import_torch(

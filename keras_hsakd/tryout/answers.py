@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_hsakd import views
 from keras_hsakd.data import center_crop
-from keras_hsakd.data.decoding import decode
+from keras_hsakd.data.decoding import decode_file
 from keras_hsakd.data.sources import resize_one
 from keras_hsakd.export.metrics import softmax
 from keras_hsakd.export.serving import as_pixels
@@ -111,7 +111,7 @@ class NetworkOfRun:
         )
 
     def _read(self, content):
-        image = decode(content)
+        image = decode_file(content, "")
         if self._center_crop is not None:
             return center_crop(image, self._image_size, self._center_crop).numpy()
         return resize_one(image, self._image_size).numpy()

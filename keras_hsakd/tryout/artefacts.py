@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.data.decoding import decode
+from keras_hsakd.data.decoding import decode_file
 from keras_hsakd.export.formats import optional_module
 from keras_hsakd.export.onnx import CLASS_NAMES
 from keras_hsakd.export.serving import as_pixels
@@ -160,7 +160,7 @@ def open_artefact(path: str | os.PathLike) -> Answering:
 
 def _answering(title, loaded):
     def answer(content):
-        image = decode(content)
+        image = decode_file(content, "")
         if loaded.size is None:
             given, shown = [content], _shrunk(image)
         else:
