@@ -15,12 +15,10 @@
 import os
 import sys
 
-from keras_hsakd import lazy, signals
+from keras_hsakd import lazy
 
 _started = os.path.basename("".join(sys.argv[:1]))
 _is_command = os.path.splitext(_started)[0] == "keras-hsakd"
-if _is_command:  # before it imports what takes its time
-    signals.interrupted_at_once(signals.INTERRUPTED)
 
 TYPE_CHECKING = False  # to a type checker, it is true; `typing` takes its time
 if TYPE_CHECKING:

@@ -3,14 +3,15 @@
 import json
 import os
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from keras_hsakd.files import atomic_write
+from keras_hsakd.names import Checkpoint
 
 if TYPE_CHECKING:
     import keras
 
-CHECKPOINTS = ("last", "best")
+CHECKPOINTS = get_args(Checkpoint)
 
 
 def checkpoint_path(folder: str | os.PathLike, checkpoint: str) -> str:

@@ -7,9 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-# The last words of the command line.
-INTERRUPTED = "keras-hsakd: interrupted"
-
 
 @contextlib.contextmanager
 def handled(number: signal.Signals, handler: Callable) -> Iterator[None]:
@@ -36,24 +33,6 @@ def handled(number: signal.Signals, handler: Callable) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
-
-
-def interrupted_at_once(last_words: str) -> None:
-    """Has Ctrl-C end the process at once, until another function receives it.
-
-    For a command that imports, and has done nothing yet: Python would print where it
-    was.
-
-    Args:
-        last_words: What is then written on standard error; the exit code is 130.
-
-    Example:
-    >>> before = signal.getsignal(signal.SIGINT)
-    >>> interrupted_at_once("program: interrupted")
-    >>> _ = signal.signal(signal.SIGINT, before)
-    """
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda number, frame: _end(number, last_words))
 
 
 def _end(number, last_words):

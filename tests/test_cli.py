@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import checkpoints, cli, demo, models, runs, strip_heads, tryout
+from keras_hsakd import (
+    checkpoints,
+    cli,
+    commands,
+    demo,
+    models,
+    runs,
+    strip_heads,
+    tryout,
+)
 from keras_hsakd.export import measuring
 from keras_hsakd.runs import (
     Distill,
@@ -24,10 +33,6 @@ from keras_hsakd.runs import (
 )
 
 SMALL = "--data digits --image-size 8 --examples-per-class 5 --limit 50 --batch-size 25"
-COMMANDS = (
-    *("teacher", "baseline", "distill", "mutual", "linear", "run", "evaluate"),
-    *("plan", "cache", "export", "try", "convert", "models", "demo"),
-)
 
 
 def test_from_a_teacher_to_a_served_student(
@@ -169,7 +174,7 @@ def received(monkeypatch):
     def train(kind, **others):
         options.update(others, kind=kind)
 
-    monkeypatch.setattr(cli, "_report", lambda run: None)
+    monkeypatch.setattr(commands, "_report", lambda run: None)
     monkeypatch.setattr(runs, "train", train)
     return options
 
@@ -185,7 +190,7 @@ def test_flags_reach_the_settings(received):
     assert received["data"]["mean"] == [0.5, 0.4, 0.3]
     assert received["data"]["flip"] is False
     assert received["data"]["corrupt"] == "skip"
-    assert received["training"].milestones == [0.5, 0.9]
+    assert received["training"].milestones == (0.5, 0.9)
     assert received["training"].nesterov is False
     assert received["training"].epochs == 240
     assert received["kind"].head_metrics is True
@@ -214,7 +219,10 @@ def test_distill_changes_only_what_is_given(received):
 
 def test_a_page_is_local_unless_told(monkeypatch):
     given = {}
-    monkeypatch.setattr(tryout, "serve", lambda **options: given.update(options))
+    names = ("path", "checkpoint", "host", "port", "browser")
+    monkeypatch.setattr(
+        tryout, "serve", lambda *values: given.update(zip(names, values, strict=True))
+    )
     assert cli.main(["try", "runs/student"]) == 0
     assert given == {
         "path": "runs/student",
@@ -285,7 +293,7 @@ def test_models_lists_what_networks_cost(capsys):
     assert len(lines) == 2 + len(models.names())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", commands.COMMANDS)
 def test_help_shows_defaults(command, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])

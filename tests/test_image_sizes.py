@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import cli, data, heads, sizes
+from keras_hsakd import cli, commands, data, heads, sizes
 from keras_hsakd.runs import (
     DataSettings,
     Distill,
@@ -101,7 +101,7 @@ def test_views_that_do_not_suit_are_said_before_an_image_is_read(
 
 def test_the_folder_of_a_line_of_a_study_has_the_size_as_it_is_typed():
     told = {"name": "a/b", "image_size": (16, 24), "seeds": None}
-    assert cli._folder_of(told) == "a--b--image_size-16x24"
+    assert commands.folder_of(told) == "a--b--image_size-16x24"
 
 
 # From the teacher to the served student

@@ -21,6 +21,7 @@ PACKAGE = pathlib.Path(keras_hsakd.__file__).parent
 # Imports go downward only, and never within a group.
 GROUPS = [
     {"cli"},
+    {"commands"},
     {"demo", "tryout"},
     {"runs"},
     {"export"},
@@ -33,9 +34,10 @@ GROUPS = [
     {"light", "logits"},
     {"terms", "graph"},
     {"layers"},
-    {"distribution", "drawings", "lock", "pretrained", "results"},
+    {"distribution", "drawings", "flags", "lock", "pretrained", "results"},
     {"ops", "autotuning", "compat", "digests", "documents", "figures", "files", "lazy"}
-    | {"machine", "names", "optional", "signals", "spelling", "suggestions", "zoo"},
+    | {"machine", "names", "optional", "signals", "spelling", "suggestions"}
+    | {"validation", "zoo"},
     {"sizes"},
 ]
 LEVELS = {part: level for level, group in enumerate(GROUPS) for part in group}
@@ -157,10 +159,9 @@ def test_the_command_line_offers_what_there_is():
 WITHOUT_KERAS = """
 import contextlib, sys
 sys.argv[0] = "bin/keras-hsakd"
-from keras_hsakd import cli, runs
+from keras_hsakd import cli, commands
 lines = ["--help", "run --list", "models", "teacher", "no-command"]
-others = "cache convert demo evaluate export plan report study try".split()
-for line in lines + [f"{command} --help" for command in (*runs.KINDS, *others)]:
+for line in lines + [f"{command} --help" for command in commands.COMMANDS]:
     with contextlib.suppress(SystemExit):
         cli.main(line.split())
 assert not {"keras", "tensorflow", "numpy", "h5py"} & set(sys.modules)

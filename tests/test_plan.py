@@ -107,7 +107,7 @@ def test_a_teacher_is_measured_by_settings_of_its_own(monkeypatch):
         assert answer(task)["error"] == "Expected no more"
     teacher, student = seen
     assert teacher.model == "resnet8" and student.model == "wrn_10_1"
-    assert teacher.taps is None and student.taps == ["tiny_stage1_relu"]
+    assert teacher.taps is None and student.taps == ("tiny_stage1_relu",)
     assert (teacher.freeze_backbone, student.freeze_backbone) == (False, True)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import keras_hsakd
-from keras_hsakd import cli
+from keras_hsakd import commands as of_command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -111,7 +111,7 @@ def commands(text):
     "document", DOCUMENTS, ids=lambda path: path.parent.name + "-" + path.stem
 )
 def test_commands_are_those_of_the_command_line(document):
-    parser = cli._parser()
+    parser = of_command_line.parser()
     for words in commands(document.read_text()):
         try:
             parser.parse_args(words)

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from keras_hsakd import cli
+from keras_hsakd import cli, runs
 from keras_hsakd.runs import Line, Run, recipes, run_seeds, run_study, study, training
 
 PAIR = "cifar100/wrn_40_2-wrn_16_2"
@@ -167,7 +167,7 @@ def studied(monkeypatch):
         received.update(lines={line.name: line for line in lines}, output=output)
         return {}
 
-    monkeypatch.setattr(cli.runs, "run_study", run_study, raising=False)
+    monkeypatch.setattr(runs, "run_study", run_study, raising=False)
     return received
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import cli, data, drawings, runs, terms
+from keras_hsakd import cli, commands, data, drawings, runs, terms
 from keras_hsakd.resume import OutOfTime, Preempted, list_snapshots
 from keras_hsakd.runs import (
     Baseline,
@@ -285,11 +285,11 @@ def test_a_training_that_is_out_of_time_goes_on(tmp_path, capsys):
         ({"epochs": 0}, "`--epochs` to be at least 1"),
         ({"batch_size": 0}, "`--batch-size` to be at least 1"),
         ({"learning_rate": 0.0}, "`--learning-rate` to be above 0"),
-        ({"milestones": (2,)}, "each number of `--milestones` to be above 0"),
+        ({"milestones": (2,)}, "each of `--milestones` to be above 0"),
         ({"patience": 0}, "`--patience` to be at least 1"),
         ({"momentum": 1}, "`--momentum` to be at least 0 and below 1"),
-        ({"learning_rate": float("nan")}, "`--learning-rate` to be above 0"),
-        ({"weight_decay": float("inf")}, "`--weight-decay` to be at least 0"),
+        ({"learning_rate": float("nan")}, "`--learning-rate` to be a finite number"),
+        ({"weight_decay": float("inf")}, "`--weight-decay` to be a finite number"),
         ({"seed": 2**32}, "`--seed` to be .* at most 4294967295"),
     ],
 )
@@ -360,7 +360,7 @@ def test_what_several_devices_cannot_do(monkeypatch, tmp_path):
 def received(monkeypatch):
     """Returns what `train` was called with last, in place of training."""
     options = {}
-    monkeypatch.setattr(cli, "_report", lambda run: None)
+    monkeypatch.setattr(commands, "_report", lambda run: None)
     monkeypatch.setattr(
         runs, "train", lambda kind, **others: options.update(others, kind=kind)
     )

@@ -3,10 +3,9 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
-from keras_hsakd.names import METHODS, VIEWS
-from keras_hsakd.results import CHECKPOINTS
+from keras_hsakd.names import VIEWS, Checkpoint, Method, Views
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.settings import (
     CHOOSING,
@@ -15,12 +14,12 @@ from keras_hsakd.runs.settings import (
     DataSettings,
     Settings,
     TrainingSettings,
-    setting,
 )
 from keras_hsakd.sizes import is_square
+from keras_hsakd.validation import Range
 
-# The fields are enough for the help of the command line. What needs Keras, which takes
-# seconds, is imported where a job is made.
+# Docstrings and fields are enough for the help of the command line. What needs Keras,
+# which takes seconds, is imported where a job is made.
 if TYPE_CHECKING:
     import keras
 
@@ -126,28 +125,11 @@ class Origin(NamedTuple):
         }
 
 
-def _checkpoint(which, default="last", otherwise=""):
-    return setting(
-        default,
-        f"network {which}: after the last epoch, or after that of the best "
-        "val_accuracy" + (f" (default: {otherwise})" if otherwise else ""),
-        choices=CHECKPOINTS,
-    )
-
-
 def _of_labels(training):
     """Returns the term of the labels of the images themselves."""
     from keras_hsakd.terms import CrossEntropy
 
     return CrossEntropy(label_smoothing=training.label_smoothing)
-
-
-def _views():
-    return setting(
-        "rotations",
-        "views of an image that the heads tell apart",
-        choices=VIEWS,
-    )
 
 
 def _check_suit(views, image_size):
@@ -159,21 +141,6 @@ def _check_suit(views, image_size):
             "for a quarter turn changes their shape. "
             f"Received: views='rotations' with image_size={image_size}"
         )
-
-
-def _sampled_views():
-    return setting(
-        None,
-        "views of each image that a step sees, the others drawn anew each time, to "
-        "pay less (default: all)",
-        at_least=2,
-    )
-
-
-def _head_metrics():
-    return setting(
-        False, "log the accuracies of the heads too; validation takes longer"
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -286,20 +253,34 @@ class Kind(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Teacher(Kind):
-    """Trains a network with auxiliary heads on labels, to teach others."""
+class _WithHeads(Kind):
+    """Base class: a training of heads on views.
+
+    Attributes:
+        views: Views of an image that the heads tell apart.
+        sampled_views: Views of each image that a step sees, the others drawn anew each
+            time, to pay less. Defaults to all.
+        head_metrics: Log the accuracies of the heads too; validation takes longer.
+    """
+
+    views: Views = "rotations"
+    sampled_views: Annotated[int, Range(at_least=2)] | None = None
+    head_metrics: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher(_WithHeads):
+    """Trains a network with auxiliary heads on labels, to teach others.
+
+    Attributes:
+        backbone: Run folder of the same network, whose backbone is taken over and
+            frozen. Defaults to none; all is trained jointly.
+    """
 
     name = "teacher"
     starts_from = "backbone"
 
-    backbone: str | None = setting(
-        None,
-        "run folder of the same network, whose backbone is taken over and frozen "
-        "(default: all is trained jointly)",
-    )
-    views: str = _views()
-    sampled_views: int | None = _sampled_views()
-    head_metrics: bool = _head_metrics()
+    backbone: str | None = None
 
     def check_images(self, images, origin):
         from keras_hsakd.runs.images import check_same_normalisation
@@ -347,11 +328,29 @@ class Baseline(Kind):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distill(Kind):
+class Distill(_WithHeads):
     """Trains a student with the help of a trained teacher.
 
     Data, classes, normalisation and views are the teacher's, where no flag says
     otherwise; with `--cache`, those of its cached outputs.
+
+    Attributes:
+        teacher: Run folder of the teacher. Defaults to that of --cache.
+        cache: Folder of the teacher's outputs, by `keras-hsakd cache`, which are
+            learned from in its place. Defaults to none; its network computes them.
+        checkpoint: Network of the teacher: after the last epoch, or after that of the
+            best val_accuracy. Defaults to the cache's, or last.
+        method: Method, with its published settings.
+        heads: Learn by auxiliary heads from views of the images; without, from the
+            teacher's class logits alone. Defaults to yes for hsakd.
+        temperature: Temperature of the method. Defaults to the published one.
+        method_settings: Other settings of its terms, for example beta=6 of dkd.
+            Defaults to the published ones.
+        terms: Terms of the loss in place of those of a method, each as Python spells
+            it, for example "KL(4.0, on='heads', weight=0.5)".
+        views: Without heads: views of an image on which the classes are learned.
+            Defaults to the image alone; with heads, those of the teacher.
+        weak_teacher: Learn from a teacher that is no better than chance, too.
     """
 
     name = "distill"
@@ -359,54 +358,20 @@ class Distill(Kind):
     inherits = "the teacher's"
     fixed = ("image_size",)
 
-    teacher: str | None = setting(
-        None,
-        "run folder of the teacher, or the name of a network that comes with the "
-        "package (default: that of --cache)",
-    )
-    cache: str | None = setting(
-        None,
-        "folder of the teacher's outputs, by `keras-hsakd cache`, which are learned "
-        "from in its place (default: its network computes them)",
-    )
-    checkpoint: str | None = _checkpoint("of the teacher", None, "the cache's, or last")
-    method: str = setting(
-        "hsakd", "method, with its published settings", choices=METHODS
-    )
-    heads: bool | None = setting(
-        None,
-        "learn by auxiliary heads from views of the images; without, from the "
-        "teacher's class logits alone (default: yes for hsakd)",
-    )
-    temperature: float | None = setting(
-        None, "temperature of the method (default: the published one)"
-    )
-    method_settings: dict[str, float] = setting(
-        {},
-        "other settings of its terms, for example beta=6 of dkd (default: the "
-        "published ones)",
-        metavar="NAME=NUMBER",
-    )
-    terms: tuple[str, ...] | None = setting(
-        None,
-        "terms of the loss in place of those of a method, each as Python spells it, "
-        "for example \"KL(4.0, on='heads', weight=0.5)\"",
-        metavar="TERM",
-    )
-    views: str | None = setting(
-        None,
-        "without heads: views of an image on which the classes are learned (default: "
-        "the image alone; with heads: those of the teacher)",
-        choices=VIEWS,
-    )
-    weak_teacher: bool = setting(
-        False, "learn from a teacher that is no better than chance, too"
-    )
-    sampled_views: int | None = _sampled_views()
-    head_metrics: bool = _head_metrics()
+    teacher: str | None = None
+    cache: str | None = None
+    checkpoint: Checkpoint | None = None
+    method: Method = "hsakd"
+    heads: bool | None = None
+    temperature: float | None = None
+    method_settings: dict[str, float] = dataclasses.field(default_factory=dict)
+    terms: tuple[str, ...] | None = None
+    views: Views | None = None
+    weak_teacher: bool = False
 
     def __post_init__(self):
         """Decides about heads where the user did not."""
+        super().__post_init__()
         if self.heads is None:
             with_heads = self.method == "hsakd"  # or terms, which are spelled out
             object.__setattr__(self, "heads", with_heads)
@@ -613,22 +578,21 @@ def teaching_network(origin: Origin) -> "keras.Model":
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mutual(Kind):
+class Mutual(_WithHeads):
     """Trains networks that learn from labels and from each other (online HSSAKD).
 
     There is no teacher; the folder keeps the network of `--model`, which is `net_1`
     among the logged quantities.
+
+    Attributes:
+        peers: Networks that it learns with. Defaults to one more of the same.
+        temperature: Temperature at which they learn from others.
     """
 
     name = "mutual"
 
-    peers: tuple[str, ...] | None = setting(
-        None, "networks that it learns with (default: one more of the same)"
-    )
-    temperature: float = setting(3.0, "temperature at which they learn from others")
-    views: str = _views()
-    sampled_views: int | None = _sampled_views()
-    head_metrics: bool = _head_metrics()
+    peers: tuple[str, ...] | None = None
+    temperature: float = 3.0
 
     def job(self, training, images, origin):
         from keras_hsakd.runs import networks
@@ -661,6 +625,11 @@ class Linear(Kind):
 
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 4.4, and
     the authors' `eval_rep.py`.
+
+    Attributes:
+        backbone: Run folder of the trained network.
+        checkpoint: Network whose features are taken: after the last epoch, or after
+            that of the best val_accuracy.
     """
 
     name = "linear"
@@ -671,8 +640,8 @@ class Linear(Kind):
         "synchronize_batch_norm",
     )
 
-    backbone: str = setting(help="run folder of the trained network")
-    checkpoint: str = _checkpoint("whose features are taken")
+    backbone: str
+    checkpoint: Checkpoint = "last"
 
     def data_settings(self, data, origin):
         from keras_hsakd.runs.images import check_size
