@@ -1,7 +1,7 @@
 """From a teacher's run folder to a cache of its outputs."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from keras_hsakd.runs.images import changed, check_same, load
 from keras_hsakd.runs.kinds import Distill, Origin, teaching_network
@@ -47,10 +47,11 @@ def cache_teacher(
     origin = Distill(teacher=settings.teacher, checkpoint=settings.checkpoint).origin()
     data = changed(origin.run, data or {})
     images = load(data, settings.batch_size, settings.seed, _checked(origin.run, data))
-    check_same(origin.run, images, origin.argument)
+    for each in origin.all:
+        check_same(each.run, images, each.argument)
     return TeacherCache.write(
         output,
-        teaching_network(origin),
+        [teaching_network(each) for each in origin.all],
         images.train,
         settings.variants,
         origin.run.views,
@@ -69,13 +70,15 @@ def _checked(run, data):
 
 
 def check_cache(
-    path: str | os.PathLike, teacher: str | os.PathLike | None = None
+    path: str | os.PathLike,
+    teacher: str | os.PathLike | Sequence[str] | None = None,
 ) -> dict[str, Deviation]:
     """Recomputes a sample of the outputs in a cache.
 
     Args:
         path: The cache.
-        teacher: Run folder of the teacher. Defaults to that which it was written of.
+        teacher: Run folder of the teacher, or of several. Defaults to those which it
+            was written of.
 
     Returns:
         How far they are apart, by the names of the outputs.
@@ -87,10 +90,9 @@ def check_cache(
     cache = TeacherCache(path)
     origin = Origin.of_cache(path)
     if teacher is None:
-        teacher = origin.run.path
-    network = teaching_network(
-        Distill(teacher=os.fspath(teacher), checkpoint=origin.checkpoint).origin()
-    )
+        teacher = tuple(each.run.path for each in origin.all)
+    given = Distill(teacher=teacher, checkpoint=origin.checkpoint).origin()
+    networks = [teaching_network(each) for each in given.all]
     data = origin.run.data_settings()
     images = load(data, cache.header["batch_size"], cache.seed)
-    return cache.check(network, images.train)
+    return cache.check(networks, images.train)

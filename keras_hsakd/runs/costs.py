@@ -207,9 +207,8 @@ def _spent_in_distillation(record, network, frozen, num_views, parts):
     with_heads = options.get("heads", True)
     names = _heads_of(network) if with_heads else ()
     learns, heads = _taught(options.get("terms"), names)
-    training = (origin.get("settings") or {}).get("training", {})
-    head = training.get("head", "copy")
-    teacher = origin.get("parts") or parts(origin["model"], head)
+    teachers = [_parts_of(each, parts) for each in (origin, *origin.get("others", ()))]
+    teacher = _together(teachers)
     # The last heads of a teacher with more of them teach.
     of_teacher = _heads_of(teacher) if names else ()
     taught_by = dict(zip(reversed(names), reversed(of_teacher), strict=False))
@@ -227,6 +226,25 @@ def _spent_in_distillation(record, network, frozen, num_views, parts):
         passes = origin["cache"]["variants"] * record["images"]["train"]
         written = passes * num_views * sum(teacher.values())
     return Spent(_images(record) * image_multiply_adds(way, teacher, network), written)
+
+
+def _parts_of(origin, parts):
+    """Returns the multiply-adds of a teacher by its parts."""
+    training = (origin.get("settings") or {}).get("training", {})
+    return origin.get("parts") or parts(origin["model"], training.get("head", "copy"))
+
+
+def _together(teachers):
+    """Returns those of several: of heads, where one has more, of its last ones."""
+    fewest = min(map(len, teachers))
+    rows = [
+        [each["backbone"], *[each[head] for head in _heads_of(each)][-(fewest - 1) :]]
+        if fewest > 1
+        else [each["backbone"]]
+        for each in teachers
+    ]
+    names = ["backbone", *(f"aux_{i}" for i in range(1, fewest))]
+    return dict(zip(names, map(sum, zip(*rows, strict=True)), strict=True))
 
 
 def _taught(terms, heads):

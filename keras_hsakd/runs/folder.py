@@ -561,4 +561,6 @@ def _settings_of(record, options):
         settings["origin"] = {"weights": origin.get("weights")}
         if "cache" in origin:
             settings["origin"]["cache"] = origin["cache"]["digest"]
+        if others := origin.get("others"):
+            settings["origin"]["others"] = [each["weights"] for each in others]
     return json.loads(json.dumps(settings))  # which has no tuples

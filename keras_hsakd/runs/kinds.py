@@ -14,6 +14,7 @@ from keras_hsakd.runs.settings import (
     DataSettings,
     Settings,
     TrainingSettings,
+    one_or_more,
 )
 from keras_hsakd.sizes import is_square
 from keras_hsakd.validation import Range
@@ -53,12 +54,21 @@ class Origin(NamedTuple):
         argument: What the user called the run.
         cache: The network's outputs, which are enough to learn from it; then the run
             may be gone, and its data settings are those of the cache.
+        kept: What a cache keeps of the run.
+        others: Where there are several teachers, those after the first.
     """
 
     run: Run
     checkpoint: str
     argument: str
     cache: "TeacherCache | None" = None
+    kept: Mapping[str, object] | None = None
+    others: tuple["Origin", ...] = ()
+
+    @property
+    def all(self) -> tuple["Origin", ...]:
+        """This one and the others."""
+        return (self, *self.others)
 
     @classmethod
     def of_cache(cls, path: str | os.PathLike) -> "Origin":
@@ -77,8 +87,13 @@ class Origin(NamedTuple):
                 "Expected `cache` to be of a run, by `keras-hsakd cache`. "
                 f"Received: '{cache.path}', of a network without one"
             )
-        run = Run(kept["run"], kept["record"])
-        return cls(run, kept["checkpoint"], "cache", cache)
+        first, *others = (
+            cls(
+                Run(each["run"], each["record"]), each["checkpoint"], "cache", kept=each
+            )
+            for each in (kept, *kept.get("others", ()))
+        )
+        return first._replace(cache=cache, others=tuple(others))
 
     def network(self) -> "keras.Model":
         """Loads the network."""
@@ -87,8 +102,8 @@ class Origin(NamedTuple):
     @property
     def weights(self) -> str:
         """A checksum of the network's weights, as of `Run.weights_digest`."""
-        if self.cache is not None:
-            return self.cache.header["origin"]["weights"]
+        if self.kept is not None:
+            return self.kept["weights"]
         return self.run.weights_digest(self.checkpoint)
 
     def record(self) -> dict:
@@ -109,6 +124,8 @@ class Origin(NamedTuple):
                 "digest": self.cache.digest,
                 "variants": self.cache.variants,
             }
+        if self.others:
+            record["others"] = [each.record() for each in self.others]
         return record
 
     def kept_in_cache(self, data: DataSettings) -> dict:
@@ -117,12 +134,15 @@ class Origin(NamedTuple):
         Args:
             data: The images that it is written of.
         """
-        return {
+        kept = {
             "run": self.run.path,
             "checkpoint": self.checkpoint,
             "weights": self.weights,
             "record": {**self.run.record, "data": dataclasses.asdict(data)},
         }
+        if self.others:
+            kept["others"] = [each.kept_in_cache(data) for each in self.others]
+        return kept
 
 
 def _of_labels(training):
@@ -167,11 +187,15 @@ class Kind(Settings):
         Raises:
             FileNotFoundError: If there is no such run, or none with a finished epoch.
         """
-        folder = self.starts_from and getattr(self, self.starts_from)
-        if folder is None:
+        folders = self.starts_from and getattr(self, self.starts_from)
+        if folders is None:
             return None
         checkpoint = getattr(self, "checkpoint", None) or "last"
-        return Origin(Run.open(folder), checkpoint, self.starts_from)
+        first, *others = (
+            Origin(Run.open(folder), checkpoint, self.starts_from)
+            for folder in ([folders] if isinstance(folders, str) else folders)
+        )
+        return first._replace(others=tuple(others))
 
     def options(self) -> dict:
         """Returns the fields but those of the origin, which has a record of its own."""
@@ -242,8 +266,8 @@ class Kind(Settings):
         """Raises a ValueError unless the images suit the origin."""
         from keras_hsakd.runs.images import check_same
 
-        if origin is not None:
-            check_same(origin.run, images, origin.argument)
+        for each in origin.all if origin else ():
+            check_same(each.run, images, each.argument)
 
     def job(
         self, training: TrainingSettings, images: "Images", origin: Origin | None
@@ -335,7 +359,8 @@ class Distill(_WithHeads):
     otherwise; with `--cache`, those of its cached outputs.
 
     Attributes:
-        teacher: Run folder of the teacher. Defaults to that of --cache.
+        teacher: Run folder of the teacher, or the name of a network that comes with the
+            package; of several, the logits are averaged. Defaults to that of --cache.
         cache: Folder of the teacher's outputs, by `keras-hsakd cache`, which are
             learned from in its place. Defaults to none; its network computes them.
         checkpoint: Network of the teacher: after the last epoch, or after that of the
@@ -358,7 +383,7 @@ class Distill(_WithHeads):
     inherits = "the teacher's"
     fixed = ("image_size",)
 
-    teacher: str | None = None
+    teacher: tuple[str, ...] | None = None
     cache: str | None = None
     checkpoint: Checkpoint | None = None
     method: Method = "hsakd"
@@ -371,6 +396,7 @@ class Distill(_WithHeads):
 
     def __post_init__(self):
         """Decides about heads where the user did not."""
+        object.__setattr__(self, "teacher", one_or_more(self.teacher))
         super().__post_init__()
         if self.heads is None:
             with_heads = self.method == "hsakd"  # or terms, which are spelled out
@@ -437,11 +463,13 @@ class Distill(_WithHeads):
                 f"checkpoint='{self.checkpoint}'"
             )
         if self.teacher is not None:
-            run = Run.open(self.teacher)
-            if run.weights_digest(origin.checkpoint) != origin.weights:
+            runs = [Run.open(folder) for folder in self.teacher]
+            weights = [run.weights_digest(origin.checkpoint) for run in runs]
+            if weights != [each.weights for each in origin.all]:
                 raise ValueError(
-                    f"Expected `cache` to be of `teacher`, '{run.path}'. Received: "
-                    f"'{self.cache}', of other weights, those of '{origin.run.path}'"
+                    f"Expected `cache` to be of `teacher`, {_paths(runs)}. Received: "
+                    f"'{self.cache}', of other weights, those of "
+                    f"{_paths(each.run for each in origin.all)}"
                 )
         return origin
 
@@ -493,8 +521,14 @@ class Distill(_WithHeads):
                 "Expected no `views` but without heads, which have those of the "
                 f"teacher, {origin.run.views}. Received: views={self.views!r}"
             )
-        if not self.weak_teacher:
-            check_better_than_chance(origin)
+        views = {each.run.views for each in origin.all}
+        if self.heads and len(views) > 1:
+            raise ValueError(
+                "Expected teachers whose heads learned the same views. "
+                f"Received: {sorted(views)}"
+            )
+        for each in () if self.weak_teacher else origin.all:
+            check_better_than_chance(each)
 
     def job(self, training, images, origin):
         from keras_hsakd.heads import strip_heads
@@ -509,9 +543,9 @@ class Distill(_WithHeads):
             teacher = TeacherCache(origin.cache.path)
             teacher.check_data(images.train)
         elif self.heads:
-            teacher = teaching_network(origin)
+            teacher = [teaching_network(each) for each in origin.all]
         else:
-            teacher = strip_heads(origin.network())
+            teacher = [strip_heads(each.network()) for each in origin.all]
         distiller = Distiller(
             teacher,
             student,
@@ -520,6 +554,10 @@ class Distill(_WithHeads):
             terms=self.loss_terms(training),
         )
         return Job(distiller, student, compiling={"head_metrics": self.head_metrics})
+
+
+def _paths(runs):
+    return ", ".join(f"'{run.path}'" for run in runs)
 
 
 def check_choice(data: DataSettings, seed: int, seed_of_cache: int, cache: str) -> None:

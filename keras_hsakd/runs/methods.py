@@ -157,7 +157,12 @@ def _told(record):
     origin = record["origin"]
     if origin:
         word = KINDS[record["kind"]].starts_from if record["kind"] in KINDS else "of"
-        told["from"] = without_folders(origin["model"])
+        others = origin.get("others", ())
+        models = [without_folders(each["model"]) for each in (origin, *others)]
+        told["from"] = " + ".join(models)
+        for number, other in enumerate(others, start=2):
+            more = _flat(other["settings"]["kind"], other["settings"])
+            told |= {f"{word} {number} {name}": value for name, value in more.items()}
         told[f"{word} epoch"] = origin["checkpoint"]
         if "cache" in origin:
             told["cached variants"] = origin["cache"]["variants"]
@@ -289,8 +294,9 @@ def _spent(record):
     needed = {model, *(record["options"].get("peers") or ())}
     if "parts" in record:
         needed.remove(model)
-    if record["kind"] == "distill" and "parts" not in origin:
-        needed.add(origin["model"])
+    if record["kind"] == "distill":
+        teachers = (origin, *origin.get("others", ()))
+        needed |= {each["model"] for each in teachers if "parts" not in each}
     if not needed <= set(models.names()):
         return None
     num_views = len(views.get(record["views"]))

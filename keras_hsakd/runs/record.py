@@ -71,6 +71,7 @@ class Origin(TypedDict):
     settings: NotRequired[Settings]
     parts: NotRequired[dict[str, int]]
     cache: NotRequired[Cache]
+    others: NotRequired[list["Origin"]]
 
 
 class Record(TypedDict):

@@ -273,7 +273,8 @@ class CacheSettings(Settings):
     """Which outputs of a teacher are kept.
 
     Attributes:
-        teacher: Run folder of the teacher; a cache to --check has its own.
+        teacher: Run folder of the teacher, or of several; a cache to --check has its
+            own.
         checkpoint: Network of the teacher: after the last epoch, or after that of the
             best val_accuracy.
         variants: Augmentations of each image; epoch e is trained on number e mod
@@ -283,12 +284,24 @@ class CacheSettings(Settings):
         seed: Seed of the augmentation, and of the choice of images.
     """
 
-    teacher: str | None = None
+    teacher: tuple[str, ...] | None = None
     checkpoint: Checkpoint = "last"
     variants: Count = 8
     dtype: CacheDtype = "float16"
     batch_size: Count = 64
     seed: Seed = 0
+
+    def __post_init__(self):
+        """Takes a single folder, too."""
+        object.__setattr__(self, "teacher", one_or_more(self.teacher))
+        super().__post_init__()
+
+
+def one_or_more(folders) -> tuple[str, ...] | None:
+    """Returns run folders as a tuple, also of one."""
+    if isinstance(folders, str | os.PathLike):
+        return (os.fspath(folders),)
+    return folders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

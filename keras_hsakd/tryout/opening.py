@@ -33,7 +33,8 @@ def open_networks(path: str | os.PathLike, checkpoint: str = "last") -> list[Ans
     networks = [_of_run(title, run, checkpoint)]
     if run.record["kind"] == "distill":
         try:
-            networks.append(_teacher(run.record["origin"]))
+            origin = run.record["origin"]
+            networks += map(_teacher, [origin, *origin.get("others", ())])
         except (OSError, ValueError) as error:
             warnings.warn(f"Tried without the teacher: {error}", stacklevel=2)
     return networks

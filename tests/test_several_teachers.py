@@ -1,0 +1,88 @@
+"""Students of several runs, from the command line: records, costs, caches, reports."""
+
+import numpy as np
+import pytest
+
+from keras_hsakd import TeacherCache, cli
+from keras_hsakd.runs import (
+    DataSettings,
+    Run,
+    Teacher,
+    TrainingSettings,
+    compare,
+    costs,
+    train,
+)
+
+STUDENT = "--model resnet8 --epochs 1 --batch-size 5 --verbose 0 --weak-teacher"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, stand_ins):
+    """Returns a folder with the runs of two teachers."""
+    folder = tmp_path_factory.mktemp("runs")
+    digits = DataSettings(data="digits", image_size=8, limit=8)
+    for seed, model in enumerate(("resnet8", "wrn_10_1")):
+        training = TrainingSettings(model=model, epochs=1, batch_size=6, seed=seed)
+        train(Teacher(), folder / model, training, digits, verbose=0)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def within(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def run(line):
+    return cli.main(line.split())
+
+
+def test_a_student_of_two_runs(folder, capsys):
+    distill = f"distill --teacher resnet8 wrn_10_1 {STUDENT} --output both"
+    assert run(distill) == 0, capsys.readouterr().err
+    record = Run.open("both").record
+    origin = record["origin"]
+    assert [each["model"] for each in (origin, *origin["others"])] == [
+        "resnet8",
+        "wrn_10_1",
+    ]
+    weights = [Run.open(name).weights_digest() for name in ("resnet8", "wrn_10_1")]
+    assert [origin["weights"], origin["others"][0]["weights"]] == weights
+    assert run(f"{distill} --resume") == 0  # it is that run
+    single = distill.replace(" wrn_10_1", "")
+    assert run(f"{single} --resume") == 1
+    assert "Expected the settings of the run" in capsys.readouterr().err
+
+    assert run(f"distill --teacher resnet8 {STUDENT} --output one") == 0
+    spent = {
+        name: costs.spent(Run.open(name).record, 4, None).training
+        for name in ("both", "one")
+    }
+    passes = 8 * 4 * sum(origin["others"][0]["parts"].values())
+    assert spent["both"] - spent["one"] == passes
+    text = compare(["both", "one"]).markdown()
+    assert "from resnet8 + wrn_10_1" in text
+
+
+def test_a_cache_of_two_runs(folder, capsys):
+    cache = "cache --teacher resnet8 wrn_10_1 --variants 1 --verbose 0 --output cache"
+    assert run(cache) == 0, capsys.readouterr().err
+    assert run("cache --check --output cache") == 0
+    header = TeacherCache("cache").header
+    assert header["origin"]["others"][0]["record"]["training"]["model"] == "wrn_10_1"
+    distill = f"distill --cache cache {STUDENT} --output cached"
+    assert run(distill) == 0, capsys.readouterr().err
+    origin = Run.open("cached").record["origin"]
+    assert origin["others"][0]["model"] == "wrn_10_1"
+    assert run(f"{distill} --teacher resnet8 wrn_10_1 --resume") == 0
+    assert run(f"{distill} --teacher resnet8 --resume") == 1
+    assert "Expected `cache` to be of `teacher`" in capsys.readouterr().err
+
+
+def test_two_of_one_teach_as_it_does(folder):
+    """The same weights after an epoch, to rounding."""
+    for name, teachers in (("once", "resnet8"), ("twice", "resnet8 resnet8")):
+        assert run(f"distill --teacher {teachers} {STUDENT} --output {name}") == 0
+    once, twice = (Run.open(name).network() for name in ("once", "twice"))
+    for received, expected in zip(twice.weights, once.weights, strict=True):
+        np.testing.assert_allclose(received, expected, atol=1e-6)
