@@ -12,14 +12,17 @@ FASTEST := $(addprefix tests/test_, $(addsuffix .py, checkpoints compat data exp
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-slow test-kills test-mutants release-check zoo \
-	lint format clean
+.PHONY: help demo docs check test test-slow test-kills test-mutants release-check zoo \
+	lint format wheel clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.installed ## Train, distil, export and serve on real digits: 5 minutes
 	$(BIN)/keras-hsakd demo --overwrite
+
+docs: $(VENV)/.installed-docs ## The site, into build/site; warnings are errors: 20 seconds
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . build/site
 
 check: lint ## Style and the fastest tests, before each commit: 1 minute
 	$(PYTEST) $(FASTEST)
@@ -39,6 +42,9 @@ test-kills: $(VENV)/.installed ## Trainings killed at 20 random moments, all els
 test-mutants: $(VENV)/.installed ## Plant faults; name those that no test notices
 	$(BIN)/python tests/mutants.py
 
+wheel: $(VENV)/.installed ## The package as a file, into dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 release-check: $(VENV)/.installed ## The wheel, without extras, in fresh environments
 	$(BIN)/python tests/release_check.py
 
@@ -54,7 +60,7 @@ format: $(VENV)/.installed ## Mend the style
 	$(BIN)/ruff format .
 
 clean: ## Remove what these targets made
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo build dist docs/api *.egg-info
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -66,4 +72,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 # by their own runtimes.
 $(VENV)/.installed-slow: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[cv,export,serving]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

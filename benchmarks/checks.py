@@ -84,7 +84,7 @@ def first_step(make_data):
     trainer, steps = create_trainer().compile("sgd"), Steps()
     x, y, validation = make_data()
     with Timed(
-        (fitting, "look_at"),
+        (fitting, "inspect_data"),
         (fitting.Fitting, "_check"),
         (fitting.Fitting, "_with_validation_checked"),
     ) as looking:
@@ -123,9 +123,11 @@ def without_marks():
     """Leaves what marks labels that do not suit out of the steps that are traced."""
     with (
         mock.patch.object(
-            fitting.Fitting, "suited", lambda self, labels, training=False: (labels, 1)
+            fitting.Fitting,
+            "valid_labels",
+            lambda self, labels, training=False: (labels, 1),
         ),
-        mock.patch.object(checks, "marked", lambda loss, suit: loss),
+        mock.patch.object(checks, "flag_invalid_labels", lambda loss, suit: loss),
     ):
         yield
 
@@ -179,7 +181,7 @@ def main():
         looking, to_step = zip(
             *(first_step(make) for _ in range(options.rounds)), strict=True
         )
-        results[f"{name}_looking_seconds"] = statistics.median(looking)
+        results[f"{name}_inspection_seconds"] = statistics.median(looking)
         results[f"{name}_first_step_seconds"] = statistics.median(to_step)
     for size in (8, 32):
         ratios = marks(options.rounds, size, options.steps)

@@ -4,7 +4,8 @@
     python benchmarks/results.py --check
     python benchmarks/results.py --keep runs/study study
 
-In `README.md`, `docs/results.md` and `docs/cheaper.md`, what stands between
+In `README.md`, `docs/results.md`, `docs/cheaper.md` and `docs/mlperf-tiny.md`, what
+stands between
 
     <!-- results: NAME of FOLDER OTHER against FOLDER -->
     <!-- end -->
@@ -13,14 +14,17 @@ are the accuracies that `keras-hsakd report` prints of `benchmarks/records/NAME`
 folders in it, `--against` one of them; `of ...` and `against FOLDER` may be left out.
 With `quality` for `results` it is what the networks are worth beyond that. Between
 `<!-- demo -->` and `<!-- end -->` in `docs/demo.md` is what `keras-hsakd demo` printed
-when it wrote `benchmarks/demo.json`. `docs/results-NAME.svg` has the accuracies of NAME
-by what they cost. `--check` changes nothing, and fails with what would change.
+when it wrote `benchmarks/demo.json`, between `<!-- mlperf tiny -->` and `<!-- end -->`
+in `docs/mlperf-tiny.md` what `benchmarks/mlperf_tiny.json` has.
+`docs/results-NAME.svg` has the accuracies of NAME by what they cost. `--check` changes
+nothing, and fails with what would change.
 `--keep RUNS NAME` makes records of run folders: `run.json`, `log.csv` and
 `quality.json`, without networks, and without the folders above what paths name.
 """
 
 import argparse
 import difflib
+import itertools
 import os
 import pathlib
 import re
@@ -30,7 +34,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_hsakd import demo
-from keras_hsakd.documents import Text, markdown
+from keras_hsakd.documents import Table, Text, markdown
 from keras_hsakd.files import read_json, without_folders, write_json
 from keras_hsakd.runs import compare
 
@@ -40,11 +44,14 @@ DOCUMENTS = (
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "demo.md",
     ROOT / "docs" / "cheaper.md",
+    ROOT / "docs" / "mlperf-tiny.md",
 )
 RECORDS = ROOT / "benchmarks" / "records"
 PICTURES = ROOT / "docs"
 DEMO = ROOT / "benchmarks" / "demo.json"
 OF_DEMO = re.compile(r"(<!-- demo -->\n)(.*?)(<!-- end -->)", re.S)
+MLPERF_TINY = ROOT / "benchmarks" / "mlperf_tiny.json"
+OF_MLPERF_TINY = re.compile(r"(<!-- mlperf tiny -->\n)(.*?)(<!-- end -->)", re.S)
 TABLE = re.compile(
     r"(<!-- (results|quality): (\S+)(?: of (.*?))?(?: against (\S+))? -->\n)(.*?)"
     r"(<!-- end -->)",
@@ -74,7 +81,61 @@ def filled(text: str, records: pathlib.Path) -> str:
         begin, _, end = match.groups()
         return f"{begin}\n{demo.table(read_json(DEMO))}\n\n{end}"
 
-    return OF_DEMO.sub(of_demo, TABLE.sub(table, text))
+    def of_mlperf_tiny(match):
+        begin, _, end = match.groups()
+        return f"{begin}\n{markdown(mlperf_tiny(read_json(MLPERF_TINY)))}\n{end}"
+
+    for pattern, made in (
+        (TABLE, table),
+        (OF_DEMO, of_demo),
+        (OF_MLPERF_TINY, of_mlperf_tiny),
+    ):
+        text = pattern.sub(made, text)
+    return text
+
+
+def mlperf_tiny(results: dict) -> list[Table | Text]:
+    """Returns the tables of what `benchmarks/mlperf_tiny.py` measured."""
+    files, sets = results["files"], results["images"]
+    images = [f"{count:,} {of_set}" for of_set, count in sets.items()]
+
+    def shown(name):
+        return name.removesuffix(f" {files[name]['precision']}")
+
+    def more(name, other):
+        found = results["differences"][name].get(other, {})
+        return [_more(found[of_set]) if found else "–" for of_set in sets]
+
+    with_times = all("latency_ms" in file for file in files.values())
+    head = ["file", "precision", *(f"{text}, %" for text in images)]
+    head += [f"more than published, {text}" for text in images] + ["bytes"]
+    rows = [head + ["latency", "memory"] * with_times]
+    for name, file in files.items():
+        row = [shown(name), file["precision"]]
+        row += [_percent(file[f"accuracy_{of_set}"]) for of_set in sets]
+        row += [*more(name, file["reference"]), f"{file['bytes']:,}"]
+        if with_times:
+            row += [f"{file[f'{x}_ratio']:.2f}" for x in ("latency_ms", "memory")]
+        rows.append(row)
+    blocks = [Table(rows)]
+    ours = [name for name in files if files[name]["of"] != "published"]
+    floats = [name for name in ours if files[name]["precision"] == "float32"]
+    pairs = list(itertools.combinations(floats, 2))
+    if pairs:
+        rows = [["run", "more than", *images]]
+        rows += [[shown(b), shown(a), *more(b, a)] for a, b in pairs]
+        blocks += [Text("Ours in float32, one with another:"), Table(rows)]
+    return blocks
+
+
+def _percent(found):
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['mean']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _more(found):
+    values = (100 * found[name] for name in ("mean", "low", "high"))
+    return "{:+.2f} [{:+.2f}, {:+.2f}], p {:.2g}".format(*values, found["p"])
 
 
 def picture(records: pathlib.Path) -> str:
@@ -92,16 +153,16 @@ def keep(runs: pathlib.Path, folder: pathlib.Path) -> None:
         to.mkdir(parents=True, exist_ok=True)
         for name in ("run.json", "quality.json"):
             if record.with_name(name).exists():
-                write_json(to / name, _for_others(read_json(record.with_name(name))))
+                write_json(to / name, for_others(read_json(record.with_name(name))))
         shutil.copy(record.with_name("log.csv"), to)
 
 
-def _for_others(content):
+def for_others(content):
     """Returns JSON values without the folders above what paths name."""
     if isinstance(content, dict):
-        return {name: _for_others(value) for name, value in content.items()}
+        return {name: for_others(value) for name, value in content.items()}
     if isinstance(content, list):
-        return [_for_others(value) for value in content]
+        return [for_others(value) for value in content]
     return without_folders(content) if isinstance(content, str) else content
 
 

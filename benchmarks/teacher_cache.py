@@ -29,7 +29,7 @@ from keras_hsakd.data import ArraySource, Augmentation
 from keras_hsakd.data.pipelines import train_and_test
 from keras_hsakd.files import write_json
 from keras_hsakd.machine import machine, versions
-from keras_hsakd.teacher_cache import DTYPES, TeacherCache
+from keras_hsakd.teachers import DTYPES, TeacherCache
 
 CLASSES = 100
 PAIRS = ("wrn_40_2-wrn_16_2", "resnet56-resnet20", "resnet32x4-resnet8x4")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from keras_hsakd.heads import strip_heads
     from keras_hsakd.pyramid import backbone
     from keras_hsakd.resume import Preempted, Resume
-    from keras_hsakd.teacher_cache import TeacherCache
+    from keras_hsakd.teachers import Ensemble, TeacherCache
     from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
     from keras_hsakd.views import check_views
 
@@ -48,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Distiller",
+    "Ensemble",
     "MutualDistiller",
     "Preempted",
     "Resume",
@@ -82,7 +83,7 @@ __getattr__, __dir__ = lazy.names_of(
         "heads": ("strip_heads",),
         "pyramid": ("backbone",),
         "resume": ("Preempted", "Resume"),
-        "teacher_cache": ("TeacherCache",),
+        "teachers": ("Ensemble", "TeacherCache"),
         "trainers": ("Distiller", "MutualDistiller", "TeacherTrainer"),
         "views": ("check_views",),
     },

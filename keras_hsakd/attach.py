@@ -79,7 +79,7 @@ def attach_heads(
             f"Expected `head` to be one of {HEADS}. Received: head={head!r}"
         )
     classifier = take_apart(model, num_classes)
-    chosen = classifier.stage_ends() if taps is None else _named(classifier, taps)
+    chosen = classifier.stage_ends if taps is None else _named(classifier, taps)
     if not chosen:
         raise ValueError(
             f"Expected `{classifier.name}` to have feature maps that every path goes "
@@ -102,7 +102,7 @@ def _light_heads(classifier, taps, num_views):
 
 def _copied_heads(classifier, taps, num_views):
     """Returns the joint logits of copied heads by name."""
-    path = classifier.feature_maps()
+    path = classifier.feature_maps
     crossed = [t for t in taps if all(t is not x for x in path)]
     if crossed:
         raise ValueError(
@@ -263,7 +263,7 @@ def taps_of(network: keras.Model) -> list[Tap]:
 def _named(classifier: Classifier, names: Sequence[str]) -> list:
     """Returns the outputs of layers, in the order of the model."""
     wanted = list(names)
-    tensors = classifier.tensors()
+    tensors = classifier.backbone_layers
     unknown = [name for name in wanted if name not in tensors]
     if unknown or not wanted:
         hint = did_you_mean(unknown[0], tensors) if unknown else ""

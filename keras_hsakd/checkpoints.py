@@ -1,7 +1,8 @@
-"""The authors' PyTorch checkpoints to and from our models."""
+"""The authors' PyTorch checkpoints to and from our models, and Keras files."""
 
 import argparse
 import importlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -140,6 +141,70 @@ def load_torch(
     for key, value in values.items():
         entries[key].variable.assign(value)
     return model
+
+
+def load_keras(model: keras.Model, path: str | os.PathLike) -> keras.Model:
+    """Loads the weights of a Keras `.h5` file into a network of the same layers.
+
+    That is how MLPerf Tiny publishes its image classifier, and what its scripts save.
+    The arrays alone are read, layer by layer in the file's order, and nothing in it is
+    executed. They go into the network without its heads, which keep their weights.
+    Either every weight is loaded or, on an error, none.
+
+    Args:
+        model: A network of `keras_hsakd.models.create`.
+        path: File that `keras.Model.save` wrote, or `save_weights` of Keras 2.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such file, or has other layers or weights that are not
+            finite.
+
+    Example:
+    >>> network = keras_hsakd.models.create("mlperf_resnet8", num_classes=10)
+    >>> load_keras(network, "pretrainedResnet.h5")  # doctest: +SKIP
+    """
+    layers = [layer for layer in strip_heads(model).layers if layer.weights]
+    variables = [variable for layer in layers for variable in layer.weights]
+    values = _read_h5(path)
+    wanted, found = ([tuple(x.shape) for x in each] for each in (variables, values))
+    if wanted != found:
+        pairs = enumerate(itertools.zip_longest(found, wanted), start=1)
+        number, (one, other) = next((n, pair) for n, pair in pairs if len({*pair}) > 1)
+        raise ValueError(
+            f"Expected a file with the {len(wanted)} weights of `{model.name}`, in "
+            f"their order. Received: '{path}', with {len(found)}, of which number "
+            f"{number} has the shape {one} instead of {other}"
+        )
+    if not all(np.isfinite(value).all() for value in values):
+        raise ValueError(f"Expected finite weights. Received: others in '{path}'")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return model
+
+
+def _read_h5(path):
+    """Returns the weights in a Keras file in its order."""
+    import h5py
+
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a Keras .h5 file. Received: '{path}'")
+    try:
+        with h5py.File(path) as file:
+            layers = file.get("model_weights", file)
+            return [
+                layers[layer][weight][()]
+                for layer in layers.attrs["layer_names"]
+                for weight in layers[layer].attrs["weight_names"]
+            ]
+    except (OSError, KeyError) as error:  # what is not HDF5, or not Keras'
+        raise ValueError(
+            "Expected a Keras .h5 file, with the names of its layers. "
+            f"Received: '{path}' ({type(error).__name__}: {error})"
+        ) from error
 
 
 def read_torch(path: str | os.PathLike, prefix: str = "") -> dict:

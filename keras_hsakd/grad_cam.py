@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_hsakd.graph import bottlenecks, flatten, replay
+from keras_hsakd.classifier import Classifier
+from keras_hsakd.graph import replay
 
 
 def grad_cam(
@@ -40,15 +41,16 @@ def grad_cam(
 
     Reference: [Selvaraju et al., 2017](https://arxiv.org/abs/1610.02391).
     """
-    flat = flatten(network)
+    classifier = Classifier(network)
+    flat = classifier.flat
     if len(flat.inputs) != 1 or len(flat.outputs) != 1:
         raise ValueError(
             "Expected `network` to map images to class logits alone, as of "
             f"`strip_heads`. Received: `{network.name}` with {len(flat.inputs)} inputs "
             f"and {len(flat.outputs)} outputs"
         )
-    (taken,), (output,) = flat.inputs, flat.outputs
-    last_map = _last_map(network.name, taken, output)
+    taken, output = classifier.images, classifier.logits
+    last_map = _last_map(classifier)
 
     def logits_of(maps):
         return _compute(output, last_map, maps)
@@ -66,15 +68,16 @@ def grad_cam(
     return ops.convert_to_numpy(ops.relu(ops.sum(weights * maps, axis=-1)))
 
 
-def _last_map(name, images, logits):
+def _last_map(classifier):
     """Returns the last tensor that all logits come from and that has positions."""
-    for tensor in reversed(bottlenecks(images, logits)[1:]):
+    for tensor in reversed(classifier.path[1:]):
         shape = tensor.shape
         if len(shape) == 4 and tuple(shape[1:3]) != (1, 1):
             return tensor
     raise ValueError(
         "Expected a network with a feature map of shape (batch, height, width, "
-        f"channels), from which alone its class logits come. Received: `{name}`"
+        "channels), from which alone its class logits come. "
+        f"Received: `{classifier.name}`"
     )
 
 

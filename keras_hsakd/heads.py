@@ -8,16 +8,13 @@ one view.
 """
 
 import dataclasses
-from collections.abc import Collection
 
 import keras
 
 from keras_hsakd.graph import (
     ancestors,
     check_functional,
-    flatten,
     multiply_adds,
-    operation_of,
     replay,
 )
 from keras_hsakd.logits import check_logits, without_softmax
@@ -180,88 +177,6 @@ def named_outputs(model: keras.Model, images, training: bool = False) -> dict:
     return outputs if isinstance(outputs, dict) else {"logits": outputs}
 
 
-def layer_names(model: keras.Model) -> list[str]:
-    """Returns the names of the layers of a functional model whose outputs can be had.
-
-    Those of models within it are among them. A layer that is called more than once, or
-    has several outputs, is not.
-
-    Args:
-        model: A functional model.
-
-    Raises:
-        ValueError: If the graph of the model is not all that it computes.
-
-    Example:
-    >>> network = keras_hsakd.models.create("resnet8", num_classes=10)
-    >>> layer_names(network)[:2]
-    ['images', 'stem_conv']
-    """
-    return list(_layer_outputs(flatten(model)))
-
-
-def output_shape(model: keras.Model, name: str) -> tuple[int | None, ...]:
-    """Returns the shape of an output of a network, or of the output of a layer.
-
-    Args:
-        model: A functional model with auxiliary heads, or a plain classifier.
-        name: Name of the output, or of a layer, see `layer_names`.
-
-    Example:
-    >>> network = keras_hsakd.models.create("resnet8", num_classes=10)
-    >>> output_shape(network, "aux_1"), output_shape(network, "stem_conv")
-    ((None, 40), (None, 32, 32, 16))
-    """
-    outputs = _outputs(model)
-    if name not in outputs:
-        outputs = _layer_outputs(flatten(model))
-    return tuple(outputs[name].shape)
-
-
-def _outputs(model):
-    """Returns the outputs of a network by their names."""
-    return {"logits": model.outputs[0]} if is_plain(model) else model.output
-
-
-def _layer_outputs(flat):
-    """Returns the outputs of the layers of a flat model by the layers' names."""
-    found = {}
-    for tensor in ancestors(flat.outputs):
-        found.setdefault(operation_of(tensor).name, []).append(tensor)
-    return {name: outputs[0] for name, outputs in found.items() if len(outputs) == 1}
-
-
-def with_outputs(model: keras.Model, names: Collection[str]) -> keras.Model:
-    """Returns a network that computes some of its outputs alone, sharing all layers.
-
-    Args:
-        model: A functional model whose outputs are a dict, or a plain classifier.
-        names: Names of the outputs that are kept, at least one; or of layers whose
-            outputs are wanted, see `layer_names`.
-
-    Returns:
-        A functional `keras.Model` with these outputs; the model itself where they are
-        all.
-
-    Raises:
-        ValueError: If the graph of the model is not all that it computes.
-
-    Example:
-    >>> network = keras_hsakd.models.create("resnet8", num_classes=10)
-    >>> sorted(with_outputs(network, ["logits", "aux_3"]).output)
-    ['aux_3', 'logits']
-    """
-    outputs = _outputs(model)
-    if set(names) == set(outputs):
-        return model
-    if not set(names) <= set(outputs):
-        model = flatten(model)
-        outputs = {**_layer_outputs(model), **_outputs(model)}
-    kept = {name: output for name, output in outputs.items() if name in names}
-    check_functional(model)
-    return keras.Model(model.input, kept, name=model.name)
-
-
 def num_views(model: keras.Model) -> int:
     """Returns the number of views of an image that a network learns from.
 
@@ -351,6 +266,43 @@ def strip_heads(model: keras.Model) -> keras.Model:
     head_names(model)
     check_functional(model)
     return keras.Model(model.input, model.output["logits"], name=model.name)
+
+
+def prepared(network: keras.Model, role: str) -> keras.Model:
+    """Returns a network that gives class logits, sharing all layers.
+
+    A softmax at the end of a plain classifier is taken off; what a network with heads
+    gives must be logits.
+
+    Args:
+        network: A functional model with auxiliary heads, or a plain classifier.
+        role: What an error calls it.
+
+    Raises:
+        ValueError: If it does not map one batch of images to class logits.
+
+    Example:
+    >>> network = keras_hsakd.models.create("resnet8", num_classes=10)
+    >>> prepared(network, "teacher") is network
+    True
+    """
+    try:
+        if isinstance(network, keras.Model):
+            check_functional(network)
+        output_names(network)
+        if is_plain(network):
+            network = strip_heads(network)
+        else:
+            check_logits(network)
+        shape = network.input_shape
+        if not isinstance(shape, tuple) or len(shape) != 4:
+            raise ValueError(
+                f"Expected `{network.name}` to take one batch of images, of shape "
+                f"(batch, height, width, channels). Received: input shape {shape}"
+            )
+    except ValueError as error:
+        raise ValueError(f"`{role}`: {error}") from None
+    return network
 
 
 @dataclasses.dataclass(frozen=True)

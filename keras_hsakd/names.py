@@ -9,14 +9,17 @@ DATA_SETS = ("cifar10", "cifar100", "digits", "stl10")
 # Of `attach` and `models`: auxiliary heads.
 HEADS = ("copy", "light")
 # Of `terms`.
-METHODS = ("hsakd", "kd", "dkd", "standardized")
+METHODS = (
+    *("hsakd", "kd", "dkd", "standardized"),
+    *("fitnet", "attention", "similarity", "relational"),
+)
 # Of `views`.
 VIEWS = ("rotations", "padded_rotations", "half_turns", "color_permutations")
 # Of `runs.sources`: who preprocesses the images of somebody's network.
 PREPROCESSINGS = ("inside", "normalize")
 # Of `runs.applications`: how files of weights end.
 WEIGHT_FILES = (".h5", ".hdf5")
-# Of `teacher_cache`: how an output is kept.
+# Of `teachers`: how an output is kept.
 DTYPES = ("float16", "float32", "uint8")
 # Of `export`.
 FORMATS = (

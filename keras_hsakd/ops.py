@@ -5,6 +5,7 @@ Everything here is written in `keras.ops`, holds no state, and runs on every bac
 where nothing else is said.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -275,10 +276,10 @@ def standardized_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
 SUM_TOLERANCE = 2e-2
 
 
-def suited_labels(
+def valid_labels(
     labels: keras.KerasTensor, num_classes: int, lowest: int = 0
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Returns labels with 0 in place of each that is none, and whether all are some.
+    """Returns labels with 0 for each invalid one, and whether all are valid.
 
     A label is a whole number from `lowest` to `num_classes - 1`, or a row of numbers
     that are not negative and sum to one.
@@ -292,22 +293,22 @@ def suited_labels(
         A tensor like `labels`, and a scalar boolean tensor.
 
     Example:
-    >>> labels, suit = suited_labels(np.array([0, 3, -1]), num_classes=3)
-    >>> np.array(labels).tolist(), bool(suit)
+    >>> labels, valid = valid_labels(np.array([0, 3, -1]), num_classes=3)
+    >>> np.array(labels).tolist(), bool(valid)
     ([0, 0, 0], False)
     """
     labels = ops.convert_to_tensor(labels)
     if len(labels.shape) == 2 and labels.shape[1] != 1:
         rows = ops.cast(labels, "float32")
         sums = ops.sum(rows, axis=1, keepdims=True)
-        suit = ops.all(rows >= 0, axis=1, keepdims=True)
-        suit = ops.logical_and(suit, ops.abs(sums - 1) <= SUM_TOLERANCE)
+        valid = ops.all(rows >= 0, axis=1, keepdims=True)
+        valid = ops.logical_and(valid, ops.abs(sums - 1) <= SUM_TOLERANCE)
     else:
         integers = ops.cast(labels, "int32")
-        suit = ops.equal(ops.cast(integers, labels.dtype), labels)
-        suit = ops.logical_and(suit, integers >= lowest)
-        suit = ops.logical_and(suit, integers < num_classes)
-    return ops.where(suit, labels, ops.zeros_like(labels)), ops.all(suit)
+        valid = ops.equal(ops.cast(integers, labels.dtype), labels)
+        valid = ops.logical_and(valid, integers >= lowest)
+        valid = ops.logical_and(valid, integers < num_classes)
+    return ops.where(valid, labels, ops.zeros_like(labels)), ops.all(valid)
 
 
 def class_of_labels(labels: keras.KerasTensor) -> keras.KerasTensor:
@@ -614,3 +615,196 @@ def standardized_divergence(
     return temperature_kl_divergence(
         standardized(teacher_logits), standardized(student_logits), temperature
     )
+
+
+def mean_squared_difference(
+    teacher: keras.KerasTensor, student: keras.KerasTensor
+) -> keras.KerasTensor:
+    """Returns the mean squared difference of features, by row.
+
+    Args:
+        teacher: Tensor of shape `(rows, ...)`.
+        student: Tensor of the same shape.
+
+    Returns:
+        Tensor of shape `(rows,)`.
+
+    Example:
+    >>> float(mean_squared_difference(np.zeros((1, 2)), np.array([[1.0, 3.0]]))[0])
+    5.0
+    """
+    return ops.mean((teacher - student) ** 2, axis=tuple(range(1, len(student.shape))))
+
+
+def adaptive_average_pool(
+    maps: keras.KerasTensor, size: tuple[int, int]
+) -> keras.KerasTensor:
+    """Returns feature maps of another size, each position a mean, as PyTorch pools.
+
+    Along an edge, position `i` of `n` is the mean of the old positions from
+    `floor(i * N / n)` to below `ceil((i + 1) * N / n)`.
+
+    Args:
+        maps: Tensor of shape `(rows, H, W, channels)`, of known sizes.
+        size: New height and width.
+
+    Example:
+    >>> maps = np.arange(3.0).reshape(1, 1, 3, 1)
+    >>> np.array(adaptive_average_pool(maps, (1, 2))).ravel().tolist()
+    [0.5, 1.5]
+
+    Reference: `torch.nn.functional.adaptive_avg_pool2d`.
+    """
+    for axis, (old, new) in enumerate(zip(maps.shape[1:3], size, strict=True), 1):
+        if old != new:
+            positions, begins = np.arange(old), np.arange(new)[:, None]
+            means = (positions >= begins * old // new) & (
+                positions < -((begins + 1) * old // -new)
+            )
+            means = ops.cast(means / means.sum(axis=1, keepdims=True), maps.dtype)
+            maps = ops.moveaxis(ops.tensordot(means, maps, [[1], [axis]]), 0, axis)
+    return maps
+
+
+def _unit(x, axis=-1):
+    """Returns vectors divided by their L2 norm; those of zeros stay, with no gradient.
+
+    Norms below 1e-12 count as that, as in PyTorch.
+    """
+    squares = ops.sum(x**2, axis=axis, keepdims=True)
+    norms = ops.sqrt(ops.where(squares > 0, squares, ops.ones_like(squares)))
+    return x / ops.maximum(norms, 1e-12)
+
+
+def attention_difference(
+    teacher: keras.KerasTensor, student: keras.KerasTensor
+) -> keras.KerasTensor:
+    """Returns the mean squared difference of two networks' attention maps, by row.
+
+    An attention map is the mean over channels of squared features, divided by its L2
+    norm over all positions. A larger map is pooled to the smaller one's size before.
+
+    Args:
+        teacher: Tensor of shape `(rows, H, W, channels)`, of known sizes.
+        student: The same, of other sizes and channels.
+
+    Returns:
+        Tensor of shape `(rows,)`.
+
+    Example:
+    >>> teacher, student = np.ones((1, 1, 2, 1)), np.array([[[[1.0], [0.0]]]])
+    >>> round(float(attention_difference(teacher, student)[0]), 4)
+    0.2929
+
+    References: [Zagoruyko and Komodakis, 2017](https://arxiv.org/abs/1612.03928),
+    section 3.1, as the [CRD benchmark](https://github.com/HobbitLong/RepDistiller)
+    computes it.
+    """
+    sizes = zip(teacher.shape[1:3], student.shape[1:3], strict=True)
+    size = tuple(map(min, sizes))
+    first, second = (
+        _unit(ops.reshape(ops.mean(x**2, axis=-1), (-1, size[0] * size[1])))
+        for x in (adaptive_average_pool(maps, size) for maps in (teacher, student))
+    )
+    return mean_squared_difference(first, second)
+
+
+def _pairs(rows, counts):
+    """Returns 1 for each pair of rows that count, 0 for others, and how many count."""
+    if counts is None:
+        counts = ops.ones_like(rows[:, 0])
+    counts = ops.cast(counts, rows.dtype)
+    return counts[:, None] * counts[None], ops.maximum(ops.sum(counts), 1)
+
+
+def _flat(rows):
+    """Returns features of rows as vectors."""
+    return ops.reshape(rows, (-1, math.prod(rows.shape[1:])))
+
+
+def similarity_difference(
+    teacher: keras.KerasTensor,
+    student: keras.KerasTensor,
+    counts: keras.KerasTensor | None = None,
+) -> keras.KerasTensor:
+    """Returns how much the similarities of images to others differ, by row.
+
+    `sum_j (G_T(i, j) - G_S(i, j))^2 / B` of image `i`, with `G` the products of the
+    features of two images, divided by the L2 norm of all products of image `i`.
+
+    Args:
+        teacher: Tensor of shape `(B, ...)`, of known sizes but for `B`.
+        student: The same, of other sizes.
+        counts: Tensor of shape `(B,)`, 0 for images that no other is compared with,
+            else 1. Defaults to `None`, all 1.
+
+    Returns:
+        Tensor of shape `(B,)`.
+
+    Example:
+    >>> np.array(similarity_difference(np.eye(2), np.eye(2) * 3)).tolist()
+    [0.0, 0.0]
+
+    Reference: [Tung and Mori, 2019](https://arxiv.org/abs/1907.09682), equation 4.
+    """
+    first, second = map(_flat, (teacher, student))
+    pairs, count = _pairs(second, counts)
+    first, second = (
+        _unit(ops.matmul(x, ops.transpose(x)) * pairs) for x in (first, second)
+    )
+    return ops.sum((first - second) ** 2, axis=1) / count
+
+
+def relational_differences(
+    teacher: keras.KerasTensor,
+    student: keras.KerasTensor,
+    counts: keras.KerasTensor | None = None,
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Returns how much distances to other images, and angles between them, differ.
+
+    See `keras_hsakd.terms.Relational` for the formula; the mean of each over all rows
+    is that of all pairs and triples.
+
+    Args:
+        teacher: Tensor of shape `(B, ...)`, of known sizes but for `B`.
+        student: The same, of other sizes.
+        counts: See `similarity_difference`. Defaults to `None`, all 1.
+
+    Returns:
+        Tensors of shape `(B,)`, of the distances and of the angles.
+
+    Example:
+    >>> points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> _, angles = relational_differences(points, points[:, ::-1])
+    >>> np.array(angles).tolist()
+    [0.0, 0.0, 0.0]
+
+    Reference: [Park et al., 2019](https://arxiv.org/abs/1904.05068), equations 5 to 10.
+    """
+    pairs, count = _pairs(_flat(student), counts)
+    relations = []
+    for features in map(_flat, (teacher, student)):
+        differences = features[None] - features[:, None]
+        squares = ops.sum(differences**2, axis=-1)
+        # The root has no gradient where two images are the same.
+        differ = ops.cast(squares > 0, squares.dtype) * pairs
+        distances = ops.sqrt(ops.where(differ > 0, squares, 1.0)) * differ
+        mean = ops.sum(distances) / ops.maximum(ops.sum(differ), 1)
+        directions = _unit(differences) * pairs[..., None]
+        relations.append(
+            (
+                distances / ops.where(mean > 0, mean, 1.0),
+                ops.matmul(directions, ops.transpose(directions, (0, 2, 1))),
+            )
+        )
+    (distances, angles), (own_distances, own_angles) = relations
+    return (
+        ops.sum(_smooth_l1(own_distances - distances), axis=1) / count,
+        ops.sum(_smooth_l1(own_angles - angles), axis=(1, 2)) / count**2,
+    )
+
+
+def _smooth_l1(x):
+    """Returns `x^2 / 2` up to 1, and `|x| - 1/2` above."""
+    size = ops.abs(x)
+    return ops.where(size < 1, x**2 / 2, size - 0.5)

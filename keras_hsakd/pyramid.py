@@ -5,15 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
+from keras_hsakd.classifier import Classifier
 from keras_hsakd.compat import node_of
-from keras_hsakd.graph import (
-    ancestors,
-    bottlenecks,
-    flatten,
-    has_kernel,
-    operation_of,
-    replay,
-)
+from keras_hsakd.graph import ancestors, has_kernel, operation_of, replay
 from keras_hsakd.heads import head_names, is_plain
 from keras_hsakd.suggestions import did_you_mean
 
@@ -76,51 +70,47 @@ def backbone(
     """
     if not is_plain(student):
         head_names(student)
-    flat = flatten(student)
-    images, output = _ends(flat)
-    path = _maps(images, output)
-    chosen = _named(flat.name, output, levels) if isinstance(levels, Mapping) else {}
+    network = Classifier(student)
+    _check_images(network.flat)
+    images = network.images
+    path = _maps(network)
+    chosen = _named(network, levels) if isinstance(levels, Mapping) else {}
     tensors = [*path, *chosen.values()]
     taken, values = images, {}
     if input_shape is not None:
-        taken = _new_images(flat.name, images, input_shape)
-        values = _resized(flat.name, images, tensors, taken)
+        taken = _new_images(network.name, images, input_shape)
+        values = _resized(network.name, images, tensors, taken)
     measured = values if None not in taken.shape[1:3] else {}
-    exponents = _exponents(flat.name, images, tensors, measured)
+    exponents = _exponents(network.name, images, tensors, measured)
     if values and None not in images.shape[1:3]:
-        _check_resized(flat.name, images, tensors, values, exponents)
+        _check_resized(network.name, images, tensors, values, exponents)
     if chosen:
         _check_levels(chosen, exponents)
     else:
         # The last one of each level stays.
         found = {f"P{exponents[id(x)]}": x for x in path if _is_feature(x)}
-        chosen = _selected(flat.name, found, levels)
+        chosen = _selected(network.name, found, levels)
     outputs = {
         # A layer called twice has as `layer.output` what it made of the first images.
         level: keras.layers.Identity(name=level)(values.get(id(tensor), tensor))
         for level, tensor in chosen.items()
     }
-    return Backbone(taken, outputs, name=flat.name)
+    return Backbone(taken, outputs, name=network.name)
 
 
-def _ends(flat):
-    """Returns the images of a flat model and the classifier's output, or the last."""
+def _check_images(flat):
+    """Raises a ValueError unless a model takes images alone."""
     if len(flat.inputs) != 1 or len(flat.inputs[0].shape) != 4:
         raise ValueError(
             f"Expected `{flat.name}` to take one batch of images (batch, height, width,"
             f" channels). Received inputs: {[tensor.shape for tensor in flat.inputs]}"
         )
-    has_heads = isinstance(flat.output, dict)
-    return flat.inputs[0], flat.output["logits"] if has_heads else flat.outputs[0]
 
 
-def _maps(images, output):
+def _maps(network):
     """Returns the maps that every path goes through, up to the classifier's pooling."""
-    path = bottlenecks(images, output)
-    end = next(
-        (i for i, x in enumerate(path) if len(x.shape) != 4 or _pools_all(x)), len(path)
-    )
-    return path[:end]
+    is_map = [len(x.shape) == 4 and not _pools_all(x) for x in network.path]
+    return network.path[: [*is_map, False].index(False)]
 
 
 def _is_feature(tensor):
@@ -140,18 +130,18 @@ def _pools_all(tensor):
     )
 
 
-def _named(name, output, levels):
+def _named(network, levels):
     """Returns the outputs of layers, by the levels that they are to be."""
     maps = {
         operation_of(tensor).name: tensor
-        for tensor in ancestors([output])
+        for tensor in ancestors([network.logits])
         if len(tensor.shape) == 4
     }
     for layer in levels.values():
         if layer not in maps:
             raise ValueError(
-                f"Expected `levels` to name layers of `{name}` that output feature maps"
-                f", of {', '.join(maps)}. Received: '{layer}'"
+                f"Expected `levels` to name layers of `{network.name}` that output "
+                f"feature maps, of {', '.join(maps)}. Received: '{layer}'"
                 f"{did_you_mean(layer, maps)}"
             )
     return {level: maps[layer] for level, layer in levels.items()}

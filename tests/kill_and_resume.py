@@ -24,7 +24,7 @@ import processes
 import resumable_training
 from processes import KILLED, end_of
 
-METHODS = ("teacher", "frozen", "distiller", "mutual", "baseline")
+METHODS = ("teacher", "frozen", "distiller", "features", "mutual", "baseline")
 
 
 def start(method, output, *options, **keywords):

@@ -39,7 +39,7 @@ from keras_hsakd.runs import (
     train,
 )
 from keras_hsakd.runs.recipes import Recipe, Step
-from keras_hsakd.teacher_cache import TeacherCache
+from keras_hsakd.teachers import TeacherCache
 
 # What Python tells of before it does it: see `sys.addaudithook`. What TensorFlow writes
 # by itself lies in a folder that is made and renamed in Python.

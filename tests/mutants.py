@@ -57,8 +57,8 @@ FAULTS = {
         "total += mean_of_rows(values)", "total += ops.sum(values)", "trainers"
     ),
     "sum_over_heads": Fault(
-        "        return heads\n    places",
-        "        return heads[:1]\n    places",
+        "names = heads if on == HEADS else [on]",
+        "names = heads[:1] if on == HEADS else [on]",
         "trainers authors_steps",
     ),
     "detached_targets": Fault(
@@ -84,7 +84,9 @@ FAULTS = {
     "state_of_the_draws": Fault("self._seeds.state.assign(drawn)", "pass", "cheaper"),
     "idle_heads": Fault("return frozenset(idle)\n", "return frozenset()\n", "cheaper"),
     "needed_outputs": Fault(
-        "id(network): with_outputs(network, names)", "id(network): network", "cheaper"
+        "id(classifier.model): classifier.computing(names)",
+        "id(classifier.model): classifier.model",
+        "cheaper",
     ),
     "rest_of_an_execution": Fault("if left < size:", "if False:", "executions"),
     "end_of_an_epoch": Fault(
@@ -250,9 +252,39 @@ FAULTS = {
         "if classifier.had_softmax:", "if False:", "logits attach_heads"
     ),
     "teacher_checked": Fault(
-        'teacher = prepared(teacher, "teacher")\n            frozen',
-        "frozen",
+        "return NetworkTeacher(prepared(teacher, role))",
+        "return NetworkTeacher(teacher)",
         "logits terms",
+    ),
+    # Features and ensembles.
+    "features_of_images": Fault(
+        "return [part(on, _features(on, term, learner), False)]",
+        "return [part(on, _features(on, term, learner), True)]",
+        "features",
+    ),
+    "sum_over_taps": Fault(
+        "total = mean if total is None else total + mean", "total = mean", "features"
+    ),
+    "rows_of_weight_zero": Fault(
+        'counts = {"counts": ops.not_equal(weights, 0)}', "pass", "features"
+    ),
+    "equal_images": Fault(
+        "distances = ops.sqrt(ops.where(differ > 0, squares, 1.0)) * differ",
+        "distances = ops.sqrt(squares)",
+        "features",
+    ),
+    "seed_of_a_regressor": Fault(
+        '"fan_in", "uniform", seed)', '"fan_in", "uniform")', "features"
+    ),
+    "shares_of_teachers": Fault(
+        "share = ops.cast(self.shares[number], values.dtype)",
+        "share = 1 / len(self._members)",
+        "ensembles",
+    ),
+    "last_heads_of_a_teacher": Fault(
+        "return own[len(own) - len(heads) + heads.index(name)]",
+        "return own[heads.index(name)]",
+        "ensembles",
     ),
     # Freezing.
     "frozen_backbone": Fault(
@@ -532,8 +564,8 @@ FAULTS = {
         "teacher_cache",
     ),
     "views_of_targets": Fault(
-        "name: ops.reshape(values, (-1, values.shape[-1]))",
-        "name: ops.reshape(values[:, ::-1], (-1, values.shape[-1]))",
+        "name: keras.ops.reshape(values, (-1, values.shape[-1]))",
+        "name: keras.ops.reshape(values[:, ::-1], (-1, values.shape[-1]))",
         "teacher_cache",
     ),
     "scale_of_8_bits": Fault(
@@ -551,7 +583,7 @@ FAULTS = {
         "teacher_cache",
     ),
     "cache_of_a_snapshot": Fault(
-        "return self.teacher.digest if self._is_cached else super().frozen_digest()",
+        "return self.cache.digest if self.cache else super().frozen_digest()",
         "return super().frozen_digest()",
         "teacher_cache",
     ),

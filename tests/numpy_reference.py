@@ -111,3 +111,70 @@ def batch_normalization(x, gamma, beta, epsilon):
     mean, biased = x.mean(axes), x.var(axes)
     normalised = (x - mean) / np.sqrt(biased + epsilon) * gamma + beta
     return normalised, mean, x.var(axes, ddof=1)
+
+
+# Features, from the papers and the CRD benchmark's code (RepDistiller).
+
+
+def hint(teacher, student):
+    """Returns the mean squared difference by row."""
+    return ((teacher - student) ** 2).reshape(len(teacher), -1).mean(axis=1)
+
+
+def pooled(maps, size):
+    """Returns square maps of another size, position by position, as PyTorch pools."""
+    old = maps.shape[1]
+    found = np.zeros((len(maps), size, size, maps.shape[-1]))
+    for i in range(size):
+        for j in range(size):
+            rows = slice(i * old // size, -(-(i + 1) * old // size))
+            columns = slice(j * old // size, -(-(j + 1) * old // size))
+            found[:, i, j] = maps[:, rows, columns].mean(axis=(1, 2))
+    return found
+
+
+def attention(teacher, student):
+    """Returns the mean squared difference of two attention maps by row."""
+    size = min(teacher.shape[1], student.shape[1])
+    maps = []
+    for x in (pooled(teacher, size), pooled(student, size)):
+        q = (x**2).mean(axis=-1).reshape(len(x), -1)
+        maps.append(q / np.linalg.norm(q, axis=1, keepdims=True))
+    return ((maps[0] - maps[1]) ** 2).mean(axis=1)
+
+
+def similarity(teacher, student):
+    """Returns the squared differences of normalized rows of products, by row."""
+    products = []
+    for x in (teacher, student):
+        x = x.reshape(len(x), -1)
+        g = x @ x.T
+        products.append(g / np.linalg.norm(g, axis=1, keepdims=True))
+    return ((products[0] - products[1]) ** 2).sum(axis=1) / len(teacher)
+
+
+def relational(teacher, student, distance=25, angle=50):
+    """Returns the distances and angles' differences by row, one by one."""
+
+    def huber(x):
+        return x**2 / 2 if abs(x) < 1 else abs(x) - 0.5
+
+    size = len(teacher)
+    distances, cosines = [], []
+    for x in (teacher, student):
+        d = np.array([[np.linalg.norm(a - b) for b in x] for a in x])
+        distances.append(d / d[d > 0].mean())
+        c = np.zeros((size,) * 3)
+        for i in range(size):
+            for j in range(size):
+                for k in range(size):
+                    if i not in (j, k):
+                        a, b = x[j] - x[i], x[k] - x[i]
+                        c[i, j, k] = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        cosines.append(c)
+    rows = []
+    for i in range(size):
+        d = [huber(distances[1][i, j] - distances[0][i, j]) for j in range(size)]
+        c = [huber(x) for x in (cosines[1][i] - cosines[0][i]).ravel()]
+        rows.append(distance * np.mean(d) + angle * np.mean(c))
+    return np.array(rows)

@@ -40,13 +40,15 @@ COMMANDS = (
     "models --image-size 16",
 )
 IMPORTED = """
-import importlib.util, pathlib, sys, keras_hsakd
+import importlib.util, pathlib, sys, keras_hsakd, keras_hsakd.pretrained
 folder = pathlib.Path(keras_hsakd.__file__).parent
 assert folder.is_relative_to(sys.prefix), folder
 assert (folder / "py.typed").exists()
 optional = ("torch", "jax", "sklearn", "keras_cv", "safetensors")
 there = [name for name in optional if importlib.util.find_spec(name)]
 assert not there, f"Expected no extras. Received: {there}"
+for name in keras_hsakd.pretrained.names():
+    assert keras_hsakd.models.pretrained(name).count_params()
 """
 
 

@@ -42,6 +42,15 @@ TRAINERS = {
     "teacher": lambda make: keras_hsakd.TeacherTrainer(make("a")),
     "frozen": lambda make: keras_hsakd.TeacherTrainer(make("a"), freeze_backbone=True),
     "distiller": lambda make: keras_hsakd.Distiller(make("a"), make("b")),
+    "features": lambda make: keras_hsakd.Distiller(
+        make("a", heads=False),
+        make("b", heads=False),
+        terms=[
+            keras_hsakd.terms.CrossEntropy(),
+            keras_hsakd.terms.Hint(on="last_stage", regressor=True),
+            keras_hsakd.terms.Relational(weight=0.1),
+        ],
+    ),
     "mutual": lambda make: keras_hsakd.MutualDistiller([make("a"), make("b")]),
     "baseline": lambda make: BaselineTrainer(make("a", heads=False)),
 }

@@ -10,6 +10,7 @@ import pytest
 from reference.fill import fill
 from test_models import OFFICIAL, SMALL, assert_same_state, by_cost, outputs_file
 
+import keras_hsakd
 from keras_hsakd import attach_heads, checkpoints, models
 from keras_hsakd.compat import shapes_only
 
@@ -499,3 +500,74 @@ def test_a_truncated_file(network, state, tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="truncated.pth', which is corrupt"):
         checkpoints.load_torch(network, path)
+
+
+# Keras files, as MLPerf Tiny publishes them.
+
+
+def their_classifier(filters=4, classes=5):
+    """Returns MLPerf Tiny's network as Keras' own layers make it, with a softmax."""
+    layers, conv = keras.layers, lambda *a, **k: keras.layers.Conv2D(*a, **k)
+
+    def unit(x, width, stride=1):
+        x = conv(width, 3, strides=stride, padding="same")(x)
+        return layers.BatchNormalization()(x)
+
+    images = keras.Input((16, 16, 3))
+    x = layers.ReLU()(unit(images, filters))
+    for width in (filters, 2 * filters, 4 * filters):
+        stride = 1 if width == filters else 2
+        y = unit(layers.ReLU()(unit(x, width, stride)), width)
+        if stride > 1:
+            x = conv(width, 1, strides=2, padding="same")(x)
+        x = layers.ReLU()(layers.add([x, y]))
+    x = layers.Flatten()(layers.AveragePooling2D(x.shape[1])(x))
+    return keras.Model(images, layers.Dense(classes, activation="softmax")(x))
+
+
+@pytest.fixture
+def keras_file(tmp_path):
+    """Returns a classifier with statistics that moved, and its file."""
+    model, rng = their_classifier(), np.random.default_rng(0)
+    for weight in model.weights:
+        if len(weight.shape) == 1:
+            weight.assign(weight + rng.uniform(0, 0.2, weight.shape))
+    model.save(tmp_path / "model.h5")
+    return model, tmp_path / "model.h5"
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_a_keras_file_is_loaded(keras_file, heads):
+    model, path = keras_file
+    network = models.mlperf_resnet(4, 5, input_shape=(16, 16, 3), heads=heads)
+    of_heads = {v.path: np.array(v) for v in network.variables if "aux" in v.path}
+    assert checkpoints.load_keras(network, path) is network
+    # Small, so that no probability is next to 0 or 1.
+    x = np.random.default_rng(1).uniform(0, 1, (3, 16, 16, 3)).astype("float32")
+    logits = keras_hsakd.strip_heads(network)(x, training=False)
+    np.testing.assert_allclose(
+        keras.ops.softmax(logits), model(x, training=False), rtol=1e-4, atol=1e-6
+    )
+    for variable in network.variables:
+        if variable.path in of_heads:
+            np.testing.assert_array_equal(variable, of_heads[variable.path])
+
+
+def test_a_keras_file_of_other_layers(keras_file, tmp_path):
+    model, path = keras_file
+    network = models.mlperf_resnet(4, 7, input_shape=(16, 16, 3), heads=False)
+    before = weights(network)
+    for wrong, message in (
+        (path, r"48 weights of `mlperf_resnet8_4`.*number 47 has.*\(16, 5\) instead"),
+        (tmp_path, "Expected a Keras .h5 file"),
+        (__file__, "Expected a Keras .h5 file, with the names"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            checkpoints.load_keras(network, wrong)
+    model.weights[-1].assign(np.full(5, np.nan))
+    model.save(path)
+    fitting = models.mlperf_resnet(4, 5, input_shape=(16, 16, 3), heads=False)
+    with pytest.raises(ValueError, match="finite weights"):
+        checkpoints.load_keras(fitting, path)
+    for value, other in zip(weights(network), before, strict=True):
+        np.testing.assert_array_equal(value, other)

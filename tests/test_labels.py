@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_hsakd import Distiller, MutualDistiller, TeacherTrainer, strip_heads
-from keras_hsakd.ops import suited_labels
+from keras_hsakd.ops import valid_labels
 from keras_hsakd.trainers import BaselineTrainer, checks
 
 core = pytest.mark.core
@@ -77,14 +77,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_which_labels_are_some(name):
-    suited, suit = suited_labels(WRONG[name], num_classes=3)
-    suited = keras.ops.convert_to_numpy(suited)
-    assert not suit and suited.dtype == WRONG[name].dtype
-    assert not np.any(suited[3])
+def test_which_labels_are_valid(name):
+    labels, valid = valid_labels(WRONG[name], num_classes=3)
+    labels = keras.ops.convert_to_numpy(labels)
+    assert not valid and labels.dtype == WRONG[name].dtype
+    assert not np.any(labels[3])
     right = [row != 3 for row in range(12)]
-    np.testing.assert_array_equal(suited[right], WRONG[name][right])
-    assert suited_labels(WRONG[name][right], num_classes=3)[1]
+    np.testing.assert_array_equal(labels[right], WRONG[name][right])
+    assert valid_labels(WRONG[name][right], num_classes=3)[1]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_which_labels_are_some(name):
     ids=["uint8", "bool", "column", "one-hot", "smoothed", "rounded", "half", "brain"],
 )
 def test_labels_that_suit(tiny_network, labels):
-    assert suited_labels(labels, num_classes=3)[1]
+    assert valid_labels(labels, num_classes=3)[1]
     checks.check_labels(tiny_network(), labels)
 
 

@@ -229,6 +229,7 @@ BUILDERS = {
         models.shufflenet,
         {"version": 2, "filters": (116, 232, 464), "neck_filters": 1024},
     ),
+    "mlperf_resnet8_26": (models.mlperf_resnet, {"filters": 26}),
 }
 
 
@@ -278,6 +279,7 @@ SMALL = {
     "shufflenet_v2": lambda **options: models.shufflenet(
         2, (12, 24, 48), neck_filters=32, blocks=(1, 2, 1), **options
     ),
+    "mlperf_resnet8_4": lambda **options: models.mlperf_resnet(4, **options),
 }
 
 
@@ -444,6 +446,54 @@ def test_no_two_layers_start_with_the_same_weights():
     assert len(kernels) == sum("conv" in v.path for v in network.trainable_variables)
 
 
+# MLPerf Tiny's layers with weights, in the order of its Keras files: shapes of kernels
+# with biases, and of batch normalizations.
+def _mlperf_shapes(filters):
+    def conv(size, taken, made):
+        return [(size, size, taken, made), (made,)]
+
+    def norm(made):
+        return [(made,)] * 4
+
+    shapes = conv(3, 3, filters) + norm(filters)
+    taken = filters
+    for made in (filters, 2 * filters, 4 * filters):
+        shapes += conv(3, taken, made) + norm(made) + conv(3, made, made)
+        shapes += conv(1, taken, made) if made > taken else []
+        shapes += norm(made)
+        taken = made
+    return [*shapes, (taken, 10), (10,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "filters", "parameters"),
+    [
+        ("mlperf_resnet8", 16, 78_666),
+        ("mlperf_resnet8_26", 26, 205_306),
+        ("mlperf_resnet8_40", 40, 482_730),
+    ],
+)
+def test_the_layers_of_mlperf_tiny(name, filters, parameters):
+    with shapes_only():
+        network = models.create(name, 10, heads=False)
+    assert network.count_params() == parameters
+    layers = [layer for layer in network.layers if layer.weights]
+    shapes = [tuple(weight.shape) for layer in layers for weight in layer.weights]
+    assert shapes == _mlperf_shapes(filters)
+    for layer in network.layers:
+        if "conv" in layer.name:
+            assert layer.padding == "same"
+        if "bn" in layer.name:
+            assert (layer.epsilon, layer.momentum) == (1e-3, 0.99)
+    # He's: truncated normals of the inputs, not of the filters.
+    kernel = initialised(network, "stage3_block1_conv1").kernel
+    assert_normal(keras.ops.convert_to_numpy(kernel), (2 / (9 * 2 * filters)) ** 0.5)
+    linear = initialised(network, "logits")
+    kernel = keras.ops.convert_to_numpy(linear.kernel)
+    assert_normal(kernel, (2 / (4 * filters)) ** 0.5)
+    assert not np.any(linear.bias)
+
+
 @pytest.mark.core
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -489,6 +539,7 @@ def test_bad_arguments(arguments, message):
             lambda: models.resnet((1,), (16,), 10, block="wide"),
             "`block` to be one of.*'bottleneck'.*block='wide'",
         ),
+        (lambda: models.mlperf_resnet(0, 10), "`filters` to be at least 1.*filters=0"),
         (lambda: models.vgg((1, 1, 1), 10), r"`convolutions`.*five.*\(1, 1, 1\)"),
         (lambda: models.vgg((1, 1, 0, 1, 1), 10), "`convolutions`.*at least 1.*0"),
         (lambda: models.mobilenet_v2(0.05, 10), "`width` to be at least.*width=0.05"),

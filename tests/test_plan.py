@@ -28,7 +28,7 @@ from keras_hsakd.runs import (
     training,
 )
 from keras_hsakd.runs.kinds import Origin
-from keras_hsakd.teacher_cache import TeacherCache
+from keras_hsakd.teachers import TeacherCache
 
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=60)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)

@@ -1,18 +1,22 @@
+import importlib.util
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
+import keras_hsakd
 from keras_hsakd import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "examples" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
+DOCUMENTS = sorted(
+    page
+    for folder in (".", "docs", "examples")
+    for page in (ROOT / folder).glob("*.md")
+)
 
 
 def run_ten_lines(tmp_path, monkeypatch, changes):
@@ -40,8 +44,45 @@ def test_the_ten_lines_run_as_they_stand(tmp_path, monkeypatch):
     "document", DOCUMENTS, ids=lambda path: path.parent.name + "-" + path.stem
 )
 def test_links_lead_somewhere(document):
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
-        assert link.startswith("https://") or (document.parent / link).exists(), link
+    for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+        if link.startswith("https://"):
+            continue
+        path, _, heading = link.partition("#")
+        page = document.parent / path if path else document
+        assert page.exists(), link
+        assert not heading or heading in headings(page), link
+
+
+def headings(page):
+    """Returns what GitHub calls the headings of a page in links."""
+    found = re.findall(r"^#+ (.*)", page.read_text(), re.M)
+    return [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in found]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("myst_nb"), reason="needs docs")
+@pytest.mark.slow
+def test_the_site_is_made_without_a_warning(tmp_path):
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = re.search(r"\$\(BIN\)/sphinx-build (.*) build/site", makefile)[1]
+    command = [sys.executable, "-m", "sphinx", *recipe.split(), tmp_path]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for page in DOCUMENTS:
+        assert (tmp_path / page.relative_to(ROOT)).with_suffix(".html").exists()
+    pages = sorted((tmp_path / "docs" / "api").glob("*.html"))
+    api = "".join(page.read_text() for page in pages)
+    for name in keras_hsakd.__all__:
+        assert re.search(rf'id="(module-)?keras_hsakd\.{name}"', api), name
+
+
+def test_workflows_run_targets_of_make():
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M)
+    workflows = (ROOT / ".github" / "workflows").glob("*.yml")
+    for step in re.findall(
+        r"- run: (.*)", "".join(map(pathlib.Path.read_text, workflows))
+    ):
+        command, target = step.split()
+        assert command == "make" and target in targets, step
 
 
 def test_figures_are_those_of_records():

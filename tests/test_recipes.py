@@ -79,7 +79,7 @@ def test_networks_and_data_exist_and_fit(name):
         if with_heads and step.kind != "linear" and step.training.head == "copy":
             counts.add(len(outputs))
         if isinstance(step.data, DataSettings):
-            folders = ("imagenet", "tiny-imagenet-200", "photographs")
+            folders = ("imagenet", "tiny-imagenet-200", "photographs", "cifar10_jpeg")
             assert step.data.data in (*data_names(), *folders)
         for term in map(parse, step.options.get("terms", ())):
             assert set(term.on_names) <= {"images", "heads", *outputs}
@@ -172,6 +172,32 @@ def test_long_trainings_have_the_multiply_adds_of_the_method():
         assert epochs == round(30 * method / cost)
 
 
+def test_long_trainings_have_the_multiply_adds_of_the_lean_student():
+    parts = {
+        name: multiply_adds_by_part(models.create(name, 10, head="light"))
+        for name in ("resnet20", "mlperf_resnet8")
+    }
+    heads = ("aux_1", "aux_2", "aux_3")
+    lean, labels, logits = (
+        image_multiply_adds(way, parts["resnet20"], parts["mlperf_resnet8"])
+        for way in (
+            Way(kind="distill", views=2, heads=heads, cached=True),
+            Way(kind="baseline", views=1),
+            Way(kind="distill", views=1),
+        )
+    )
+    pair = "mlperf_tiny/resnet20-mlperf_resnet8"
+    _, _, cache, student = recipes.get(f"{pair}/lean").steps
+    written = cache.options["variants"] * 4 * sum(parts["resnet20"].values())
+    price = student.training.epochs * lean + written
+    for name, cost in (
+        ("mlperf_tiny/mlperf_resnet8/baseline-long", labels),
+        (f"{pair}/kd-long", logits),
+    ):
+        epochs = recipes.get(name).steps[-1].training.epochs
+        assert epochs == round(price / cost)
+
+
 def test_the_table_names_each():
     lines = recipes.table().splitlines()
     assert len(lines) == 2 + len(recipes.names())
@@ -218,17 +244,21 @@ def shared_steps():
 def kind(name):
     """Returns what of an experiment decides on the way that it is run."""
     steps = recipes.get(name).steps
-    settings = name.partition("/")[0], *(tuple(step.options) for step in steps)
+    methods = [step.options.get("method") for step in steps]
+    options = [tuple(step.options) for step in steps]
+    settings = name.partition("/")[0], methods, options
     return [step.kind for step in steps], settings
 
 
+# Methods whose recipes differ from pair to pair in their networks alone.
+BENCHMARK = ("/kd", "/fitnet", "/attention", "/similarity", "/relational")
 KINDS = [kind(name) for name in recipes.names()]
 
 
 def differs_little(i, name):
     """Returns whether another recipe shows most of it."""
-    other = ("imagenet", "tiny_imagenet", "stl10", "photographs")
-    rare = ("/frozen", "/kd", "dkd", "standardized")
+    other = ("imagenet", "tiny_imagenet", "stl10", "photographs", "voc", "mlperf_tiny")
+    rare = ("/frozen", "dkd", "standardized", *BENCHMARK)
     return KINDS.index(kind(name)) != i or name.startswith(other) or name.endswith(rare)
 
 
@@ -247,6 +277,7 @@ NETWORKS = [networks_of(name) for name in recipes.names()]
         # All of them take minutes.
         pytest.param(name, marks=[pytest.mark.slow] if differs_little(i, name) else [])
         for i, name in enumerate(recipes.names())
+        if KINDS.index(kind(name)) == i or not name.endswith(BENCHMARK)
     ],
 )
 def test_each_runs_with_stand_ins(name, folder, stand_ins, shared_steps, tmp_path):

@@ -21,14 +21,17 @@ pytestmark = [
 AT_ONCE = ("--sleep", 0)
 
 
-def test_killed_trainings_go_on_bit_identical(tmp_path):
+@pytest.mark.parametrize(
+    "method", ["teacher", pytest.param("features", marks=pytest.mark.slow)]
+)
+def test_killed_trainings_go_on_bit_identical(tmp_path, method):
     # Its hashes differ from those of the others: no order of a set is relied on.
-    whole = start("teacher", tmp_path / "whole", *AT_ONCE, fresh=True)
+    whole = start(method, tmp_path / "whole", *AT_ONCE, fresh=True)
     output = tmp_path / "killed"
     for kill in (("--kill-in-write", 6), ("--kill-at-step", 5)):
-        end_of(start("teacher", output, *AT_ONCE, *kill), KILLED)
+        end_of(start(method, output, *AT_ONCE, *kill), KILLED)
         assert list((output / "snapshots").glob("epoch-*"))
-    end_of(start("teacher", output, *AT_ONCE))
+    end_of(start(method, output, *AT_ONCE))
     end_of(whole)
     received, expected = result(output), result(tmp_path / "whole")
     del received["seconds"], expected["seconds"]

@@ -38,11 +38,24 @@ def make(*arguments):
     return keras_hsakd.synchronize_batch_norm(network(*arguments))
 
 
+def on_features(teacher, student):
+    """Returns a distiller by terms of which one has a layer of its own."""
+    terms = [
+        keras_hsakd.terms.CrossEntropy(),
+        keras_hsakd.terms.Hint(on="last_stage", regressor=True),
+        keras_hsakd.terms.Attention(on="last_stage"),
+    ]
+    return keras_hsakd.Distiller(
+        *map(keras_hsakd.strip_heads, (teacher, student)), terms=terms
+    )
+
+
 TRAINERS = {
     "teacher": lambda: keras_hsakd.TeacherTrainer(make("a")),
     "frozen": lambda: keras_hsakd.TeacherTrainer(make("a"), freeze_backbone=True),
     "distiller": lambda: keras_hsakd.Distiller(make("a"), make("b")),
     "mutual": lambda: keras_hsakd.MutualDistiller([make("a"), make("b")]),
+    "features": lambda: on_features(make("a"), make("b")),
     "baseline": lambda: BaselineTrainer(keras_hsakd.strip_heads(make("a"))),
 }
 
@@ -230,7 +243,10 @@ def workers(function, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "methods",
-    [["mutual", "baseline"], ["teacher", "frozen", "distiller", "pipeline"]],
+    [
+        ["mutual", "baseline", "features"],
+        ["teacher", "frozen", "distiller", "pipeline"],
+    ],
     ids=["mutual", "others"],
 )
 def test_replicas_and_workers_train_as_one_device(tmp_path, methods):

@@ -132,7 +132,10 @@ def test_equal_logits_have_no_gradient_when_standardized():
         (lambda: CrossEntropy(label_smoothing=1.0), "`label_smoothing` of CrossEntr"),
         (lambda: KL(3.0, on=[]), r"`on` of KL to be one of .*Received: \[\]"),
         (lambda: KL(3.0, on=[1]), "`on` of KL to be one of"),
-        (lambda: KL(3.0, on="heads", teacher="aux_1"), "one head or one layer, with"),
+        (
+            lambda: KL(3.0, on="heads", teacher="aux_1"),
+            "one head, one stage or one layer, with",
+        ),
         (lambda: Function(), "a function of .teacher's output, student's output"),
         (lambda: terms.get("kl"), "each of `terms` to be a term .*Received: 'kl'"),
         (lambda: terms.get(KL), "each of `terms` to be a term"),
@@ -438,7 +441,7 @@ def test_what_a_loss_without_rows_is_refused_with(tiny_network, batch):
         ([KL(3.0, on="aux_3")], "`on` to be one of .*on='aux_3'.*did you mean"),
         ([KL(3.0, on="s_stage1_con")], "the name of a layer of `s`.*'s_stage1_conv'"),
         ([KL(3.0, on="aux_1", teacher="aux_7")], "name a head of `t`.*'aux_7'"),
-        ([KL(3.0, on="s_stage1_conv")], "name a layer of `t` .*'t_stage1_conv'"),
+        ([KL(3.0, on="s_stage1_conv")], "a stage or a layer of `t` .*'t_stage1_conv'"),
         (
             [KL(3.0), KL(6.0)],
             "different names.*by `name`. Received: .*'kl_main'",

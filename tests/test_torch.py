@@ -33,6 +33,12 @@ images = np.random.default_rng(0).random((12, 8, 8, 3)).astype("float32")
 labels = np.arange(12) % 3
 trainers = {
     "distiller": lambda: hsakd.Distiller(make(2), make(1)),
+    "features": lambda: hsakd.Distiller(
+        [hsakd.strip_heads(make(2))], hsakd.strip_heads(make(1)),
+        terms=[hsakd.terms.CrossEntropy(), hsakd.terms.Hint(regressor=True),
+               hsakd.terms.Attention(), hsakd.terms.SimilarityPreserving(),
+               hsakd.terms.Relational(weight=0.1)],
+    ),
     "frozen": lambda: hsakd.TeacherTrainer(make(1), freeze_backbone=True),
     "mutual": lambda: hsakd.MutualDistiller([make(1), make(2)]),
 }

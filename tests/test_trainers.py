@@ -12,7 +12,8 @@ from keras_hsakd import (
     optimizers,
     strip_heads,
 )
-from keras_hsakd.teacher_cache import writing
+from keras_hsakd.teachers import cache_writing as writing
+from keras_hsakd.teachers import get
 from keras_hsakd.terms import KL, CrossEntropy
 from keras_hsakd.trainers import BaselineTrainer
 
@@ -327,7 +328,7 @@ def test_random_layers_of_a_teacher_are_not_what_it_is_known_by(
     tiny_network("t", dropout=0.5).save(tmp_path / "teacher.keras")
     teachers = [keras.saving.load_model(tmp_path / "teacher.keras") for _ in range(2)]
     digests = {Distiller(t, tiny_network("s")).frozen_digest() for t in teachers}
-    digests |= {writing.known_by(teacher)["weights"] for teacher in teachers}
+    digests |= {writing.known_by(get(teacher))["weights"] for teacher in teachers}
     assert len(digests) == 1
 
 

@@ -17,7 +17,7 @@ from keras_hsakd.data.checks import check_integer, check_normalisation
 from keras_hsakd.data.keeping import keep
 from keras_hsakd.data.sources import Source, as_it_is, resize_one
 from keras_hsakd.sizes import ImageSize, as_json, checked
-from keras_hsakd.teacher_cache import TeacherCache
+from keras_hsakd.teachers import TeacherCache
 
 
 @dataclasses.dataclass

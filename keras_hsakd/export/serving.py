@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_hsakd.graph import ancestors, operation_of
+from keras_hsakd.classifier import Classifier
 from keras_hsakd.heads import strip_heads
 from keras_hsakd.logits import check_logits
 from keras_hsakd.suggestions import did_you_mean
@@ -222,16 +222,15 @@ class Served:
     @functools.cached_property
     def model_of_features(self) -> keras.Model:
         """The features of float32 images, averaged over positions."""
-        plain = strip_heads(self.student)
-        tensors = {operation_of(t).name: t for t in ancestors(plain.outputs)}
-        if self.features not in tensors:
+        plain = Classifier(strip_heads(self.student))
+        if self.features not in plain.layers:
             raise ValueError(
                 "Expected `features` to name a layer of `student`. "
                 f"Received: features={self.features!r}"
-                + did_you_mean(self.features, tensors)
+                + did_you_mean(self.features, plain.layers)
             )
         _, floats, taken, _ = self._tensors
-        features = keras.Model(plain.inputs[0], tensors[self.features])(taken)
+        features = keras.Model(plain.images, plain.layers[self.features])(taken)
         if len(features.shape) > 2:
             features = keras.ops.mean(features, axis=range(1, len(features.shape) - 1))
         return keras.Model(floats, {"features": keras.ops.cast(features, "float32")})

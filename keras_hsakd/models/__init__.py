@@ -1,11 +1,22 @@
-"""The zoo: the paper's networks, with auxiliary heads."""
+"""The zoo: the paper's networks and MLPerf Tiny's, with auxiliary heads."""
 
 from functools import partial
 
 import keras
+import numpy as np
 
-from keras_hsakd import graph
-from keras_hsakd.models import mobilenets, resnets, shufflenets, vggs, wide_resnets
+from keras_hsakd import digests, graph, views
+from keras_hsakd import pretrained as pretrained_files
+from keras_hsakd.heads import strip_heads
+from keras_hsakd.models import (
+    mlperf_resnets,
+    mobilenets,
+    resnets,
+    shufflenets,
+    vggs,
+    wide_resnets,
+)
+from keras_hsakd.models.mlperf_resnets import mlperf_resnet
 from keras_hsakd.models.mobilenets import mobilenet_v2
 from keras_hsakd.models.naming import torch_name
 from keras_hsakd.models.resnets import resnet
@@ -13,15 +24,18 @@ from keras_hsakd.models.shufflenets import shufflenet
 from keras_hsakd.models.vggs import vgg
 from keras_hsakd.models.wide_resnets import wrn
 from keras_hsakd.ops import NUM_ROTATIONS
+from keras_hsakd.sizes import edges
 from keras_hsakd.suggestions import did_you_mean
 from keras_hsakd.zoo import COSTS, table
 
 __all__ = [
     "create",
     "default_image_size",
+    "mlperf_resnet",
     "mobilenet_v2",
     "multiply_adds",
     "names",
+    "pretrained",
     "resnet",
     "shufflenet",
     "table",
@@ -36,6 +50,7 @@ _FAMILIES = {
     "vgg": vggs,
     "mobilenet_v2": mobilenets,
     "shufflenet": shufflenets,
+    "mlperf_resnet": mlperf_resnets,
 }
 _VARIANTS = {
     name: variant
@@ -57,7 +72,7 @@ def create(
     num_views: int = NUM_ROTATIONS,
     head: str = "copy",
 ) -> keras.Model:
-    """Returns a network of the paper, initialised as the authors'.
+    """Returns a network of the zoo, initialised as its authors do.
 
     Args:
         name: One of `names()`, for example `"wrn_16_2"`.
@@ -96,6 +111,59 @@ def create(
         head=head,
         name=name,
     )
+
+
+def pretrained(name: str, heads: bool = False) -> keras.Model:
+    """Returns a trained network that comes with the package.
+
+    Its weights are kept in half precision. `keras_hsakd.pretrained.card` tells what it
+    was trained on, and how well it does.
+
+    Args:
+        name: One of `keras_hsakd.pretrained.names()`, for example
+            `"resnet20-cifar10"`.
+        heads: Whether to have the auxiliary heads, by which it teaches. Defaults to
+            `False`.
+
+    Returns:
+        A functional `keras.Model` from images of 0 to 255, which it normalises itself,
+        to the class logits; with heads, to the outputs of `create`.
+
+    Raises:
+        ValueError: If there is no such network, it has no heads, or its file is
+            damaged.
+
+    Example:
+    >>> teacher = pretrained("resnet20-cifar10", heads=True)  # doctest: +SKIP
+    """
+    card = pretrained_files.card(name)
+    if heads and not card["heads"]:
+        raise ValueError(
+            f"Expected a network with heads for `heads`. Received: '{name}', which has "
+            "none"
+        )
+    record = card["record"]
+    network = create(
+        record["training"]["model"],
+        len(record["images"]["class_names"]),
+        (*edges(record["images"]["image_size"]), 3),
+        heads=card["heads"],
+        num_views=len(views.get(record["views"])),
+        head=record["training"]["head"],
+    )
+    network = graph.with_preprocessing(
+        network, keras.layers.Rescaling(**card["preprocessing"])
+    )
+    with np.load(pretrained_files.path(name), allow_pickle=False) as file:
+        weights = {key: file[key] for key in file.files}
+    if digests.of_values(weights[key] for key in sorted(weights)) != card["digest"]:
+        raise ValueError(
+            f"Expected the weights that the card of '{name}' tells. Received: others, "
+            f"in '{pretrained_files.path(name)}'"
+        )
+    for variable in network.variables:
+        variable.assign(weights[variable.path].astype("float32"))
+    return network if heads else strip_heads(network)
 
 
 def default_image_size(name: str) -> int:

@@ -18,7 +18,8 @@ class Initialization(NamedTuple):
     Attributes:
         conv: `"normal"`, N(0, sqrt(2 / (k * k * filters))), whatever the groups; or
             `"uniform"`, PyTorch's default U(+-1 / sqrt(fan_in)).
-        dense: `"normal"`, N(0, 0.01), or `"uniform"` as above.
+        dense: `"normal"`, N(0, 0.01); `"uniform"` as above; or an initializer of
+            Keras by its name.
         zero_bias: Whether biases start at zero instead of PyTorch's default
             U(+-1 / sqrt(fan_in)).
     """
@@ -106,14 +107,14 @@ class Scope(NamedTuple):
         Its output is float32 or wider also under mixed precision, as logits must be.
         """
         fan_in = x.shape[-1]
-        normal = self.initialization.dense == "normal"
+        ours = {
+            "normal": keras.initializers.RandomNormal(stddev=0.01),
+            "uniform": _uniform(fan_in),
+        }
+        dense = self.initialization.dense
         return keras.layers.Dense(
             units,
-            kernel_initializer=(
-                keras.initializers.RandomNormal(stddev=0.01)
-                if normal
-                else _uniform(fan_in)
-            ),
+            kernel_initializer=ours.get(dense, dense),
             bias_initializer=self._bias_initializer(fan_in),
             dtype=keras.backend.result_type(
                 keras.config.dtype_policy().variable_dtype, "float32"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from keras_hsakd.runs.images import changed, check_same, load
 from keras_hsakd.runs.kinds import Distill, Origin, teaching_network
 from keras_hsakd.runs.settings import CacheSettings
-from keras_hsakd.teacher_cache import Deviation, TeacherCache, check_new
+from keras_hsakd.teachers import Deviation, TeacherCache, check_new
 
 
 def cache_teacher(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from keras_hsakd import lock
+from keras_hsakd import lock, pretrained
 from keras_hsakd.files import (
     best_effort,
     is_unused,
@@ -24,6 +24,7 @@ from keras_hsakd.results import CHECKPOINTS, checkpoint_path, read_results
 from keras_hsakd.runs.record import are_results, check
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.sizes import edges, in_words
+from keras_hsakd.suggestions import did_you_mean
 
 # What a folder says is read without Keras, which takes seconds to import.
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Run:
         """Reads a run folder.
 
         Args:
-            path: The folder.
+            path: The folder, or the name of a network that comes with the package.
 
         Returns:
             A `Run`.
@@ -92,12 +93,15 @@ class Run:
             FileNotFoundError: If there is no such folder, or no run in it.
             ValueError: If its `run.json` is not one.
         """
+        if path in pretrained.names() and not os.path.isdir(path):
+            return Pretrained(path, pretrained.card(path)["record"])
         record = os.path.join(path, _RECORD)
         if not os.path.isfile(record):
             raise FileNotFoundError(
                 "Expected a run folder, which `keras-hsakd teacher`, `baseline` or "
                 f"`distill` wrote. Received: '{os.fspath(path)}', which "
                 + ("has no run.json" if os.path.isdir(path) else "is not a folder")
+                + did_you_mean(os.fspath(path), pretrained.names())
             )
         content = read_json(record)
         check(content, record)
@@ -305,6 +309,28 @@ class Run:
                 f"{self.describe()}, without {checkpoint}.keras"
             )
         return path
+
+
+class Pretrained(Run):
+    """The training of a network that comes with the package, whose name is its path."""
+
+    def network(self, checkpoint: str = "last") -> "keras.Model":
+        from keras_hsakd import models
+
+        self._checkpoint(checkpoint)
+        heads = pretrained.card(self.path)["heads"]
+        return models.pretrained(self.path, heads)
+
+    def weights_digest(self, checkpoint: str = "last") -> str:
+        self._checkpoint(checkpoint)
+        return pretrained.card(self.path)["digest"]
+
+    def _checkpoint(self, checkpoint):
+        if checkpoint != "last":
+            raise ValueError(
+                f"Expected the checkpoint 'last' of '{self.path}', which comes with "
+                f"the package. Received: checkpoint={checkpoint!r}"
+            )
 
 
 def _check_of(network, images, path):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import keras
 
     from keras_hsakd.runs.images import Images
-    from keras_hsakd.teacher_cache import TeacherCache
+    from keras_hsakd.teachers import TeacherCache
     from keras_hsakd.terms import Term
 
 
@@ -69,7 +69,7 @@ class Origin(NamedTuple):
             FileNotFoundError: If there is no cache.
             ValueError: If it was not written of a run.
         """
-        from keras_hsakd.teacher_cache import TeacherCache
+        from keras_hsakd.teachers import TeacherCache
 
         cache = TeacherCache(path, verify=False)
         kept = cache.header["origin"]
@@ -348,7 +348,7 @@ class Baseline(Kind):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distill(Kind):
-    """Trains a student with the help of the teacher in a run folder.
+    """Trains a student with the help of a trained teacher.
 
     Data, classes, normalisation and views are the teacher's, where no flag says
     otherwise; with `--cache`, those of its cached outputs.
@@ -360,7 +360,9 @@ class Distill(Kind):
     fixed = ("image_size",)
 
     teacher: str | None = setting(
-        None, "run folder of the teacher (default: that of --cache)"
+        None,
+        "run folder of the teacher, or the name of a network that comes with the "
+        "package (default: that of --cache)",
     )
     cache: str | None = setting(
         None,
@@ -532,7 +534,7 @@ class Distill(Kind):
     def job(self, training, images, origin):
         from keras_hsakd.heads import strip_heads
         from keras_hsakd.runs import networks
-        from keras_hsakd.teacher_cache import TeacherCache
+        from keras_hsakd.teachers import TeacherCache
         from keras_hsakd.trainers import Distiller
 
         (student,) = networks.create(

@@ -30,7 +30,8 @@ from keras_hsakd.runs.images import Images, check_same, load
 from keras_hsakd.runs.kinds import Baseline, Job, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, ExecutionSettings, TrainingSettings
 from keras_hsakd.runs.training import compile_job
-from keras_hsakd.teacher_cache.writing import Outputs
+from keras_hsakd.teachers import get
+from keras_hsakd.teachers.cache_writing import Outputs
 from keras_hsakd.terms import KL, CrossEntropy
 from keras_hsakd.trainers import Distiller
 
@@ -209,7 +210,7 @@ def measure(pair: Pair, way: Way, model: str, seconds: float) -> dict:
     if way.cached:
         trainer, seconds_each = job.trainer, []
         size = images.train.pipeline.batch_size
-        outputs = Outputs(trainer.teacher, trainer.view_functions, size)
+        outputs = Outputs(get(trainer.teacher), trainer.view_functions, size)
         for batch, *_ in images.train.repeat().take(2 + _FEWEST):
             begun = time.perf_counter()
             outputs.of(batch)

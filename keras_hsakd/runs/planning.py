@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import keras
 
 import keras_hsakd
+from keras_hsakd import pretrained
 from keras_hsakd.documents import Table, Text, markdown
 from keras_hsakd.figures import amount, rounded
 from keras_hsakd.files import read_json, without_folders, write_json
@@ -24,7 +25,7 @@ from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.kinds import Distill, Origin, Teacher
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.sizes import in_words
-from keras_hsakd.teacher_cache import TeacherCache, num_bytes
+from keras_hsakd.teachers import TeacherCache, num_bytes
 
 _FORMAT = 2
 
@@ -153,7 +154,7 @@ def plan(
 
 def _run_of(teacher):
     """Returns the run that a teacher is, or None of a network that is not trained."""
-    if os.path.isdir(teacher):
+    if os.path.isdir(teacher) or teacher in pretrained.names():
         return Run.open(teacher)
     try:
         sources.check_name(os.fspath(teacher))

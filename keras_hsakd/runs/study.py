@@ -17,7 +17,7 @@ from keras_hsakd.runs.settings import (
     TrainingSettings,
 )
 from keras_hsakd.runs.training import check_goes_on, claimed, finished_run, train
-from keras_hsakd.teacher_cache import check_new
+from keras_hsakd.teachers import check_new
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import keras
 
 from keras_hsakd.terms.base import Term
+from keras_hsakd.terms.features import Attention, Hint
 from keras_hsakd.terms.functions import (
     Function,
     KerasDistillation,
@@ -11,14 +12,19 @@ from keras_hsakd.terms.functions import (
 from keras_hsakd.terms.labels import CrossEntropy
 from keras_hsakd.terms.logits import DKD, KL, Standardized
 from keras_hsakd.terms.methods import METHODS, of_method, parse
+from keras_hsakd.terms.relations import Relational, SimilarityPreserving
 
 __all__ = [
     "DKD",
     "KL",
     "METHODS",
+    "Attention",
     "CrossEntropy",
     "Function",
+    "Hint",
     "KerasDistillation",
+    "Relational",
+    "SimilarityPreserving",
     "Standardized",
     "Term",
     "get",

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import keras
 
-# What a term can be on beside a head or a layer that is named.
+# What a term can be on beside a head, a stage or a layer that is named.
 LOGITS, IMAGES, HEADS = "logits", "images", "heads"
-PLACES = (LOGITS, IMAGES, HEADS)
+STAGES, LAST_STAGE, FEATURES = "stages", "last_stage", "features"
+PLACES = (LOGITS, IMAGES, HEADS, STAGES, LAST_STAGE, FEATURES)
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
@@ -40,13 +41,19 @@ class Term:
             - `"images"`, the class logits of the images themselves;
             - `"heads"`, each auxiliary head of the student, or one of them by its name,
               `"aux_2"`, of all views that a step sees;
+            - `"stages"`, the feature maps at the ends of stages, of the images
+              themselves; where one network has more, the last ones. `"stage_2"` is
+              one of them, `"last_stage"` the last of each network. See
+              `keras_hsakd.classifier.Classifier.stages`;
+            - `"features"`, what the layer with the class weights takes;
             - the name of a layer of the student, whose output on the images themselves
               is compared with that of the teacher's layer of the same name.
 
-            The term has one metric for each. Defaults to `"logits"`.
-        teacher: Name of the teacher's head or layer, where `on` is one head or one
-            layer and the teacher's has another name. Defaults to `None`, the head that
-            is paired with the student's, or the layer of the same name.
+            The term has one metric for each; one on features has one in all, their
+            sum. Defaults to `"logits"`.
+        teacher: Name of the teacher's head, stage or layer, where `on` is one of them
+            and the teacher's has another name. Defaults to `None`, the head that is
+            paired with the student's, or the stage or layer of the same name.
         name: Name of its metric, or the beginning of the names of several. Defaults to
             `None`, a name of the kind of term and of what it is on: `"kl_main"` for
             `"logits"`, `"kl_loss"` for `"images"`, `"kl_aux_1"` for a head.
@@ -75,6 +82,11 @@ class Term:
     """Whether a row without a label, -1, counts nothing."""
     is_scalar: ClassVar[bool] = False
     """Whether `values` is one number for the whole batch."""
+    is_summed: ClassVar[bool] = False
+    """Whether all features that it is on are one metric, their sum."""
+    compares_rows: ClassVar[bool] = False
+    """Whether `values` takes `counts`, too: 1 for each row that others are compared
+    with, 0 for a row of weight 0."""
 
     def __post_init__(self):
         """Checks the settings."""
@@ -86,10 +98,13 @@ class Term:
                 f"Expected `on` of {type(self).__name__} to be one of {PLACES}, or the "
                 f"name of a head or a layer, or a list of names. Received: {self.on!r}"
             )
-        if self.teacher is not None and (len(names) > 1 or names[0] in PLACES):
+        if self.teacher is not None and (
+            len(names) > 1 or names[0] in (LOGITS, IMAGES, HEADS, STAGES)
+        ):
             raise ValueError(
-                f"Expected `on` of {type(self).__name__} to be one head or one layer, "
-                f"with `teacher`. Received: on={self.on!r}, teacher={self.teacher!r}"
+                f"Expected `on` of {type(self).__name__} to be one head, one stage or "
+                "one layer, with `teacher`. "
+                f"Received: on={self.on!r}, teacher={self.teacher!r}"
             )
 
     def __setattr__(self, name, value):
@@ -147,6 +162,9 @@ class Term:
         Args:
             teacher_shape: Shape of the teacher's output, of rows `None`.
             student_shape: The same of the student's.
+
+        Raises:
+            ValueError: If outputs of these shapes cannot be compared.
         """
         return None
 

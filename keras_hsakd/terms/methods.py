@@ -5,19 +5,32 @@ from collections.abc import Mapping
 
 from keras_hsakd.spelling import parse_call
 from keras_hsakd.suggestions import did_you_mean
-from keras_hsakd.terms.base import HEADS, Term
+from keras_hsakd.terms.base import HEADS, LOGITS, Term
+from keras_hsakd.terms.features import Attention, Hint
 from keras_hsakd.terms.labels import CrossEntropy
 from keras_hsakd.terms.logits import DKD, KL, Standardized
+from keras_hsakd.terms.relations import Relational, SimilarityPreserving
 
-# Published settings, on the class logits. `hsakd` has the same on its heads.
+# Published settings, on the class logits, where `hsakd` has the same on its heads; or
+# on features, as in the CRD benchmark.
 METHODS = {
     "hsakd": (CrossEntropy(), KL(3.0)),
     "kd": (CrossEntropy(weight=0.1), KL(4.0, weight=0.9)),
     "dkd": (CrossEntropy(), DKD(4.0, warmup=20)),
     "standardized": (CrossEntropy(weight=0.1), Standardized(2.0, weight=9.0)),
+    "fitnet": (CrossEntropy(), Hint(weight=100.0, on="stage_2", regressor=True)),
+    "attention": (CrossEntropy(), Attention(weight=1000.0)),
+    "similarity": (
+        CrossEntropy(),
+        SimilarityPreserving(weight=3000.0, on="last_stage"),
+    ),
+    "relational": (CrossEntropy(), Relational()),
 }
 _EPOCHS = 240  # of the published warm-ups
-_SPELLED = (CrossEntropy, KL, DKD, Standardized)
+_SPELLED = (
+    *(CrossEntropy, KL, DKD, Standardized),
+    *(Hint, Attention, SimilarityPreserving, Relational),
+)
 
 
 def of_method(
@@ -31,7 +44,8 @@ def of_method(
     Args:
         name: One of `METHODS`.
         heads: Whether the student learns from the teacher's heads, too, by the same
-            terms. Defaults to `None`: by `"hsakd"` alone.
+            terms, which those on features cannot. Defaults to `None`: by `"hsakd"`
+            alone.
         epochs: Epochs of the training; a warm-up, published for 240, changes in
             proportion. Defaults to 240.
         settings: Other settings of the terms that compare with the teacher, by name,
@@ -41,7 +55,7 @@ def of_method(
         A list of terms.
 
     Raises:
-        ValueError: If there is no such method, or it has no such setting.
+        ValueError: If there is no such method, or it has no such setting or no heads.
 
     Example:
     >>> of_method("kd", settings={"temperature": 2.0})
@@ -61,6 +75,11 @@ def of_method(
         terms.append(term)
     if name == "hsakd" if heads is None else heads:
         learning = [term for term in terms if term.needs_teacher]
+        if any(term.on != LOGITS for term in learning):
+            raise ValueError(
+                "Expected a method on logits to learn from heads, too. "
+                f"Received: {name!r}, which is on features, with heads"
+            )
         terms += [dataclasses.replace(term, on=HEADS) for term in learning]
     return terms
 

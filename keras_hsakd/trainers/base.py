@@ -1,6 +1,7 @@
 """What the trainers have in common: views of images, and the terms of the loss."""
 
 import contextlib
+import functools
 import types
 from collections.abc import Sequence
 
@@ -16,13 +17,7 @@ from keras_hsakd.distribution import (
     run_on_rows,
     train_on_rows,
 )
-from keras_hsakd.heads import (
-    is_plain,
-    named_outputs,
-    output_names,
-    output_shape,
-    with_outputs,
-)
+from keras_hsakd.heads import is_plain, named_outputs, output_names
 from keras_hsakd.ops import (
     cross_entropy,
     joint_labels,
@@ -32,7 +27,6 @@ from keras_hsakd.ops import (
     transformed_views,
     untransformed,
 )
-from keras_hsakd.teacher_cache import TeacherCache
 from keras_hsakd.terms import Term
 from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.fitting import FitCallback, Fitting, dtype_policy
@@ -95,18 +89,21 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
         frozen=(),
         **kwargs,
     ):
-        networks = {learner.prefix: learner.network for learner in learners}
-        if views is None and not any(map(is_plain, networks.values())):
+        networks = [learner.network for learner in learners]
+        if views is None and not any(map(is_plain, networks)):
             views = "rotations"
         functions = get_views(views)
         for learner in learners:
             check_suit(functions, learner.network, learner.network.input_shape[1:])
-            for network in (learner.network, *learner.teachers):
+            for network in (
+                learner.network,
+                *(each for teacher in learner.teachers for each in teacher.networks),
+            ):
                 check_in_scope(network)
         _check_sampled(sampled_views, len(functions))
         parts = [part for learner in learners for part in parts_of(terms, learner)]
         _check_parts(parts, sampled_views)
-        kwargs.setdefault("dtype", dtype_policy(*networks.values()))
+        kwargs.setdefault("dtype", dtype_policy(*networks))
         # The networks cast their own inputs.
         super().__init__(autocast=False, **kwargs)
         self.frozen_ids = frozenset(id(variable) for variable in frozen)
@@ -115,7 +112,6 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
         if self._samples:
             self._seeds = keras.random.SeedGenerator()
         # In no dict, whose layers Keras would track and save a second time.
-        self._networks = types.MappingProxyType(networks)
         self._learners = types.MappingProxyType({x.prefix: x for x in learners})
         # Those on the images first, of all networks.
         self._parts = tuple(
@@ -136,15 +132,24 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
         return tuple({id(part.term): part.term for part in self._parts}.values())
 
     @property
+    def _networks(self):
+        return {prefix: learner.network for prefix, learner in self._learners.items()}
+
+    @property
     def network(self) -> keras.Model:
         """The network that is trained, evaluated and exported; the first of several."""
-        return next(iter(self._networks.values()))
+        return next(iter(self._learners.values())).network
 
     @property
     def trained_outputs(self) -> frozenset[str]:
         """Names of the outputs and layers of `network` that terms are on."""
-        prefix = next(iter(self._networks))
-        return frozenset(p.output for p in self._parts if p.network == prefix)
+        prefix = next(iter(self._learners))
+        return frozenset(self._needed_of(prefix))
+
+    def _needed_of(self, prefix):
+        """Returns the names of what terms need of a network."""
+        parts = (part for part in self._parts if part.network == prefix)
+        return {output for part in parts for output in part.outputs}
 
     @property
     def view_functions(self) -> tuple[View, ...]:
@@ -170,14 +175,18 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
         self._layers_of_terms, self._layer_numbers, self.warmup_factors = [], {}, []
         for part in self._parts:
             learner = self._learners[part.network]
-            if part.term.needs_teacher:
-                layer = part.term.make_layer(
-                    _shape(learner.teachers[0], part.target),
-                    _shape(learner.network, part.output),
-                )
+            for tap in part.taps if part.term.needs_teacher else ():
+                shape = tuple(learner.classifier.tensor(tap.output).shape)
+                target_shape = learner.teachers[0].shape(tap.target)
+                try:
+                    layer = part.term.make_layer(target_shape, shape)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{part.term!r} on {tuple(tap)}: {error}"
+                    ) from None
                 if layer is not None:
-                    layer.build(_shape(learner.network, part.output))
-                    self._layer_numbers[part.metric] = len(self._layers_of_terms)
+                    layer.build(shape)
+                    self._layer_numbers[part.metric, tap] = len(self._layers_of_terms)
                     self._layers_of_terms.append(layer)
         for term in self.terms:
             if term.warmup:
@@ -223,29 +232,29 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
         return self._in_step.get(id(network), network)
 
     def needed_outputs(self):
-        """Returns pairs of a network and the names of what a step needs of it."""
+        """Returns pairs of a `Classifier` and the names of what a step needs of it."""
         needed = {}
         for learner in self._learners.values():
             parts = [part for part in self._parts if part.network == learner.prefix]
             # Metrics are of the class logits, and those of heads of all of them.
-            names = {"logits", *(part.output for part in parts)}
+            names = {"logits", *self._needed_of(learner.prefix)}
             if self.head_metrics:
                 names |= set(output_names(learner.network))
-            targets = {part.target for part in parts if part.term.needs_teacher}
-            for network, of_it in (
-                (learner.network, names),
-                *((teacher, targets) for teacher in learner.teachers),
+            targets = {target for part in parts for target in part.targets}
+            for classifier, of_it in (
+                (learner.classifier, names),
+                *(need for each in learner.teachers for need in each.needed(targets)),
             ):
-                needed.setdefault(id(network), (network, set()))[1].update(of_it)
+                known = needed.setdefault(id(classifier.model), (classifier, set()))
+                known[1].update(of_it)
         return [pair for pair in needed.values() if pair[1]]
 
     def _choose_outputs(self):
         """Leaves out of the steps what no term needs."""
         self._in_step = types.MappingProxyType(
             {
-                id(network): with_outputs(network, names)
-                for network, names in self.needed_outputs()
-                if not isinstance(network, TeacherCache)
+                id(classifier.model): classifier.computing(names)
+                for classifier, names in self.needed_outputs()
             }
         )
 
@@ -276,11 +285,10 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
     def _untrained(self):
         """Returns ids of the variables of networks that no term of the loss trains."""
         idle = set()
-        for prefix, network in self._networks.items():
-            idle |= {id(variable) for variable in network.variables}
-            trained = {part.output for part in self._parts if part.network == prefix}
-            if trained:
-                learning = with_outputs(network, trained)
+        for prefix, learner in self._learners.items():
+            idle |= {id(variable) for variable in learner.network.variables}
+            if trained := self._needed_of(prefix):
+                learning = learner.classifier.computing(trained)
                 idle -= {id(variable) for variable in learning.variables}
         return frozenset(idle)
 
@@ -425,7 +433,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        y, suit = self.suited(y, training)
+        y, valid = self.valid_labels(y, training)
         labels = standardized_labels(y)
         if training:
             x = x if isinstance(x, dict) else self._batch_of_ones_own(x)
@@ -434,7 +442,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
         else:
             total = self._cross_entropies(labels, y_pred, sample_weight)
             loss = total / num_replicas()  # which Keras undoes for the log
-        return checks.marked(loss, suit)
+        return checks.flag_invalid_labels(loss, valid)
 
     def _batch_of_ones_own(self, images):
         """Returns a batch as `train_step` makes it, of images that it did not see."""
@@ -455,46 +463,59 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
             taught_by = self.teachers_outputs(batch, outputs)
         outputs, labeled = self.by_network(outputs), self._labeled(labels)
         for part in self._parts:
+            rows = self.num_seen if part.on_views else 1
+            weights = None
+            if sample_weight is not None:
+                self._check_rows("sample weights")
+                weights = ops.repeat(sample_weight, rows)
             values = self._values(
                 part,
+                batch,
                 self._labels_of(part, batch, labels),
-                self._rows_of(part, outputs[part.network][part.output], batch),
-                [
-                    self._rows_of(part, targets[part.target], batch)
-                    for targets in taught_by.get(part.network, ())
-                    if part.term.needs_teacher
-                ],
+                outputs[part.network],
+                taught_by.get(part.network, ()) if part.term.needs_teacher else (),
+                weights,
             )
             if part.on_views:
                 values = self.weighed(values, _seen(batch))
-            rows = self.num_seen if part.on_views else 1
             counted = None
             if part.term.needs_labels and labeled is not None:
                 counted = ops.repeat(labeled, rows)
                 values *= ops.cast(counted, values.dtype)
-            if sample_weight is not None:
-                self._check_rows("sample weights")
-                values *= ops.cast(ops.repeat(sample_weight, rows), values.dtype)
+            if weights is not None:
+                values *= ops.cast(weights, values.dtype)
             self._term_metrics[part.metric].update_state(values, counted)
             values *= ops.cast(self._weight_of(part.term), values.dtype)
             total += mean_of_rows(values)
         return total
 
-    def _values(self, part, labels, output, targets):
+    def _values(self, part, batch, labels, outputs, taught_by, weights):
         """Returns the values of a term by row, their mean where there are teachers."""
-        if (number := self._layer_numbers.get(part.metric)) is not None:
-            output = self._layers_of_terms[number](output, training=True)
-        targets = [ops.stop_gradient(ops.cast(x, output.dtype)) for x in targets]
-        values = [
-            part.term.values(target, output, labels) for target in targets or [None]
-        ]
-        if any(len(x.shape) != (0 if part.term.is_scalar else 1) for x in values):
-            wanted = "a batch" if part.term.is_scalar else "a row, of shape (rows,)"
-            raise ValueError(
-                f"Expected {part.term!r} to return one value for {wanted}. "
-                f"Received: shape {tuple(values[0].shape)}"
-            )
-        return ops.reshape(sum(values[1:], start=values[0]) / len(values), (-1,))
+        total, counts = None, {}
+        if part.term.compares_rows and weights is not None:
+            counts = {"counts": ops.not_equal(weights, 0)}
+        for tap in part.taps:
+            output = self._rows_of(part, outputs[tap.output], batch)
+            if (number := self._layer_numbers.get((part.metric, tap))) is not None:
+                layer = functools.partial(self._layers_of_terms[number], training=True)
+                output = train_on_rows(layer, output)
+            targets = [
+                self._rows_of(part, given[tap.target], batch) for given in taught_by
+            ]
+            targets = [ops.stop_gradient(ops.cast(x, output.dtype)) for x in targets]
+            values = [
+                part.term.values(target, output, labels, **counts)
+                for target in targets or [None]
+            ]
+            if any(len(x.shape) != (0 if part.term.is_scalar else 1) for x in values):
+                wanted = "a batch" if part.term.is_scalar else "a row, of shape (rows,)"
+                raise ValueError(
+                    f"Expected {part.term!r} to return one value for {wanted}. "
+                    f"Received: shape {tuple(values[0].shape)}"
+                )
+            mean = sum(values[1:], start=values[0]) / len(values)
+            total = mean if total is None else total + mean
+        return ops.reshape(total, (-1,))
 
     def _rows_of(self, part, output, batch):
         """Returns those rows of an output that a term is on."""
@@ -570,13 +591,6 @@ class _WarmUp(FitCallback):
 def _seen(batch):
     """Returns which views a batch of a step has; None where it has all."""
     return batch.get("seen") if isinstance(batch, dict) else None
-
-
-def _shape(network, name):
-    """Returns the shape of an output or a layer of a network, or of a cache."""
-    if isinstance(network, TeacherCache):
-        return (None, network.signature.outputs[name])
-    return output_shape(network, name)
 
 
 def _check_parts(parts, sampled_views):

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_hsakd.heads import is_plain
+from keras_hsakd.heads import is_plain, prepared
 from keras_hsakd.terms import CrossEntropy
 from keras_hsakd.trainers.base import Trainer
-from keras_hsakd.trainers.checks import prepared
 from keras_hsakd.trainers.parts import Learner
 
 

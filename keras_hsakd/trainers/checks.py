@@ -8,40 +8,8 @@ import keras
 import numpy as np
 
 from keras_hsakd.distribution import steps_done
-from keras_hsakd.graph import check_functional
-from keras_hsakd.heads import is_plain, output_names, strip_heads
-from keras_hsakd.logits import check_logits
+from keras_hsakd.heads import is_plain
 from keras_hsakd.ops import SUM_TOLERANCE
-
-
-def prepared(network: keras.Model, role: str) -> keras.Model:
-    """Returns a network that gives class logits, sharing all layers.
-
-    A softmax at the end of a plain classifier is taken off; what a network with heads
-    gives must be logits.
-
-    Args:
-        network: A functional model with auxiliary heads, or a plain classifier.
-        role: What an error calls it.
-
-    Raises:
-        ValueError: If it does not map one batch of images to class logits.
-    """
-    with about(role):
-        if isinstance(network, keras.Model):
-            check_functional(network)
-        output_names(network)
-        if is_plain(network):
-            network = strip_heads(network)
-        else:
-            check_logits(network)
-        shape = network.input_shape
-        if not isinstance(shape, tuple) or len(shape) != 4:
-            raise ValueError(
-                f"Expected `{network.name}` to take one batch of images, of shape "
-                f"(batch, height, width, channels). Received: input shape {shape}"
-            )
-    return network
 
 
 def num_classes(network: keras.Model) -> int:
@@ -259,18 +227,18 @@ def about(argument: str) -> Iterator[None]:
 _NO_LABELS = -math.inf
 
 
-def marked(loss, suit):
-    """Returns a loss that tells whether the labels suit, and has no gradient if not.
+def flag_invalid_labels(loss, valid):
+    """Returns a loss, or minus infinity without a gradient where labels are invalid.
 
     Args:
         loss: Scalar tensor.
-        suit: Scalar boolean tensor.
+        valid: Scalar boolean tensor.
     """
-    return keras.ops.where(suit, loss, _NO_LABELS)
+    return keras.ops.where(valid, loss, _NO_LABELS)
 
 
-def check_marked(loss, expected: str, where: str) -> None:
-    """Raises a ValueError where a loss tells of labels that do not suit.
+def check_flag(loss, expected: str, where: str) -> None:
+    """Raises a ValueError where a loss is what `flag_invalid_labels` makes it.
 
     Args:
         loss: Number, of the logs.
@@ -314,7 +282,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         if done > self._begin + 1:
             steps = f"in steps {self._begin + 1} to {done}"
         where = f"{steps} of epoch {self._epoch + 1}"
-        check_marked(logs["loss"], self.expected, where)
+        check_flag(logs["loss"], self.expected, where)
         terms = {name: float(logs[name]) for name in self.term_names}
         bad = [f"{k}={value}" for k, value in terms.items() if not math.isfinite(value)]
         if bad:

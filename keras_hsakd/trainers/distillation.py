@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_hsakd.heads import Signature, signature
-from keras_hsakd.teacher_cache import TeacherCache
+from keras_hsakd.heads import signature
+from keras_hsakd.teachers import Teacher
 from keras_hsakd.terms import of_method
 from keras_hsakd.trainers.base import Trainer, read_only
 
@@ -38,16 +38,13 @@ def terms_at(temperature: float | None, terms: Sequence | None, heads: bool) -> 
 
 
 def check_pair(
-    teacher: keras.Model | TeacherCache,
+    teacher: Teacher,
     student: keras.Model,
     roles: tuple[str, str] = ("teacher", "student"),
 ) -> None:
-    """Raises a ValueError unless a network can learn from another, or from a cache."""
+    """Raises a ValueError unless a network can learn from a teacher."""
     both = " and ".join(f"`{role}`" for role in roles)
-    first, second = (
-        signature_of(network, role)
-        for network, role in zip((teacher, student), roles, strict=True)
-    )
+    first, second = teacher.signature, signature(student)
     if bool(first.heads) != bool(second.heads):
         with_heads, without = (first, second) if first.heads else (second, first)
         raise ValueError(
@@ -75,27 +72,10 @@ def check_pair(
             f"Received: {shapes[0]} in `{first.name}` and {shapes[1]} in "
             f"`{second.name}`"
         )
-    if isinstance(teacher, TeacherCache):
-        return
-    teacher_ids = {id(variable) for variable in teacher.weights}
+    teacher_ids = {id(v) for network in teacher.networks for v in network.weights}
     shared = [each.path for each in student.weights if id(each) in teacher_ids]
     if shared:
         raise ValueError(
             f"Expected {both} to share no variables, or training the one would change "
             f"the other. Received: shared variables {shared[:5]}"
         )
-
-
-def signature_of(network: keras.Model | TeacherCache, role: str) -> Signature:
-    """Returns what a network takes and gives, or the one whose outputs are cached.
-
-    Args:
-        network: The network, or the cache.
-        role: What an error calls it.
-    """
-    if isinstance(network, TeacherCache):
-        return network.signature
-    try:
-        return signature(network)
-    except ValueError as error:
-        raise ValueError(f"`{role}`: {error}") from None

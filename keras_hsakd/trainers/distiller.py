@@ -3,19 +3,10 @@
 from collections.abc import Sequence
 
 import keras
-from keras import ops
 
-from keras_hsakd.distribution import run_on_rows
-from keras_hsakd.heads import named_outputs
-from keras_hsakd.teacher_cache import TeacherCache
-from keras_hsakd.trainers.checks import prepared
-from keras_hsakd.trainers.distillation import (
-    Distillation,
-    check_pair,
-    signature_of,
-    terms_at,
-)
-from keras_hsakd.trainers.feeding import remade
+from keras_hsakd import teachers
+from keras_hsakd.heads import prepared, signature
+from keras_hsakd.trainers.distillation import Distillation, check_pair, terms_at
 from keras_hsakd.trainers.parts import Learner
 from keras_hsakd.views import View
 
@@ -63,7 +54,7 @@ class Distiller(Distillation):
     Args:
         teacher: A trained functional model with auxiliary heads, see
             `keras_hsakd.models.create`, or a plain classifier, whose softmax is taken
-            off if it ends in one; or its outputs, a
+            off if it ends in one; a list of them, or an `Ensemble`; or its outputs, a
             `TeacherCache`, for `fit` with the data set that it was written of.
         student: A functional model with heads if the teacher has them, for the same
             classes. The two must not share variables.
@@ -111,7 +102,7 @@ class Distiller(Distillation):
 
     def __init__(
         self,
-        teacher: keras.Model | TeacherCache,
+        teacher: keras.Model | Sequence[keras.Model] | teachers.Teacher,
         student: keras.Model,
         temperature: float | None = None,
         pairs: Sequence[tuple[str, str]] | None = None,
@@ -120,28 +111,24 @@ class Distiller(Distillation):
         terms: Sequence | None = None,
         **kwargs,
     ):
-        frozen = []
+        asked = teachers.get(teacher)
         student = prepared(student, "student")
-        if isinstance(teacher, TeacherCache):
-            views = teacher.suited_views(views)
-        else:
-            teacher = prepared(teacher, "teacher")
-            frozen = teacher.variables
-        check_pair(teacher, student)
-        of_student = signature_of(student, "student")
-        teacher_heads = _teacher_heads(
-            signature_of(teacher, "teacher"), of_student, pairs
-        )
+        views = asked.checked_views(views)
+        check_pair(asked, student)
+        of_student = signature(student)
+        teacher_heads = _teacher_heads(asked.signature, of_student, pairs)
         super().__init__(
-            [Learner("", student, (teacher,), teacher_heads)],
+            [Learner("", student, (asked,), teacher_heads)],
             terms_at(temperature, terms, bool(of_student.heads)),
             views,
             sampled_views=sampled_views,
-            frozen=frozen,
+            frozen=asked.variables,
             **kwargs,
         )
-        self.teacher = teacher
+        is_network = isinstance(asked, teachers.NetworkTeacher)
+        self.teacher = asked.networks[0] if is_network else asked
         self.student = student
+        self._asked = asked
         self._teacher_heads = teacher_heads
 
     @property
@@ -149,47 +136,26 @@ class Distiller(Distillation):
         """The heads that teach, each with the student's head that learns from it."""
         return [(teacher, student) for student, teacher in self._teacher_heads.items()]
 
+    @property
+    def cache(self) -> teachers.TeacherCache | None:
+        """Where the teacher's outputs are read from, if they are not computed."""
+        return self._asked.cache
+
     def teachers_outputs(self, batch, outputs):
         return {"": [self.targets(batch)]}
 
     def targets(self, batch):
-        """Returns the teacher's dict of outputs for a batch's rows of views.
+        """Returns what the teacher gives for a batch's rows of views, by name.
 
-        It is the one place where a training asks for them.
+        It is the one place where a training asks for it.
         """
-        if self._is_cached:
-            return batch["targets"]
-        teacher = self.in_step(self.teacher)
-        return run_on_rows(lambda rows: named_outputs(teacher, rows), batch["images"])
+        return self._asked.targets(batch, self.in_step)
 
     def rows_of(self, x):
-        if not self._is_cached:
-            return super().rows_of(x)
-        targets = {
-            name: ops.reshape(values, (-1, values.shape[-1]))
-            for name, values in x["targets"].items()
-        }
-        return {**super().rows_of(x), "targets": targets}
-
-    def read(self, data, on_device):
-        if self._is_cached:
-            return remade(data, self.teacher, on_device)
-        return super().read(data, on_device)
+        return {**super().rows_of(x), **self._asked.rows(x)}
 
     def frozen_digest(self):
-        return self.teacher.digest if self._is_cached else super().frozen_digest()
-
-    def train_on_batch(self, *args, **kwargs):
-        if self._is_cached:
-            raise ValueError(
-                "Expected `fit` with a teacher cache, whose data name their images. "
-                "Received: a call of `train_on_batch`"
-            )
-        return super().train_on_batch(*args, **kwargs)
-
-    @property
-    def _is_cached(self):
-        return isinstance(self.teacher, TeacherCache)
+        return self.cache.digest if self.cache else super().frozen_digest()
 
     def get_config(self):
         return {

@@ -6,7 +6,7 @@ import keras
 
 from keras_hsakd import compat
 from keras_hsakd.distribution import distributed
-from keras_hsakd.teacher_cache import TeacherCache
+from keras_hsakd.teachers import TeacherCache
 from keras_hsakd.trainers.checks import check_end, is_tf_dataset
 
 
@@ -33,8 +33,8 @@ class Feed:
 
     def __init__(self, data, steps_per_epoch: int | None, initial_epoch: int):
         self._data = data
-        self._behind = behind(data)
-        self._counters = [d.epoch_counter for d in self._behind if _is_ours(d)]
+        self._upstream = upstream(data)
+        self._counters = [d.epoch_counter for d in self._upstream if _is_ours(d)]
         self._source, self._is_unchanged = _source(data)
         self._length = _length(data)
         check_end(data, steps_per_epoch, "steps_per_epoch")
@@ -49,7 +49,7 @@ class Feed:
     @property
     def has_unlabeled(self) -> bool:
         """Whether the data are, or are derived from, some that say so."""
-        return any(getattr(d, "num_unlabeled", 0) for d in self._behind)
+        return any(getattr(d, "num_unlabeled", 0) for d in self._upstream)
 
     def check_exact(self, steps_per_execution: int) -> None:
         """Raises a ValueError unless a new process can read the same batches again."""
@@ -68,7 +68,7 @@ class Feed:
                 f" Received: steps_per_epoch={self._steps_per_epoch} and a "
                 f"{type(self._data).__name__} of {length}"
             )
-        for dataset in self._behind:
+        for dataset in self._upstream:
             if reason := _why_different(dataset):
                 raise ValueError(
                     "Expected data that are the same at each start to resume with. "
@@ -199,7 +199,7 @@ def _is_ours(dataset):
     return hasattr(dataset, "stream")
 
 
-def behind(data):
+def upstream(data):
     """Returns the data sets that one is made of, down to those of ours."""
     found, waiting = [], [data] if is_tf_dataset(data) else []
     while waiting:
@@ -222,7 +222,7 @@ def _source(data):
     return (data, unchanged) if is_tf_dataset(data) else (None, False)
 
 
-def remade(data, cache: TeacherCache | None = None, on_device: bool = False):
+def with_step_inputs(data, cache: TeacherCache | None = None, on_device: bool = False):
     """Returns data whose batches are dicts, of what a step needs beside the images.
 
     Args:
@@ -293,7 +293,7 @@ def _why_different(dataset):
             f"draws from {operations}, whose state is kept nowhere: use TensorFlow's "
             "`stateless_` operations"
         )
-    if type(dataset).__name__ == compat.CACHE and any(map(_is_ours, behind(dataset))):
+    if type(dataset).__name__ == compat.CACHE and any(map(_is_ours, upstream(dataset))):
         return (
             "caches the augmentation of the pass that comes first: leave `cache()` out"
         )

@@ -14,10 +14,10 @@ from keras_hsakd.distribution import (
     distributed,
     lost_workers_named,
 )
-from keras_hsakd.ops import shifted, suited_labels
+from keras_hsakd.ops import shifted, valid_labels
 from keras_hsakd.trainers import checks
-from keras_hsakd.trainers.feeding import Feed, remade
-from keras_hsakd.trainers.looking import look_at
+from keras_hsakd.trainers.feeding import Feed, with_step_inputs
+from keras_hsakd.trainers.inspection import inspect_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Fitting(ReplicatedFit):
     frozen_ids: frozenset[int] = frozenset()
     takes_unlabeled = False  # images without a label, which is the label -1
     _unweighted_metrics = ""  # they would take these for class 0
+    cache = None  # a `TeacherCache`, whose outputs are read with the images
 
     @property
     def frozen_weights(self):
@@ -132,7 +133,9 @@ class Fitting(ReplicatedFit):
             data: `x` of `fit`.
             on_device: `augment_on_device` of `fit`.
         """
-        return remade(data, on_device=True) if on_device else data
+        if self.cache is None and not on_device:
+            return data
+        return with_step_inputs(data, self.cache, on_device)
 
     def augmented(self, x):
         """Returns the images of a batch, which the step augments where it is told to.
@@ -213,17 +216,17 @@ class Fitting(ReplicatedFit):
         if checks.is_tf_dataset(x):
             # Keras shuffles no tf.data.Dataset, and warns where it is told to.
             kwargs.setdefault("shuffle", False)
-        look = look_at(x, y)
-        x = look.data
-        if self._check(look) or feed.has_unlabeled:
+        seen = inspect_data(x, y)
+        x = seen.data
+        if self._check(seen) or feed.has_unlabeled:
             self.check_unlabeled(class_weight)
-        self.check_data(x, _is_weighted(look.first_batch, kwargs))
+        self.check_data(x, _is_weighted(seen.first_batch, kwargs))
         expected = checks.expected_labels(
             self.network, self._may_be_unlabeled and not class_weight
         )
-        kwargs = self._with_validation_checked(kwargs, look)
+        kwargs = self._with_validation_checked(kwargs, seen)
         shuffle = kwargs.get("shuffle", True)
-        fit = Fit(x, feed, look.first_batch, shuffle, epochs, initial_epoch, callbacks)
+        fit = Fit(x, feed, seen.first_batch, shuffle, epochs, initial_epoch, callbacks)
         with contextlib.ExitStack() as stack:
             for callback in callbacks:
                 if isinstance(callback, FitCallback):
@@ -264,9 +267,9 @@ class Fitting(ReplicatedFit):
         else:
             argument = "x"
             checks.check_end(x, steps, "steps")
-            look = look_at(x, y)
-            x = look.data
-            self._check(look, training=False)
+            seen = inspect_data(x, y)
+            x = seen.data
+            self._check(seen, training=False)
         results = super().evaluate(
             distributed(x, self),
             y,
@@ -279,7 +282,7 @@ class Fitting(ReplicatedFit):
         loss = results["loss"] if isinstance(results, dict) else results
         loss = loss[0] if isinstance(loss, list) else loss
         expected = checks.expected_labels(self.network)
-        checks.check_marked(loss, expected, f"in `{argument}`")
+        checks.check_flag(loss, expected, f"in `{argument}`")
         return results
 
     def train_on_batch(
@@ -289,6 +292,11 @@ class Fitting(ReplicatedFit):
         self.check_batch(x, y)
         if checks.has_unlabeled(y):
             self.check_unlabeled(class_weight)
+        if self.cache is not None:
+            raise ValueError(
+                "Expected `fit` with a teacher cache, whose data name their images. "
+                "Received: a call of `train_on_batch`"
+            )
         return super().train_on_batch(x, y, sample_weight, class_weight, **kwargs)
 
     def test_on_batch(self, x, y=None, *args, **kwargs):
@@ -303,25 +311,25 @@ class Fitting(ReplicatedFit):
         for variable in self.trainable_variables:
             variable.value.grad = None
 
-    def suited(self, labels, training: bool = False):
-        """Returns labels as `ops.suited_labels`, for a step of training or another."""
+    def valid_labels(self, labels, training: bool = False):
+        """Returns labels as `ops.valid_labels`, for a step of training or another."""
         lowest = -1 if training and self._may_be_unlabeled else 0
-        return suited_labels(labels, checks.num_classes(self.network), lowest)
+        return valid_labels(labels, checks.num_classes(self.network), lowest)
 
     @property
     def _may_be_unlabeled(self):
         return self.takes_unlabeled and not self._unweighted_metrics
 
-    def _check(self, look, training=True):
+    def _check(self, seen, training=True):
         """Checks what was seen of data; returns whether images without a label were."""
-        if look.first_batch is None:
+        if seen.first_batch is None:
             return False
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(look.first_batch)
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(seen.first_batch)
         self.check_batch(images, labels, training)
-        for more in look.more_labels:
+        for more in seen.more_labels:
             unlabeled = training and self.takes_unlabeled
             checks.check_labels(self.network, more, unlabeled)
-        return any(map(checks.has_unlabeled, [labels, *look.more_labels]))
+        return any(map(checks.has_unlabeled, [labels, *seen.more_labels]))
 
     def _with_validation_checked(self, arguments, training):
         """Checks the validation data among the arguments of `fit`, and returns them."""
@@ -330,14 +338,14 @@ class Fitting(ReplicatedFit):
             return arguments
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         checks.check_end(x, arguments.get("validation_steps"), "validation_steps")
-        look = look_at(x, y, "validation_data")
+        seen = inspect_data(x, y, "validation_data")
         with checks.about("validation_data"):
-            self._check(look, training=False)
-            if training.first_batch is not None and look.first_batch is not None:
+            self._check(seen, training=False)
+            if training.first_batch is not None and seen.first_batch is not None:
                 # A network of any size takes others, and measures something else.
-                checks.check_same_shape(training.first_batch[0], look.first_batch[0])
+                checks.check_same_shape(training.first_batch[0], seen.first_batch[0])
         if y is None:
-            data = look.data
+            data = seen.data
         return {**arguments, "validation_data": data}
 
     def _check_trains(self):

@@ -29,7 +29,7 @@ class Metrics:
         }
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        y, _ = self.suited(y, training=not self._evaluating)
+        y, _ = self.valid_labels(y, training=not self._evaluating)
         labels = standardized_labels(y)
         labeled = None if self._evaluating else self._labeled(labels)
         seen = x.get("seen") if isinstance(x, dict) else None

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_hsakd.heads import named_outputs, output_names
+from keras_hsakd.heads import named_outputs, output_names, prepared
+from keras_hsakd.teachers import NetworkTeacher
 from keras_hsakd.terms import CrossEntropy
-from keras_hsakd.trainers.checks import prepared
 from keras_hsakd.trainers.distillation import Distillation, check_pair, terms_at
 from keras_hsakd.trainers.parts import Learner
 from keras_hsakd.views import View
@@ -95,9 +95,10 @@ class MutualDistiller(Distillation):
                 "Expected `networks` to be two or more networks that teach each other. "
                 f"Received: {len(networks)}"
             )
+        teachers = list(map(NetworkTeacher, networks))
         for i, network in enumerate(networks):
             for j in range(i):
-                check_pair(networks[j], network, roles=(names[j], names[i]))
+                check_pair(teachers[j], network, roles=(names[j], names[i]))
         counts = [len(output_names(network)) - 1 for network in networks]
         if len(set(counts)) > 1:
             raise ValueError(
@@ -105,8 +106,8 @@ class MutualDistiller(Distillation):
                 f"Received: {counts} in {[network.name for network in networks]}"
             )
         learners = [
-            Learner(f"{name}_", network, tuple(n for n in networks if n is not network))
-            for name, network in zip(names, networks, strict=True)
+            Learner(f"{name}_", network, tuple(t for t in teachers if t is not own))
+            for name, network, own in zip(names, networks, teachers, strict=True)
         ]
         given, heads = terms is not None, counts[0] > 0
         terms = terms_at(temperature, terms, heads)

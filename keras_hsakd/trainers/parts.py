@@ -1,5 +1,7 @@
 """Terms of a loss on the outputs that networks have: a part of the loss each."""
 
+import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,53 +9,92 @@ from typing import NamedTuple
 import keras
 
 from keras_hsakd import terms as all_terms
-from keras_hsakd.heads import layer_names, output_names
+from keras_hsakd.classifier import Classifier
+from keras_hsakd.heads import output_names
 from keras_hsakd.suggestions import did_you_mean
-from keras_hsakd.teacher_cache import TeacherCache
+from keras_hsakd.teachers import Teacher
 from keras_hsakd.terms import Term
-from keras_hsakd.terms.base import HEADS, IMAGES, LOGITS
+from keras_hsakd.terms.base import (
+    FEATURES,
+    HEADS,
+    IMAGES,
+    LAST_STAGE,
+    LOGITS,
+    PLACES,
+    STAGES,
+)
+
+
+class Tap(NamedTuple):
+    """What a term compares.
+
+    Attributes:
+        output: Name of the network's output, stage or layer.
+        target: Name of the teacher's.
+    """
+
+    output: str
+    target: str
 
 
 class Part(NamedTuple):
-    """A term on one output of a network that is trained.
+    """A term on outputs of a network that is trained, with one metric.
 
     Attributes:
         metric: Name of its metric.
         term: The term.
         network: Name of the network, a prefix of its metrics.
-        output: Name of the network's output or layer.
-        target: Name of the teacher's output or layer that it is compared with.
+        taps: What it compares; its values are summed.
         on_views: Whether it is on all views of an image, and not on the image alone.
     """
 
     metric: str
     term: Term
     network: str
-    output: str
-    target: str
+    taps: tuple[Tap, ...]
     on_views: bool
+
+    @property
+    def outputs(self) -> set[str]:
+        """Names of what it needs of the network."""
+        return {tap.output for tap in self.taps}
+
+    @property
+    def targets(self) -> set[str]:
+        """Names of what it needs of the teachers."""
+        return {tap.target for tap in self.taps} if self.term.needs_teacher else set()
 
     @property
     def is_of_a_head(self) -> bool:
         """Whether its labels are the joint labels."""
-        return self.on_views and self.output != LOGITS
+        return self.on_views and self.outputs != {LOGITS}
 
 
-class Learner(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Learner:
     """A network that is trained, and who teaches it.
 
     Attributes:
         prefix: What the names of its metrics begin with.
         network: The network.
-        teachers: Networks or caches whose outputs it is compared with; none for a
-            network that learns from labels alone.
+        teachers: Who teaches it; nobody for one that learns from labels alone.
         pairs: Head of the teachers by the head of the network that is compared with it.
     """
 
     prefix: str
     network: keras.Model
-    teachers: Sequence[keras.Model | TeacherCache] = ()
-    pairs: Mapping[str, str] = {}
+    teachers: Sequence[Teacher] = ()
+    pairs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def classifier(self) -> Classifier:
+        """The network taken apart."""
+        return Classifier(self.network)
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of its auxiliary heads."""
+        return output_names(self.network)[1:]
 
 
 def parts_of(terms: Sequence, learner: Learner) -> list[Part]:
@@ -75,8 +116,7 @@ def parts_of(terms: Sequence, learner: Learner) -> list[Part]:
                 "Expected `terms` that need labels alone, such as CrossEntropy, where "
                 f"there is no teacher. Received: {term!r}"
             )
-        outputs = [name for on in term.on_names for name in _outputs(on, term, learner)]
-        parts += [_part(term, on, len(outputs) == 1, learner) for on in outputs]
+        parts += _parts(term, learner)
     counts = Counter(part.metric for part in parts)
     for part in parts:
         if counts[part.metric] > 1 or part.metric == f"{learner.prefix}loss":
@@ -88,63 +128,92 @@ def parts_of(terms: Sequence, learner: Learner) -> list[Part]:
     return parts
 
 
-def _outputs(on, term, learner):
-    """Returns the names of all that a term is on by one of its names."""
-    network = learner.network
-    heads = output_names(network)[1:]
-    if on == HEADS:
-        if not heads:
-            raise ValueError(
-                f"Expected a network with auxiliary heads for {term!r}. "
-                f"Received: `{network.name}`, which has none"
-            )
-        return heads
-    places = (LOGITS, IMAGES, *heads)
-    if on in places or on in layer_names(network):
-        return [on]
-    known = (*places, HEADS, *layer_names(network))
-    raise ValueError(
-        f"Expected `on` to be one of {(*places, HEADS)}, or the name of a layer of "
-        f"`{network.name}`. Received: on={on!r}{did_you_mean(on, known)}"
-    )
+def _parts(term, learner):
+    """Returns the parts of a term."""
+    found = [part for on in term.on_names for part in _on(on, term, learner)]
+    if term.is_summed:
+        features = [part for part in found if not part.on_views]
+        if features:
+            taps = tuple(tap for part in features for tap in part.taps)
+            merged = features[0]._replace(metric=term.label, taps=taps)
+            found = [merged, *(part for part in found if part.on_views)]
+    if term.name and len(found) == 1:
+        found = [found[0]._replace(metric=term.name)]
+    return [part._replace(metric=learner.prefix + part.metric) for part in found]
 
 
-def _part(term, on, is_only, learner):
-    """Returns the part of a term on one output."""
-    suffix = {LOGITS: "main", IMAGES: "loss"}.get(on, on)
-    metric = f"{term.name or term.label}_{suffix}"
-    if term.name and is_only:
-        metric = term.name
-    output = LOGITS if on == IMAGES else on
-    is_head = output in output_names(learner.network)[1:]
-    target = term.teacher or learner.pairs.get(output, output)
-    for teacher in learner.teachers if term.needs_teacher and output != LOGITS else ():
-        _check_target(target, is_head, term, teacher)
-    return Part(
-        f"{learner.prefix}{metric}",
-        term,
-        learner.prefix,
-        output,
-        target,
-        on_views=on == LOGITS or is_head,
-    )
+def _on(on, term, learner):
+    """Returns the parts of a term by one of the names that it is on."""
 
+    def part(end, taps, on_views):
+        metric = f"{term.name or term.label}_{end}"
+        return Part(metric, term, learner.prefix, tuple(taps), on_views)
 
-def _check_target(name, is_head, term, teacher):
-    """Raises a ValueError unless a teacher has a head, or a layer, of a name."""
-    if isinstance(teacher, TeacherCache):
-        if not is_head:
-            raise ValueError(
-                "Expected terms on logits and heads with a teacher's cached outputs, "
-                f"which have no features of layers. Received: {term!r}"
-            )
-        what, role, known = "head", teacher.signature.name, teacher.signature.heads
-    elif is_head:
-        what, role, known = "head", teacher.name, output_names(teacher)[1:]
-    else:
-        what, role, known = "layer", teacher.name, layer_names(teacher)
-    if name not in known:
+    heads = learner.heads
+    if on == LOGITS:
+        return [part("main", [Tap(LOGITS, LOGITS)], True)]
+    if on == IMAGES:
+        return [part("loss", [Tap(LOGITS, LOGITS)], False)]
+    if on == HEADS and not heads:
         raise ValueError(
-            f"Expected `teacher` to name a {what} of `{role}` for {term!r}. "
-            f"Received: {name!r}{did_you_mean(name, known)}"
+            f"Expected a network with auxiliary heads for {term!r}. "
+            f"Received: `{learner.network.name}`, which has none"
         )
+    if on == HEADS or on in heads:
+        names = heads if on == HEADS else [on]
+        return [part(name, [_head(name, term, learner)], True) for name in names]
+    return [part(on, _features(on, term, learner), False)]
+
+
+def _head(name, term, learner):
+    """Returns the tap of a term on a head."""
+    target = term.teacher or learner.pairs.get(name, name)
+    for teacher in learner.teachers if term.needs_teacher else ():
+        heads = teacher.signature.heads
+        if target not in heads:
+            raise ValueError(
+                f"Expected `teacher` to name a head of `{teacher.signature.name}` for "
+                f"{term!r}. Received: {target!r}{did_you_mean(target, heads)}"
+            )
+    return Tap(name, target)
+
+
+def _features(on, term, learner):
+    """Returns the taps of a term on features."""
+    own = learner.classifier
+    if on in (STAGES, LAST_STAGE):
+        count = 1 if on == LAST_STAGE else len(own.stages)
+        for teacher in learner.teachers if term.needs_teacher else ():
+            count = min(count, len(teacher.classifier.stages))
+        if not count:
+            raise ValueError(
+                f"Expected networks with stages, whose images have a known size, for "
+                f"{term!r}. Received: `{own.name}`, or a teacher, without"
+            )
+        names = list(own.stages)[-count:]
+        targets = [list(t.classifier.stages)[-count:] for t in learner.teachers]
+        targets = targets[0] if targets else names
+        if term.teacher:
+            targets = [_known(term.teacher, term, learner)]
+        return list(map(Tap, names, targets))
+    if own.tensor(on) is None:
+        places = (*PLACES, *learner.heads, *own.stages)
+        raise ValueError(
+            f"Expected `on` to be one of {places}, or the name of a layer of "
+            f"`{own.name}`. Received: on={on!r}"
+            f"{did_you_mean(on, (*places, *own.layers))}"
+        )
+    return [Tap(on, _known(term.teacher or on, term, learner))]
+
+
+def _known(target, term, learner):
+    """Returns the name of a teacher's features, which all teachers must have."""
+    for teacher in learner.teachers if term.needs_teacher else ():
+        network = teacher.classifier
+        if network.tensor(target) is None:
+            known = (FEATURES, *network.stages, *network.layers)
+            raise ValueError(
+                f"Expected `teacher` to name a stage or a layer of `{network.name}` for"
+                f" {term!r}. Received: {target!r}{did_you_mean(target, known)}"
+            )
+    return target

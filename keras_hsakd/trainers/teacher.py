@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from keras_hsakd.heads import head_names, named_outputs, split, strip_heads
+from keras_hsakd.classifier import Classifier
+from keras_hsakd.heads import head_names, named_outputs, prepared, split, strip_heads
 from keras_hsakd.terms import CrossEntropy
 from keras_hsakd.trainers.base import Trainer
-from keras_hsakd.trainers.checks import prepared
 from keras_hsakd.trainers.parts import Learner
 from keras_hsakd.views import View
 
@@ -96,7 +96,7 @@ class TeacherTrainer(Trainer):
         if not self.freeze_backbone:
             return [(teacher, names)]
         heads = names - {"logits"}
-        return [(self._halves.heads, heads)] if heads else []
+        return [(Classifier(self._halves.heads), heads)] if heads else []
 
     def get_config(self):
         return {

@@ -17,11 +17,10 @@ from keras_hsakd.files import (
     sync_folder,
     write_json,
 )
-from keras_hsakd.heads import named_outputs, signature
 from keras_hsakd.machine import versions
 from keras_hsakd.names import DTYPES
 from keras_hsakd.ops import transformed_views
-from keras_hsakd.teacher_cache import format
+from keras_hsakd.teachers import cache_format as format
 
 # The time is told after so many batches; in the first one, functions are compiled.
 _TIMED = 4
@@ -42,7 +41,7 @@ def header_of(teacher, dataset, variants, views, dtype, batch_size, origin):
     spec = dataset.element_spec[0]
     spec = spec["images"] if isinstance(spec, dict) else spec
     shape = tuple(spec.shape[1:])
-    described = signature(teacher)
+    described = teacher.signature
     if any(
         edge not in (None, other)
         for edge, other in zip(described.image_shape, shape, strict=True)
@@ -52,7 +51,8 @@ def header_of(teacher, dataset, variants, views, dtype, batch_size, origin):
             f"them. Received: {shape}"
         )
     functions = all_views.get(views)
-    all_views.check_suit(functions, teacher, shape)
+    for network in teacher.networks:
+        all_views.check_suit(functions, network, shape)
     header = {
         "format": format.FORMAT,
         "teacher": known_by(teacher),
@@ -83,7 +83,8 @@ def check_new(path: str | os.PathLike) -> None:
 
 def known_by(teacher):
     """Returns what a header says of a teacher."""
-    return {"name": teacher.name, "weights": digests.of_values(teacher.weights)}
+    weights = digests.of_values(teacher.weights)
+    return {"name": teacher.signature.name, "weights": weights}
 
 
 def pipeline_of(dataset):
@@ -103,7 +104,7 @@ class Outputs(keras.Model):
     """A teacher's outputs for all views of images, compiled on each backend.
 
     Args:
-        teacher: The network.
+        teacher: The `Teacher`.
         functions: The views.
         batch_size: Images at once; fewer are filled up, for which nothing is compiled.
     """
@@ -111,12 +112,14 @@ class Outputs(keras.Model):
     def __init__(self, teacher, functions, batch_size):
         super().__init__(autocast=False)
         self.teacher = teacher
+        self.networks = list(teacher.networks)
         self.functions = functions
         self.batch_size = batch_size
         self.built = True
 
     def call(self, images):
-        return named_outputs(self.teacher, transformed_views(images, self.functions))
+        batch = {"images": transformed_views(images, self.functions)}
+        return self.teacher.targets(batch, in_step=lambda network: network)
 
     def of(self, images):
         """Returns arrays of shape `(images, views, width)` by output."""

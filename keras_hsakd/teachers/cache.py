@@ -10,8 +10,11 @@ import numpy as np
 
 from keras_hsakd import lock
 from keras_hsakd import views as all_views
-from keras_hsakd.heads import Signature, is_plain
-from keras_hsakd.teacher_cache import format, writing
+from keras_hsakd.heads import Signature
+from keras_hsakd.teachers import cache_format as format
+from keras_hsakd.teachers import cache_writing as writing
+from keras_hsakd.teachers.base import Teacher
+from keras_hsakd.teachers.ensemble import get
 from keras_hsakd.views import View
 
 _TEMPERATURE = 3.0  # the method's
@@ -32,7 +35,7 @@ class Deviation(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
-class TeacherCache:
+class TeacherCache(Teacher):
     """A teacher's outputs on `K` fixed augmentations of each training image.
 
     `Distiller(cache, student)` learns from them as from the teacher, which then costs
@@ -79,7 +82,7 @@ class TeacherCache:
     def write(
         cls,
         path: str | os.PathLike,
-        teacher: keras.Model,
+        teacher: keras.Model | Teacher | Sequence[keras.Model],
         dataset,
         variants: int = 8,
         views: str | Sequence[View] | None = None,
@@ -97,7 +100,7 @@ class TeacherCache:
         Args:
             path: The folder to write, which must not exist.
             teacher: A trained functional model with auxiliary heads, or a plain
-                classifier.
+                classifier; several of them, or an `Ensemble`.
             dataset: The training images: a data set of `keras_hsakd.data`, whose seed,
                 augmentation and normalisation are the cache's.
             variants: The number of augmentations of each image. Defaults to 8.
@@ -128,10 +131,10 @@ class TeacherCache:
         >>> cache.variants, cache.read(variant=3, indices=[0, 5])["logits"].shape
         (8, (2, 1, 10))
         """
-        path = os.fspath(path)
+        path, teacher = os.fspath(path), get(teacher)
         with lock.held_beside(path):
             writing.check_new(path)
-            if views is None and not is_plain(teacher):
+            if views is None and teacher.signature.heads:
                 views = "rotations"
             header = writing.header_of(
                 teacher, dataset, variants, views, dtype, batch_size, origin or {}
@@ -218,6 +221,30 @@ class TeacherCache:
             raise format.changed(path, f"{len(rows)} rows of {rows.dtype}")
         return rows
 
+    # As a teacher.
+
+    @property
+    def cache(self) -> "TeacherCache":
+        """Itself: its outputs are read with the images."""
+        return self
+
+    @property
+    def classifier(self):
+        raise ValueError(
+            "Expected terms on logits and heads with a teacher's cached outputs, which "
+            f"have no features. Received: the cache '{self.path}'"
+        )
+
+    def targets(self, batch, in_step):
+        return batch["targets"]
+
+    def rows(self, data):
+        targets = {
+            name: keras.ops.reshape(values, (-1, values.shape[-1]))
+            for name, values in data["targets"].items()
+        }
+        return {"targets": targets}
+
     # Whether it suits.
 
     def check_data(self, dataset) -> None:
@@ -234,7 +261,7 @@ class TeacherCache:
                 f"{expected}. Received: {received}"
             )
 
-    def suited_views(
+    def checked_views(
         self, views: str | Sequence[View] | None
     ) -> str | Sequence[View] | None:
         """Returns views, by default those of the cache, which they must be.
@@ -255,12 +282,13 @@ class TeacherCache:
             )
         return views
 
-    def check_teacher(self, teacher: keras.Model) -> None:
+    def check_teacher(self, teacher) -> None:
         """Raises a ValueError unless the outputs are those of a teacher.
 
         Args:
-            teacher: The network, known by its weights.
+            teacher: As in `write`, known by its weights.
         """
+        teacher = get(teacher)
         expected = self.header["teacher"]
         received = writing.known_by(teacher)
         if expected["weights"] != received["weights"]:
@@ -308,7 +336,7 @@ class TeacherCache:
 
     def check(
         self,
-        teacher: keras.Model,
+        teacher,
         dataset,
         images: int = 256,
         views=None,
@@ -317,7 +345,7 @@ class TeacherCache:
         """Recomputes the outputs of some images, and compares.
 
         Args:
-            teacher: The teacher.
+            teacher: As in `write`.
             dataset: The data set that the cache was written of.
             images: How many images, each in one variant. Defaults to 256.
             views: The functions, where the views have no name. Defaults to `None`.
@@ -337,9 +365,10 @@ class TeacherCache:
         >>> cache.check(teacher, train)["logits"].mean < 1e-5
         True
         """
+        teacher = get(teacher)
         self.check_teacher(teacher)
         self.check_data(dataset)
-        functions = all_views.get(self.suited_views(views))
+        functions = all_views.get(self.checked_views(views))
         num_images, size = self.header["num_images"], self.header["batch_size"]
         outputs = writing.Outputs(teacher, functions, size)
         total = self.variants * num_images

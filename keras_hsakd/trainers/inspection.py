@@ -1,4 +1,4 @@
-"""A look at data before a trainer reads them."""
+"""Inspection of data before a trainer reads them."""
 
 import itertools
 import time
@@ -10,12 +10,12 @@ import keras
 
 from keras_hsakd import compat
 from keras_hsakd.trainers.checks import is_tf_dataset
-from keras_hsakd.trainers.feeding import behind
+from keras_hsakd.trainers.feeding import upstream
 
 _SECONDS = 0.2
 
 
-class Look(NamedTuple):
+class Inspection(NamedTuple):
     """What was seen of data.
 
     Attributes:
@@ -31,7 +31,7 @@ class Look(NamedTuple):
     more_labels: list = []
 
 
-def look_at(x, y=None, argument: str = "x") -> Look:
+def inspect_data(x, y=None, argument: str = "x") -> Inspection:
     """Returns what can be seen of data without reading them all.
 
     More than the first batch is seen of data sets of `keras_hsakd.data`, which know all
@@ -49,7 +49,7 @@ def look_at(x, y=None, argument: str = "x") -> Look:
     """
     until = time.perf_counter() + _SECONDS
     if y is not None or hasattr(x, "shape") or isinstance(x, (dict, list, tuple)):
-        return Look(x, (x, y))
+        return Inspection(x, (x, y))
     if isinstance(x, keras.utils.PyDataset):
         batches = iter([] if x.num_batches == 0 else [x[0]])
     elif isinstance(x, types.GeneratorType):
@@ -57,7 +57,7 @@ def look_at(x, y=None, argument: str = "x") -> Look:
     elif is_tf_dataset(x) or _is_read_again(x):
         batches = iter(x)
     else:
-        return Look(x)
+        return Inspection(x)
     first = next(batches, None)
     if first is None:
         raise ValueError(
@@ -65,8 +65,10 @@ def look_at(x, y=None, argument: str = "x") -> Look:
         )
     if batches is x:
         # Keras takes no other iterator than a generator.
-        return Look((batch for batch in itertools.chain([first], x)), first)
-    return Look(x, first, _more_labels(x, batches, until) if is_tf_dataset(x) else [])
+        return Inspection((batch for batch in itertools.chain([first], x)), first)
+    return Inspection(
+        x, first, _more_labels(x, batches, until) if is_tf_dataset(x) else []
+    )
 
 
 def _is_read_again(x):
@@ -79,7 +81,7 @@ def _more_labels(dataset, batches, until):
     known = _known_labels(dataset)
     if known is not None:
         return [known]
-    if not all(map(compat.reads_alike, behind(dataset))):
+    if not all(map(compat.reads_alike, upstream(dataset))):
         return []
     labels = []
     while time.perf_counter() < until and (batch := next(batches, None)) is not None:
