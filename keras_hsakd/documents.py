@@ -82,6 +82,20 @@ def page(blocks: list[Block]) -> str:
     >>> print(page([Heading("Cats", level=1), Text("A < B")]).splitlines()[-2])
     <p>A &lt; B</p>
     """
+    return rendered("page.html", blocks=blocks)
+
+
+def rendered(template: str, **values) -> str:
+    """Returns the HTML that a template of the package makes of values.
+
+    Args:
+        template: Path of the template within the package.
+        **values: What it names; text among them is escaped.
+
+    Example:
+    >>> "<b>" in rendered("page.html", blocks=[Heading("<b>")])
+    False
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -91,4 +105,4 @@ def page(blocks: list[Block]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html").render(blocks=blocks)
+    return environment.get_template(template).render(values)

@@ -493,7 +493,7 @@ FAULTS = {
         "for _ in range(min(_WARM_UP, calls)):", "for _ in range(0):", "report"
     ),
     "other_mistakes": Fault("images[index - start]", "images[0]", "report"),
-    "page_unescaped": Fault("autoescape=True", "autoescape=False", "report"),
+    "page_unescaped": Fault("autoescape=True", "autoescape=False", "report tryout"),
     "temperature": Fault("expected - right) > 0", "expected - right) < 0", "export"),
     # The page.
     "grad_cam_channels": Fault(
@@ -515,9 +515,6 @@ FAULTS = {
         "tryout",
     ),
     "tried_teacher": Fault("if known not in (None, found):", "if False:", "tryout"),
-    "names_as_html": Fault(
-        "<span>{html.escape(label)}</span>", "<span>{label}</span>", "tryout"
-    ),
     "size_of_a_file": Fault(
         "if len(content) > MAX_SIZE * 10**6:", "if False:", "tryout"
     ),

@@ -84,17 +84,9 @@ def plan(
     >>> plan("wrn_40_2", training, images)["rows"][0]["hours"]  # doctest: +SKIP
     35.2
     """
-    for name, value, least in (
-        ("teacher_epochs", teacher_epochs, 1),
-        ("variants", variants, 1),
-        ("sampled_views", sampled_views, 2),
-        ("seconds", seconds, 0),
-        ("timeout", timeout, 1),
-    ):
-        if value is not None and not value >= least:
-            raise ValueError(
-                f"Expected `{name}` to be at least {least}. Received: {name}={value}"
-            )
+    _check_least(0, seconds=seconds)
+    _check_least(1, teacher_epochs=teacher_epochs, variants=variants, timeout=timeout)
+    _check_least(2, sampled_views=sampled_views)
     run = _run_of(teacher)
     training = sources.absolute(training)
     of_teacher = run.training_settings() if run else _of_teacher(training, teacher)
@@ -107,19 +99,14 @@ def plan(
     }
     pair = _as_json(pair)
     task = {"pair": pair, "modules": list(modules), "way": None}
-    facts = _in_a_process(task, timeout)
-    if "error" in facts:
-        kinds = (FileNotFoundError, ImportError, ValueError)
-        raise {kind.__name__: kind for kind in kinds}.get(facts["kind"], RuntimeError)(
-            facts["error"]
-        )
+    facts = _looked_up(task, timeout)
     found = {
         "format": _FORMAT,
         "teacher": {
             "model": of_teacher.model,
-            "run": run.path if run else None,
+            "run": run and run.path,
             # A checkpoint that was converted tells no time.
-            "hours": (run.record["seconds"] / 3600 or None) if run else None,
+            "hours": run and (run.record["seconds"] / 3600 or None),
             "epochs": training.epochs if teacher_epochs is None else teacher_epochs,
         },
         **{key: pair[key] for key in ("views", "training", "data")},
@@ -150,6 +137,26 @@ def plan(
             print(f"Measuring: {name}", flush=True)
         found["rows"].append(_row(found, name, way, measured))
     return found
+
+
+def _check_least(least, **numbers):
+    """Raises a ValueError unless numbers are at least something, or none."""
+    for name, value in numbers.items():
+        if value is not None and not value >= least:
+            raise ValueError(
+                f"Expected `{name}` to be at least {least}. Received: {name}={value}"
+            )
+
+
+def _looked_up(task, timeout):
+    """Returns what a plan has to know of networks, images and device."""
+    facts = _in_a_process(task, timeout)
+    if "error" in facts:
+        kinds = (FileNotFoundError, ImportError, ValueError)
+        raise {kind.__name__: kind for kind in kinds}.get(facts["kind"], RuntimeError)(
+            facts["error"]
+        )
+    return facts
 
 
 def _run_of(teacher):
