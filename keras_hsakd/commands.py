@@ -164,14 +164,14 @@ def plan(
     """Tells what a teacher and its student will cost, before they are trained.
 
     Multiply-adds, hours and memory on this machine, for the method and for each way to
-    pay less. Each is measured for some seconds, on the images that it will have.
+    pay less. Each is measured for 20 steps, on the images that it will have.
 
     Args:
         teacher: Run folder of the teacher, or the network that is to be trained as one.
         teacher_epochs: Epochs of that training. Defaults to --epochs.
         variants: Augmentations of each image in a cache.
         sampled_views: Views in a step where they are sampled.
-        seconds: Seconds for which each way is measured.
+        seconds: Seconds after which fewer than 20 steps of a way are enough.
         timeout: Seconds after which one is given up.
         views: Views of a teacher that is to be trained.
         output: JSON file to write, for --plan. Defaults to none.

@@ -593,7 +593,7 @@ FAULTS = {
         "cached_runs",
     ),
     "teacher_of_a_cache": Fault(
-        "if run.weights_digest(origin.checkpoint) != origin.weights:",
+        "if weights != [each.weights for each in origin.all]:",
         "if False:",
         "cached_runs",
     ),
