@@ -53,8 +53,8 @@ OF_DEMO = re.compile(r"(<!-- demo -->\n)(.*?)(<!-- end -->)", re.S)
 MLPERF_TINY = ROOT / "benchmarks" / "mlperf_tiny.json"
 OF_MLPERF_TINY = re.compile(r"(<!-- mlperf tiny -->\n)(.*?)(<!-- end -->)", re.S)
 TABLE = re.compile(
-    r"(<!-- (results|quality): (\S+)(?: of (.*?))?(?: against (\S+))? -->\n)(.*?)"
-    r"(<!-- end -->)",
+    r"(<!-- (results|summary|quality): (\S+)(?: of (.*?))?(?: against (\S+))? -->\n)"
+    r"(.*?)(<!-- end -->)",
     re.S,
 )
 
@@ -67,8 +67,11 @@ def filled(text: str, records: pathlib.Path) -> str:
         runs = [records / name / folder for folder in (folders or ".").split()]
         blocks = []
         for found in compare(runs, against and records / name / against).comparisons:
-            is_quality = kind == "quality"
-            of_kind = found.quality_blocks() if is_quality else found.accuracy_blocks()
+            of_kind = {
+                "results": found.accuracy_blocks,
+                "summary": found.summary_blocks,
+                "quality": found.quality_blocks,
+            }[kind]()
             if not of_kind:
                 raise ValueError(
                     f"Expected a `quality.json` with some record of {folders or name}, "

@@ -37,7 +37,7 @@ def runs(tmp_path):
 def methods(*folders, **options):
     """Returns the methods of the only comparison, by name."""
     (comparison,) = compare(folders, **options).comparisons
-    return {method.name: method for method in comparison.methods}
+    return {method.settings: method for method in comparison.methods}
 
 
 # Statistics.
@@ -146,7 +146,7 @@ def test_a_student_of_a_converted_checkpoint(tmp_path):
     text = compare([tmp_path]).markdown()
     assert "teacher kind converted, " in text and "teacher source net.pth" in text
     assert "/somewhere" not in text
-    (row,) = (line for line in text.splitlines() if line.startswith("| converted"))
+    row = next(line for line in text.splitlines() if line.startswith("| converted"))
     assert " | – | 10 |" in row and "epochs" not in row
     assert "teacher epochs 240" not in text and "teacher kind converted" in text
 
@@ -224,10 +224,10 @@ def test_against_what(runs):
         assert found["teacher resnet20"].differences == {}
         assert found["baseline resnet8"].differences["last"].low is None
         assert found["baseline resnet8"].differences["last"].mean == pytest.approx(-14)
-    with pytest.raises(ValueError, match="to be one method. Received: .*, with \\['b"):
+    with pytest.raises(ValueError, match="to be one method. Received: .*, with \\['l"):
         compare([runs], against=runs)
     with pytest.raises(
-        ValueError, match="or one of \\['baseline resnet8', .*'nothing'"
+        ValueError, match="or one of \\['labels', .*'nothing'"
     ):
         compare([runs], against="nothing")
 
@@ -296,9 +296,9 @@ def test_the_report_on_paper(runs, tmp_path, capsys):
         compare([runs]).write(output)
     text = (output / "report.md").read_text()
     assert printed.startswith(text)
-    row = next(line for line in text.splitlines() if line.startswith("| distill"))
+    row = next(line for line in text.splitlines() if line.startswith("| HSAKD"))
     assert row == (
-        "| distill resnet8 from resnet20 | 0, 1, 2, 3 | 77.50 ± 14.39 "
+        "| HSAKD | 0, 1, 2, 3 | 77.50 ± 14.39 "
         "| 77.50 ± 14.39 | +9.00 [+1.55, +16.45] | 14.3 G | 12 |"
     )
     assert "| +14.00 (one seed) |" in text
@@ -309,11 +309,11 @@ def test_the_report_on_paper(runs, tmp_path, capsys):
 
     with open(output / "report.csv", newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    student = rows["distill resnet8 from resnet20"]
+    student = rows["HSAKD"]
     assert float(student["last_difference_low"]) == pytest.approx(1.547587)
     assert student["seeds_in_common"] == "3"
-    assert student["against"] == "baseline resnet8"
-    assert float(rows["baseline resnet8"]["top_5_accuracy"]) == pytest.approx(0.9)
+    assert student["against"] == "labels"
+    assert float(rows["labels"]["top_5_accuracy"]) == pytest.approx(0.9)
     assert rows["teacher resnet20"]["last_deviation"] == ""
     page = (output / "report.html").read_text()
     curves, prices = (
@@ -397,7 +397,7 @@ def test_quality_is_that_of_the_same_images(tmp_path):
     assert "| accuracy under 90 degrees | 25.00% | 25.00% |" in text
     assert "| accuracy under contrast of severity 3 | 20.00% | – |" in text
     assert "| accuracy under contrast of severity 5 | – | 14.29% |" in text
-    left_out = "Left out: what 'baseline resnet8, epochs 2', seed"
+    left_out = "Left out: what 'labels, epochs 2', seed"
     assert f"{left_out} 1, is worth on 50 validation images of photographs.\n" in text
     assert f"{left_out} 2, is worth on 100 test images of others.\n" in text
     assert text.count("Left out: ") == 2
@@ -412,8 +412,8 @@ def test_what_a_cache_took_stands_apart(tmp_path):
     # 2 epochs, and 4 passes, of 10 images in 4 views.
     text = compare([tmp_path]).markdown()
     assert "| 6.78 G + 4.52 G, cache | " in text
-    assert "| distill resnet8 from resnet8, cached variants 4 | " in text
-    assert "| distill resnet8 from resnet8 | " in text
+    assert "| HSAKD, cached variants 4 | " in text
+    assert "| HSAKD | " in text
     assert "students share it" in text
 
 
@@ -431,9 +431,9 @@ def test_the_cost_of_a_method_is_a_mean_over_its_runs(tmp_path):
 def test_a_cost_that_is_not_known_is_left_out(tmp_path):
     write_run(tmp_path / "baseline")
     write_run(tmp_path / "mutual", kind="mutual", peers=["mine:network"])
-    known = {method.name: method.spent for method in methods(tmp_path).values()}
+    known = {method.settings: method.spent for method in methods(tmp_path).values()}
     assert known["baseline resnet8"] is not None
     assert known["mutual resnet8"] is None
-    assert "| mutual resnet8 | 0 | 50.00 | 50.00 | +0.00 (one seed) | – |" in (
+    assert "| mutual | 0 | 50.00 | 50.00 | +0.00 (one seed) | – |" in (
         compare([tmp_path]).markdown()
     )

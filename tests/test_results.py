@@ -44,17 +44,17 @@ def test_tables_are_made_and_checked(tmp_path, capsys):
     assert "| -9.50 [-15.85, -3.15] |" in text
     assert str(tmp_path) not in text
     picture = tmp_path / "results-study.svg"
-    assert ">baseline resnet8, epochs 4</text>" in picture.read_text()
+    assert "labels, epochs 4" in picture.read_text()
     assert results.main(["--check"], **where) == 0
     drawn = picture.read_text()
     picture.write_text(drawn.replace("epochs 4<", "epochs 5<"))
     assert results.main(["--check"], **where) == 1
-    assert ">baseline resnet8, epochs 5</text>" in capsys.readouterr().out
+    assert ">labels, epochs 5</text>" in capsys.readouterr().out
     picture.write_text(drawn)
     document.write_text(text.replace("70.50", "75.50"))
     assert results.main(["--check"], **where) == 1
     assert "75.50" in document.read_text()
-    assert "+| baseline resnet8, epochs 4 | 0, 1 | 70.50" in capsys.readouterr().out
+    assert "+| labels, epochs 4 | 0, 1 | 70.50" in capsys.readouterr().out
 
     kept = sorted(path.name for path in records.rglob("*") if path.is_file())
     assert kept == ["log.csv"] * 4 + ["quality.json"] + ["run.json"] * 4

@@ -27,13 +27,17 @@ class Method:
     """Runs that differ in nothing but their seeds.
 
     Attributes:
-        name: What it is, and what other methods of its table have otherwise.
+        name: What it is called, such as `"HSAKD"` or `"labels"`; with the settings by
+            which it differs from others of the same name.
+        settings: Kind, networks, and all settings that others of its table have
+            otherwise.
         runs: Its runs by their seeds.
         differences: What it gave more than the method that all are compared with, in
             the last and in the best epoch; empty of that one itself.
     """
 
     name: str
+    settings: str
     runs: dict[int, Run]
     differences: dict[str, Difference | None] = dataclasses.field(default_factory=dict)
 
@@ -118,7 +122,7 @@ def grouped(runs: Iterable[Run]) -> list[Method]:
     groups = list(itertools.chain.from_iterable(map(_apart, groups.values())))
     told = [_told(group[0].record) for _, group in groups]
     return [
-        Method(_named(known, told) + where, _by_seed(group))
+        Method(_named(known, told) + where, _set(known, told) + where, _by_seed(group))
         for known, (where, group) in zip(told, groups, strict=True)
     ]
 
@@ -224,15 +228,63 @@ def _flat(kind, settings):
     }
 
 
-def _named(told, all_told):
-    """Returns what a method is, and what it has otherwise than others.
+_NAMES = {
+    "baseline": "labels",
+    "hsakd": "HSAKD",
+    "dkd": "DKD",
+    "standardized": "standardized KD",
+    "fitnet": "FitNets",
+    "attention": "AT",
+    "similarity": "SP",
+    "relational": "RKD",
+}
 
-    An option of its kind that is the default, such as `divergence="kl"`, goes without
-    saying; one that is a yes or no does not.
-    """
+
+_TEMPERATURES = {"hsakd": 3, "kd": 4}  # the published ones
+
+
+def _short(told):
+    """Returns what a method is called, whatever its settings."""
+    if told["kind"] != "distill":
+        return _NAMES.get(told["kind"], told["kind"])
+    if told.get("terms"):
+        return "own terms"
+    heads, method = told["heads"], told["method"]
+    if method == "kd" or (method == "hsakd" and not heads):  # the terms that are left
+        temperature = told["temperature"] or _TEMPERATURES[method]
+        return f"KD, T={temperature:g}" + (" with heads" if heads else "")
+    return _NAMES[method] + (" with heads" if heads and method != "hsakd" else "")
+
+
+def _named(told, all_told):
+    """Returns the name of a method, with what tells it from others of that name."""
+    name = _short(told)
+    alike = [other for other in all_told if _short(other) == name]
+    # Whose model is the same in all rows but the teacher's goes without saying.
+    students = [other for other in all_told if other["kind"] != "teacher"]
+    models = {other["model"] for other in students}
+    if told["kind"] == "teacher" or len(models) > 1:
+        name += f" {told['model']}"
+    if len({other.get("from") for other in students if "from" in other}) > 1:
+        name += f" from {told['from']}" if "from" in told else ""
+    return name + _differences(told, alike)
+
+
+def _set(told, all_told):
+    """Returns kind and networks of a method, and what others of its table have not."""
     name = f"{told['kind']} {told['model']}"
     if "from" in told:
         name += f" from {told['from']}"
+    return name + _differences(told, all_told)
+
+
+def _differences(told, all_told):
+    """Returns what a method has otherwise than others, in words.
+
+    An option of its kind that is the default goes without saying; one that is a yes or
+    no does not.
+    """
+    shown = ""
     of_kind = [other for other in all_told if other["kind"] == told["kind"]]
     # What was trained elsewhere has no settings to compare with.
     here = told["kind"] in KINDS
@@ -249,8 +301,8 @@ def _named(told, all_told):
         if each in usual and value == usual[each] and not isinstance(value, bool):
             continue
         if any(other.get(each) != value for other in others):
-            name += _difference_shown(each, value)
-    return name
+            shown += _difference_shown(each, value)
+    return shown
 
 
 def _common(all_told):

@@ -42,6 +42,7 @@ class Comparison:
             row = {
                 "images": self.title,
                 "method": method.name,
+                "settings": method.settings,
                 "recipe": next(iter(method.runs.values())).record.get("recipe"),
                 "seeds": " ".join(map(str, method.runs)),
             }
@@ -70,7 +71,32 @@ class Comparison:
 
     def accuracy_blocks(self) -> list[Block]:
         """Returns the accuracies, what they cost, and how they came about."""
-        return [Table(self._table()), Text(self._explained())]
+        settings = [[m.name, m.settings] for m in self.methods]
+        return [
+            Table(self._table()),
+            Text(self._explained()),
+            Table([["method", "what it is"], *settings]),
+        ]
+
+    def summary_blocks(self) -> list[Block]:
+        """Returns a short table: accuracies, differences, and prices by the first."""
+        price = self.against.spent
+        columns = {
+            "method": lambda m: m.name,
+            "accuracy, %": lambda m: _shown(m.accuracy("last")),
+            f"over {self.against.name}": self._difference,
+            "cost": lambda m: (
+                f"{sum(m.spent) / sum(price):.2g} x" if m.spent and price else "–"
+            ),
+        }
+        rows = [[show(m) for show in columns.values()] for m in self.methods]
+        explained = (
+            f"Top-1 accuracy on {self.measured_on} after the last epoch: mean ± "
+            "standard deviation over seeds. Difference: in points, paired by seed, "
+            "with the 95 % interval of Student's t. Cost: multiply-adds of the "
+            f"training, its cache included, over those of '{self.against.name}'."
+        )
+        return [Table([list(columns), *rows]), Text(explained)]
 
     def quality_blocks(self) -> list[Block]:
         """Returns what is known of the networks beyond their accuracy, if anything."""
@@ -147,8 +173,8 @@ class Comparison:
             texts.append("Mean ± standard deviation over seeds.")
         if len(self.methods) > 1:
             texts.append(
-                "What is not named is the same for all methods, or the default of an "
-                "option of their kind."
+                "Settings that are not named are the same for all methods, or the "
+                "default of an option of their kind."
             )
             texts.append(
                 f"Difference: of the last epoch to '{self.against.name}', in "
