@@ -226,9 +226,7 @@ def test_against_what(runs):
         assert found["baseline resnet8"].differences["last"].mean == pytest.approx(-14)
     with pytest.raises(ValueError, match="to be one method. Received: .*, with \\['l"):
         compare([runs], against=runs)
-    with pytest.raises(
-        ValueError, match="or one of \\['labels', .*'nothing'"
-    ):
+    with pytest.raises(ValueError, match="or one of \\['labels', .*'nothing'"):
         compare([runs], against="nothing")
 
 

@@ -626,6 +626,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     assert "FloatingPointError" in Run.open(tmp_path / "run").record["error"]
 
 
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"kind": "teacher"}', '{"kind": "x", "training": 1}']
+)
 def test_a_damaged_record_is_reported_and_never_replaced(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match="Expected .*run.json' to"):

@@ -45,7 +45,7 @@ def test_seeds_have_folders_of_their_own(trained):
         5: "out/seed_5/student",
     }
     student = trained["out/seed_5/student"]
-    assert (student.kind.teacher, student.seed) == ("out/seed_5/teacher", 5)
+    assert (student.kind.teacher, student.seed) == (("out/seed_5/teacher",), 5)
     # A published figure is that of the last step.
     assert (student.recipe, student.resume) == (PAIR, False)
     assert trained["out/seed_5/teacher"].recipe is None
@@ -57,7 +57,7 @@ def test_one_teacher_for_all_seeds(trained, tmp_path):
         *("out/seed_3/backbone", "out/seed_3/teacher", "out/seed_3/student"),
         "out/seed_5/student",
     ]
-    assert trained["out/seed_5/student"].kind.teacher == "out/seed_3/teacher"
+    assert trained["out/seed_5/student"].kind.teacher == ("out/seed_3/teacher",)
 
 
 def lines(*names, **options):
@@ -72,7 +72,7 @@ def test_a_study_trains_a_teacher_once(trained):
     assert [trained[folder].seed for folder in shared] == [0, 1]
     for part in (25, 50):
         student = trained[f"out/labels-{part}/seed_1/student"]
-        assert student.kind.teacher == shared[1]
+        assert student.kind.teacher == (shared[1],)
         assert student.resume
 
 
@@ -115,13 +115,15 @@ def test_options_of_an_earlier_step_are_in_its_name():
 def test_a_study_writes_a_cache_once(trained, monkeypatch):
     def cache_teacher(folder, settings, data, verbose):
         assert folder not in caches
-        assert list(trained) == [settings.teacher]  # which is there, and no student
+        assert tuple(trained) == settings.teacher  # which is there, and no student
         caches[folder] = settings
 
     caches = {}
     monkeypatch.setattr(study, "cache_teacher", cache_teacher)
-    names = [f"photographs/resnet20-resnet8/{name}" for name in ("cached-4", "lean")]
-    both = [recipes.get(name).scaled(data="digits") for name in names]
+    first = recipes.get("photographs/resnet20-resnet8/cached-4").scaled(data="digits")
+    *steps, last = first.steps
+    steps.append(dataclasses.replace(last, options={"sampled_views": 2}))
+    both = first, dataclasses.replace(first, name="sampled", steps=tuple(steps))
     runs = run_study([Line(r, r.name, (0, 1), one_teacher=True) for r in both], "out")
     ((folder, settings),) = caches.items()
     assert os.path.basename(folder).startswith("cache-resnet20-seed_0-")

@@ -407,7 +407,7 @@ def test_a_run(build, tmp_path, stand_ins_once):
     assert evaluate(tmp_path / "run", test_split="more", verbose=0)["loss"] > 0
     # Neither belongs to another place.
     moved = images.changed(run, {"data": "tfds:others"})
-    assert (moved.data_dir, moved.mean) == (None, [0.1, 0.2, 0.3])
+    assert (moved.data_dir, moved.mean) == (None, (0.1, 0.2, 0.3))
 
 
 def test_a_record_from_before_the_splits_is_the_same(build, tmp_path, stand_ins_once):
