@@ -257,8 +257,8 @@ HUGE = bytearray(tf.io.encode_png(tf.zeros((1, 1, 3), tf.uint8)).numpy())
 HUGE[16:24] = 2 * (20_000).to_bytes(4, "big")
 BAD_FILES = {
     "truncated": (None, "JPEG"),
-    "empty": (b"", "Received: an empty file"),
-    "text": (b"no image at all", "Received: text"),
+    "empty": (b"", "Input is empty"),
+    "text": (b"no image at all", "Unknown image file format"),
     "huge": (bytes(HUGE), "Received: 20000 x 20000"),
 }
 
@@ -508,7 +508,7 @@ def test_client_py(served, photos, protocol, capsys):
     assert client.main([*photos, *where]) == 1
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
-    assert re.match(r".*broken.png  .*Received: text", captured.err)
+    assert re.match(r".*broken.png  .*Unknown image file format", captured.err)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
