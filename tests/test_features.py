@@ -313,6 +313,23 @@ def test_a_regressor_learns_with_the_student_and_stays_behind(pair, tmp_path):
     assert not any("regressor" in name for name in names)
 
 
+@core
+def test_models_within_that_cannot_be_taken_apart_learn_from_logits(tiny_network):
+    """Only terms on features need to look into a student."""
+
+    @keras.saving.register_keras_serializable("test_features")
+    class Opaque(keras.Model):
+        def call(self, x):
+            return 2 * x
+
+    images = keras.Input((8, 8, 3))
+    inner = tiny_network("inner")
+    student = keras.Model(images, inner(Opaque()(images)), name="student")
+    distiller = Distiller(tiny_network("t"), student).compile("sgd", **EAGER)
+    logs = distiller.train_on_batch(IMAGES, LABELS, return_dict=True)
+    assert np.isfinite(logs["kl_aux_2"])
+
+
 # What is refused.
 
 
