@@ -184,12 +184,16 @@ class Classifier:
         Args:
             name: Of `outputs`, of `stages`, `"features"`, or of `layers`.
         """
-        outputs = _outputs(self.model)
-        if name in outputs:  # a model within it may have a `call` of its own
-            return outputs[name]
         if name == FEATURES:
             return self.features
-        return self.stages.get(name, self.layers.get(name))
+        return self.outputs.get(name, self.stages.get(name, self.layers.get(name)))
+
+    def shape(self, name: str) -> tuple[int | None, ...]:
+        """Returns the shape of a tensor, see `tensor`."""
+        outputs = _outputs(self.model)
+        # For an output, a model within it may have a `call` of its own.
+        found = outputs[name] if name in outputs else self.tensor(name)
+        return tuple(found.shape)
 
     def computing(self, names: Collection[str]) -> keras.Model:
         """Returns a model of some tensors alone, a dict by name, sharing all layers.
@@ -207,7 +211,7 @@ class Classifier:
             check_functional(self.model)
             kept = {name: outputs[name] for name in names}
             return keras.Model(self.model.input, kept, name=self.name)
-        kept = {name: self.outputs.get(name, self.tensor(name)) for name in names}
+        kept = {name: self.tensor(name) for name in names}
         return keras.Model(self.flat.input, kept, name=self.name)
 
 

@@ -212,6 +212,19 @@ def write_json(path: str | os.PathLike, content: dict) -> None:
         json.dump(content, file, indent=2)
 
 
+def as_json(content):
+    """Returns content as `read_json` reads it after `write_json`: without tuples.
+
+    Args:
+        content: Values that JSON has a place for.
+
+    Example:
+    >>> as_json({"sizes": (1, 2)})
+    {'sizes': [1, 2]}
+    """
+    return json.loads(json.dumps(content))
+
+
 def read_json(path: str | os.PathLike) -> dict:
     """Reads an object from a JSON file.
 

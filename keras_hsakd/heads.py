@@ -131,6 +131,32 @@ class Signature:
         return list(self.outputs.values())[-1] // self.num_classes
 
 
+def check_counts(first: Signature, second: Signature, who: str) -> None:
+    """Raises a ValueError unless two networks have as many classes and views.
+
+    Args:
+        first: What one takes and gives.
+        second: The same of the other.
+        who: What an error calls the two.
+
+    Example:
+    >>> three = Signature("three", (8, 8, 3), {"logits": 3})
+    >>> check_counts(three, Signature("four", (8, 8, 3), {"logits": 4}), "both")
+    Traceback (most recent call last):
+    ValueError: Expected both to have the same number of classes. Received: 3 in \
+`three` and 4 in `four`
+    """
+    for what, count, other in (
+        ("classes", first.num_classes, second.num_classes),
+        ("views", first.num_views, second.num_views),
+    ):
+        if count != other:
+            raise ValueError(
+                f"Expected {who} to have the same number of {what}. Received: {count} "
+                f"in `{first.name}` and {other} in `{second.name}`"
+            )
+
+
 def signature(model: keras.Model) -> Signature:
     """Returns what a network takes and gives.
 

@@ -236,15 +236,14 @@ def _parts_of(origin, parts):
 
 def _together(teachers):
     """Returns those of several: of heads, where one has more, of its last ones."""
-    fewest = min(map(len, teachers))
-    rows = [
-        [each["backbone"], *[each[head] for head in _heads_of(each)][-(fewest - 1) :]]
-        if fewest > 1
-        else [each["backbone"]]
-        for each in teachers
-    ]
-    names = ["backbone", *(f"aux_{i}" for i in range(1, fewest))]
-    return dict(zip(names, map(sum, zip(*rows, strict=True)), strict=True))
+    count = min(len(_heads_of(each)) for each in teachers)
+    total = {"backbone": sum(each["backbone"] for each in teachers)}
+    for number in range(count, 0, -1):  # from the end
+        heads = (_heads_of(each)[-number] for each in teachers)
+        total[f"aux_{count - number + 1}"] = sum(
+            each[head] for each, head in zip(teachers, heads, strict=True)
+        )
+    return total
 
 
 def _taught(terms, heads):

@@ -5,7 +5,6 @@ import dataclasses
 import glob
 import hashlib
 import io
-import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from keras_hsakd import lock, pretrained
 from keras_hsakd.files import (
+    as_json,
     best_effort,
     is_unused,
     read_json,
@@ -563,4 +563,4 @@ def _settings_of(record, options):
             settings["origin"]["cache"] = origin["cache"]["digest"]
         if others := origin.get("others"):
             settings["origin"]["others"] = [each["weights"] for each in others]
-    return json.loads(json.dumps(settings))  # which has no tuples
+    return as_json(settings)

@@ -193,7 +193,7 @@ class Kind(Settings):
         checkpoint = getattr(self, "checkpoint", None) or "last"
         first, *others = (
             Origin(Run.open(folder), checkpoint, self.starts_from)
-            for folder in ([folders] if isinstance(folders, str) else folders)
+            for folder in one_or_more(folders)
         )
         return first._replace(others=tuple(others))
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from keras_hsakd.files import read_json, without_folders
+from keras_hsakd.files import as_json, read_json, without_folders
 from keras_hsakd.runs import recipes
 from keras_hsakd.runs.costs import Spent, spent
 from keras_hsakd.runs.folder import Run
@@ -181,7 +181,7 @@ def _told(record):
     told["training images"] = images["train"]
     return {
         name: float(value) if type(value) is int else value
-        for name, value in _as_json(told).items()
+        for name, value in as_json(told).items()
     }
 
 
@@ -193,11 +193,6 @@ def _before(record):
         found.append(settings)
         settings = settings["origin"]
     return found
-
-
-def _as_json(content):
-    """Returns content as it is read from a file, which has no tuples."""
-    return json.loads(json.dumps(content))
 
 
 def _flat(kind, settings):
@@ -240,9 +235,6 @@ _NAMES = {
 }
 
 
-_TEMPERATURES = {"hsakd": 3, "kd": 4}  # the published ones
-
-
 def _short(told):
     """Returns what a method is called, whatever its settings."""
     if told["kind"] != "distill":
@@ -251,7 +243,9 @@ def _short(told):
         return "own terms"
     heads, method = told["heads"], told["method"]
     if method == "kd" or (method == "hsakd" and not heads):  # the terms that are left
-        temperature = told["temperature"] or _TEMPERATURES[method]
+        from keras_hsakd.terms import METHODS  # Keras takes seconds to import
+
+        temperature = told["temperature"] or METHODS[method][-1].temperature
         return f"KD, T={temperature:g}" + (" with heads" if heads else "")
     return _NAMES[method] + (" with heads" if heads and method != "hsakd" else "")
 
@@ -290,7 +284,7 @@ def _differences(told, all_told):
     here = told["kind"] in KINDS
     alike = [other for other in all_told if (other["kind"] in KINDS) == here]
     options = {name for other in of_kind for name in other}
-    usual = _as_json(KINDS[told["kind"]].default_options()) if here else {}
+    usual = as_json(KINDS[told["kind"]].default_options()) if here else {}
     usual = {name.replace("_", " "): value for name, value in usual.items()}
     for each in dict.fromkeys(itertools.chain.from_iterable(all_told)):
         if each in ("kind", "model", "from"):
@@ -391,7 +385,7 @@ def _is_as_there(record, recipe):
             return False
         if settings["kind"] not in KINDS:  # trained elsewhere, nobody knows how
             return settings["model"] == expected["model"]
-        if _as_json(settings) != _as_json(expected):
+        if as_json(settings) != as_json(expected):
             return False
     return True
 

@@ -1,7 +1,6 @@
 """What a training will cost, before it is paid: a plan, and what became of it."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import keras_hsakd
 from keras_hsakd import pretrained
 from keras_hsakd.documents import Table, Text, markdown
 from keras_hsakd.figures import amount, rounded
-from keras_hsakd.files import read_json, without_folders, write_json
+from keras_hsakd.files import as_json, read_json, without_folders, write_json
 from keras_hsakd.heads import multiply_adds_by_part, output_names
 from keras_hsakd.machine import machine
 from keras_hsakd.runs import networks, sources
@@ -97,7 +96,7 @@ def plan(
         "training": dataclasses.asdict(training),
         "data": dataclasses.asdict(_data_settings(data, run, views)),
     }
-    pair = _as_json(pair)
+    pair = as_json(pair)
     task = {"pair": pair, "modules": list(modules), "way": None}
     facts = _looked_up(task, timeout)
     found = {
@@ -289,12 +288,7 @@ def _identity(way, multiply_adds, **others):
     # Of what is trained: a plain student has no heads.
     parts = ("backbone", *way.heads)
     known["multiply_adds"] = {part: multiply_adds[part] for part in parts}
-    return _as_json(known)
-
-
-def _as_json(content):
-    """Returns content as it is read from a file, which has no tuples."""
-    return json.loads(json.dumps(content))
+    return as_json(known)
 
 
 # A plan as text.

@@ -430,26 +430,29 @@ def _rows():
         yield from rows()
 
 
+def _of_both_teachers(name, teacher, student, images, joint, frozen):
+    """A student of a jointly trained teacher, and of one with a frozen backbone."""
+    for suffix, steps, description, published in (
+        ("", _joint_teacher, "jointly trained teacher", joint),
+        ("/frozen", _frozen_teacher, "teacher with a frozen backbone", frozen),
+    ):
+        yield Recipe(
+            f"{name}{suffix}",
+            f"student of a {description}",
+            (*steps(teacher, images), _student(student)),
+            published,
+        )
+
+
 def _of_the_method():
     """The paper's table on CIFAR-100: the method, and labels alone."""
     for (teacher, student), (frozen, joint) in _PAIRS.items():
-        name = f"cifar100/{teacher}-{student}"
-        yield Recipe(
-            name,
-            "student of a jointly trained teacher",
-            (
-                *_joint_teacher(_on_cifar(teacher), _CIFAR100),
-                _student(_on_cifar(student)),
-            ),
+        yield from _of_both_teachers(
+            f"cifar100/{teacher}-{student}",
+            _on_cifar(teacher),
+            _on_cifar(student),
+            _CIFAR100,
             joint,
-        )
-        yield Recipe(
-            f"{name}/frozen",
-            "student of a teacher with a frozen backbone",
-            (
-                *_frozen_teacher(_on_cifar(teacher), _CIFAR100),
-                _student(_on_cifar(student)),
-            ),
             frozen,
         )
     for model, published in _BASELINES.items():
@@ -532,28 +535,22 @@ def _on_other_images():
 def _on_all_of_imagenet():
     """The paper's table on ImageNet, and what its student is the backbone of."""
     teacher, student = "resnet34_imagenet", "resnet18_imagenet"
-    name, joint = (
-        f"imagenet/{teacher}-{student}",
-        (
-            *_joint_teacher(_on_imagenet(teacher), _IMAGENET),
-            _student(_on_imagenet(student)),
-        ),
+    both = list(
+        _of_both_teachers(
+            f"imagenet/{teacher}-{student}",
+            _on_imagenet(teacher),
+            _on_imagenet(student),
+            _IMAGENET,
+            joint="72.39",
+            frozen="72.16",
+        )
     )
-    yield Recipe(name, "student of a jointly trained teacher", joint, "72.39")
-    yield Recipe(
-        f"{name}/frozen",
-        "student of a frozen-backbone teacher",
-        (
-            *_frozen_teacher(_on_imagenet(teacher), _IMAGENET),
-            _student(_on_imagenet(student)),
-        ),
-        "72.16",
-    )
+    yield from both
     yield Recipe(
         "voc/detection",
         "that student as a backbone; the detector is examples/detection.py's (published"
         " with another detector, Faster R-CNN: 78.45 mAP)",
-        joint,
+        both[0].steps,
     )
     yield Recipe(
         f"imagenet/{student}/baseline",

@@ -49,7 +49,7 @@ class Teacher:
         """Returns the shape of an output, or of features, see `Classifier.tensor`."""
         if name in self.signature.outputs:
             return (None, self.signature.outputs[name])
-        return tuple(self.classifier.tensor(name).shape)
+        return self.classifier.shape(name)
 
     def checked_views(self, views):
         """Returns views, or else those that it gives its outputs for.

@@ -1,6 +1,5 @@
 """Writing a teacher cache: whole, or so that it can go on."""
 
-import json
 import os
 import shutil
 import time
@@ -11,6 +10,7 @@ from keras_hsakd import digests
 from keras_hsakd import views as all_views
 from keras_hsakd.figures import amount
 from keras_hsakd.files import (
+    as_json,
     errors_explained,
     read_json,
     remove_partial,
@@ -69,7 +69,7 @@ def header_of(teacher, dataset, variants, views, dtype, batch_size, origin):
         "batch_size": batch_size,
         "versions": versions("keras_hsakd", "keras", "tensorflow", "jax", "numpy"),
     }
-    return json.loads(json.dumps(header))  # as it is read again, without tuples
+    return as_json(header)
 
 
 def check_new(path: str | os.PathLike) -> None:

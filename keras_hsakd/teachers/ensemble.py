@@ -8,7 +8,13 @@ import keras
 from keras import ops
 
 from keras_hsakd.distribution import run_on_rows
-from keras_hsakd.heads import Signature, named_outputs, prepared, signature
+from keras_hsakd.heads import (
+    Signature,
+    check_counts,
+    named_outputs,
+    prepared,
+    signature,
+)
 from keras_hsakd.suggestions import did_you_mean
 from keras_hsakd.teachers.base import NetworkTeacher, Teacher
 
@@ -184,16 +190,7 @@ def _common(signatures):
     first = signatures[0]
     fewest = min(signatures, key=lambda each: len(each.heads))
     for each in signatures[1:]:
-        for what, own, other in (
-            ("classes", each.num_classes, first.num_classes),
-            ("views", each.num_views, first.num_views),
-        ):
-            if own != other:
-                raise ValueError(
-                    f"Expected the networks of an Ensemble to have the same number of "
-                    f"{what}. Received: {other} in `{first.name}`, {own} in "
-                    f"`{each.name}`"
-                )
+        check_counts(first, each, "the networks of an Ensemble")
     shape = []
     for edges in zip(*(each.image_shape for each in signatures), strict=True):
         known = {edge for edge in edges if edge is not None}

@@ -176,7 +176,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
         for part in self._parts:
             learner = self._learners[part.network]
             for tap in part.taps if part.term.needs_teacher else ():
-                shape = tuple(learner.classifier.tensor(tap.output).shape)
+                shape = learner.classifier.shape(tap.output)
                 target_shape = learner.teachers[0].shape(tap.target)
                 try:
                     layer = part.term.make_layer(target_shape, shape)

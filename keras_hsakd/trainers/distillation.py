@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_hsakd.heads import signature
+from keras_hsakd.heads import check_counts, signature
 from keras_hsakd.teachers import Teacher
 from keras_hsakd.terms import of_method
 from keras_hsakd.trainers.base import Trainer, read_only
@@ -51,16 +51,7 @@ def check_pair(
             f"Expected {both} to have auxiliary heads both, or neither. "
             f"Received: heads in `{with_heads.name}` and none in `{without.name}`"
         )
-    for what, counts in (
-        ("classes", (first.num_classes, second.num_classes)),
-        ("views", (first.num_views, second.num_views)),
-    ):
-        if counts[0] != counts[1]:
-            raise ValueError(
-                f"Expected {both} to have the same number of {what}. "
-                f"Received: {counts[0]} in `{first.name}` and {counts[1]} in "
-                f"`{second.name}`"
-            )
+    check_counts(first, second, both)
     shapes = first.image_shape, second.image_shape
     if any(
         edge not in (None, other) and other is not None
