@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from keras_hsakd.runs.images import changed, check_same, load
-from keras_hsakd.runs.kinds import Distill, Origin, teaching_network
+from keras_hsakd.runs.kinds import Distill, Origin, check_same_views, teaching_network
 from keras_hsakd.runs.settings import CacheSettings
 from keras_hsakd.teachers import Deviation, TeacherCache, check_new
 
@@ -45,6 +45,7 @@ def cache_teacher(
             "Received: none"
         )
     origin = Distill(teacher=settings.teacher, checkpoint=settings.checkpoint).origin()
+    check_same_views(origin)
     data = changed(origin.run, data or {})
     images = load(data, settings.batch_size, settings.seed, _checked(origin.run, data))
     for each in origin.all:

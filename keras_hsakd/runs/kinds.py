@@ -521,12 +521,8 @@ class Distill(_WithHeads):
                 "Expected no `views` but without heads, which have those of the "
                 f"teacher, {origin.run.views}. Received: views={self.views!r}"
             )
-        views = {each.run.views for each in origin.all}
-        if self.heads and len(views) > 1:
-            raise ValueError(
-                "Expected teachers whose heads learned the same views. "
-                f"Received: {sorted(views)}"
-            )
+        if self.heads:
+            check_same_views(origin)
         for each in () if self.weak_teacher else origin.all:
             check_better_than_chance(each)
 
@@ -596,6 +592,16 @@ def check_better_than_chance(origin):
             f"chance, {1 / classes:.2%} of {classes} classes, or `weak_teacher`. "
             f"Received: '{origin.run.path}', with {monitor} {accuracy:.2%} on "
             f"{images['test']:,} {images['measured_on']}"
+        )
+
+
+def check_same_views(origin: Origin) -> None:
+    """Raises a ValueError unless the heads of all teachers learned the same views."""
+    views = {each.run.views for each in origin.all}
+    if len(views) > 1:
+        raise ValueError(
+            "Expected teachers whose heads learned the same views. "
+            f"Received: {sorted(views)}"
         )
 
 
