@@ -46,13 +46,15 @@ def call(arguments: Sequence[str] | None = None) -> None:
         arguments: The words. Defaults to `None`, those of the process.
     """
     given = vars(parser().parse_args(arguments))
-    command = COMMANDS[given.pop("command")]
+    command = COMMANDS[name := given.pop("command")]
     modules, presets = given.pop("import_modules"), given.pop("preset", ())
     for module in modules:
         _import(module)
     told = {}
-    for name in presets:
-        told |= PRESETS[name]
+    for preset in presets:
+        told |= PRESETS[preset]
+    if name != "distill":
+        told.pop("cached_variants", None)
     # Processes that are started import them, too.
     command(told | given, **{"modules": modules} if command.function is plan else {})
 
@@ -70,7 +72,11 @@ def parser() -> argparse.ArgumentParser:
         summary = command.about.partition("\n")[0].replace("%", "%%")
         each = commands.add_parser(name, help=summary, description=command.about)
         names = command.add_flags(each)
-        presets = {k: v for k, v in PRESETS.items() if names >= set(v)}
+        presets = {
+            preset: {key: value for key, value in settings.items() if key in names}
+            for preset, settings in PRESETS.items()
+            if names | {"cached_variants"} >= set(settings)
+        }
         if presets:
             _add_presets(each, presets)
         each.add_argument(
