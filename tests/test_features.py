@@ -83,6 +83,25 @@ def test_values_and_gradients(name, float64):
     np.testing.assert_allclose(received, by_difference, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("term", "teacher_shape", "shape", "expected"),
+    [
+        (Attention(), (4, 6, 6, 5), (4, 4, 4, 3), 0.0004783727733616101),
+        (SimilarityPreserving(), (4, 6, 6, 5), (4, 4, 4, 3), 0.4545568250403418),
+        (Relational(), (6, 5), (6, 3), 1.3164934660026524),
+        (Hint(), (4, 6, 6, 5), (4, 6, 6, 5), 1.0028908000149332),
+    ],
+)
+def test_values_of_the_benchmarks_code(term, teacher_shape, shape, expected, float64):
+    """Of the losses in HobbitLong/RepDistiller, commit b84f547, run by PyTorch."""
+
+    def wave(shape, frequency):
+        return np.sin(frequency * np.arange(np.prod(shape))).reshape(shape)
+
+    values = term.values(wave(teacher_shape, 0.7), wave(shape, 1.1), None)
+    assert numpy(values).mean() == pytest.approx(expected, rel=1e-9)
+
+
 @core
 @pytest.mark.parametrize("name", TERMS)
 def test_values_in_single_precision(name):
