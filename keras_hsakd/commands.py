@@ -10,7 +10,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 from keras_hsakd import lock, runs, sizes, zoo
@@ -45,7 +45,9 @@ def call(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The words. Defaults to `None`, those of the process.
     """
-    given = vars(parser().parse_args(arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    typed = {word for word in words if word in COMMANDS}
+    given = vars(parser(typed).parse_args(words))
     command = COMMANDS[name := given.pop("command")]
     modules, presets = given.pop("import_modules"), given.pop("preset", ())
     for module in modules:
@@ -59,8 +61,13 @@ def call(arguments: Sequence[str] | None = None) -> None:
     command(told | given, **{"modules": modules} if command.function is plan else {})
 
 
-def parser() -> argparse.ArgumentParser:
-    """Returns what parses all commands."""
+def parser(with_flags: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """Returns what parses all commands.
+
+    Args:
+        with_flags: Names of the commands that get flags, which take time to make.
+            Defaults to `None`, all.
+    """
     parser = argparse.ArgumentParser(
         prog="keras-hsakd",
         description="Hierarchical self-supervised augmented knowledge distillation.",
@@ -71,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         summary = command.about.partition("\n")[0].replace("%", "%%")
         each = commands.add_parser(name, help=summary, description=command.about)
+        if with_flags is not None and name not in with_flags:
+            continue
         names = command.add_flags(each)
         presets = {
             preset: {key: value for key, value in settings.items() if key in names}
