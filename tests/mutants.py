@@ -599,9 +599,7 @@ FAULTS = {
     ),
     # Plans.
     "trained_network": Fault("_TRAINED = 3", "_TRAINED = 2", "costs"),
-    "multiply_adds_of_unseen_views": Fault(
-        "trainer.num_seen *", "trainer.num_views *", "costs"
-    ),
+    "cost_of_unseen_views": Fault("trainer.num_seen *", "trainer.num_views *", "costs"),
     "step_that_compiles": Fault("if self._compiled:", "if True:", "callbacks"),
     "sample_of_steps": Fault("self._every *= 2", "pass", "callbacks"),
     "plan_of_another": Fault("if names := differing(row):", "if False:", "plan"),
