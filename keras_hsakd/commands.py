@@ -17,8 +17,8 @@ from keras_hsakd import lock, runs, sizes, zoo
 from keras_hsakd.files import check_parent, read_json, write_json
 from keras_hsakd.flags import Command, Group, Parser
 from keras_hsakd.names import WEIGHT_FILES, Checkpoint, Format, Preprocessing, Views
+from keras_hsakd.network_files import CHECKPOINTS
 from keras_hsakd.optional import own_module
-from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.runs import (
     KINDS,
     CacheSettings,

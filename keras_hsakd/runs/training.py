@@ -16,7 +16,7 @@ from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, StepSeconds, Throu
 from keras_hsakd.files import best_effort
 from keras_hsakd.heads import multiply_adds_by_part, strip_heads
 from keras_hsakd.machine import machine, versions
-from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
+from keras_hsakd.network_files import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.resume import Resume, list_snapshots
 from keras_hsakd.runs import networks, optimization, sources
 from keras_hsakd.runs.caching import with_cache
