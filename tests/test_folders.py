@@ -239,7 +239,7 @@ def test_hold_out_keeps_its_rounding():
     assert out[0].tolist() == [4, 11, 12] and len(kept[0]) == 10
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 5), (5, 4), (1, 500)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 4), (1, 500)])
 def test_crops_of_tiny_images(shape):
     image = tf.fill((*shape, 3), tf.constant(77, tf.uint8))
     for fraction in (0.01, 0.5, 0.875, 1.0):

@@ -119,16 +119,17 @@ def test_they_join_images_in_memory(others, crop):
 def test_a_corrupt_one_is_named_or_left_out(folder, others, tmp_path):
     broken = tmp_path / "others" / "b" / "broken.png"
     broken.write_text("no image")
-    for read, name in ((data.image_folder, folder), (data.load, "digits")):
-        with pytest.raises(ValueError, match="broken.png"):
-            read(name, unlabeled=others, **OPTIONS)
-        with pytest.warns(UserWarning, match="Skipped 1 of 5 .*broken.png"):
-            train, _ = read(name, unlabeled=others, corrupt="skip", **OPTIONS)
-        assert train.skipped == [str(broken)]
-        assert train.num_unlabeled == 4
-        options = {"corrupt": "unchecked", "skip": train.skipped}
-        again, _ = read(name, unlabeled=others, **options, **OPTIONS)
-        assert (again.num_unlabeled, again.skipped) == (4, train.skipped)
+    with pytest.raises(ValueError, match="broken.png"):
+        data.load("digits", unlabeled=others, **OPTIONS)
+    with pytest.warns(UserWarning, match="Skipped 1 of 5 .*broken.png"):
+        train, _ = data.image_folder(
+            folder, unlabeled=others, corrupt="skip", **OPTIONS
+        )
+    assert train.skipped == [str(broken)]
+    assert train.num_unlabeled == 4
+    options = {"corrupt": "unchecked", "skip": train.skipped}
+    again, _ = data.image_folder(folder, unlabeled=others, **options, **OPTIONS)
+    assert (again.num_unlabeled, again.skipped) == (4, train.skipped)
 
 
 def test_a_folder_without_images(folder, tmp_path):
