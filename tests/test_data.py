@@ -649,13 +649,15 @@ def test_image_folder_reads_whole_images_with_flip_mean_and_std(tmp_path):
         return (np.diff(rows, axis=1) < 0).all(axis=1).any()
 
     assert some_mirrored(train)
-    assert not some_mirrored(data.image_folder(tmp_path, image_size=16, flip=False)[0])
+    assert not some_mirrored(
+        data.image_folder(tmp_path, image_size=16, flip=False, stream=True)[0]
+    )
 
 
 @pytest.mark.parametrize("name", ["val", "validation"])
 def test_image_folder_with_another_name_for_test(folder, name):
     (folder / "test").rename(folder / name)
-    _, test = data.image_folder(folder)
+    _, test = data.image_folder(folder, stream=True)
     assert len(labels_of(test)) == 6
 
 
@@ -728,7 +730,7 @@ def corrupt_folder(folder):
 
 def test_corrupt_files_are_skipped_with_a_warning(corrupt_folder):
     with pytest.warns(UserWarning, match="Skipped 4 of 20 files .*half.jpg"):
-        train, test = data.image_folder(corrupt_folder, corrupt="skip")
+        train, test = data.image_folder(corrupt_folder, corrupt="skip", stream=True)
     assert (train.num_examples, test.num_examples) == (10, 6)
     assert sorted(labels_of(train)) == [0] * 5 + [1] * 5
 
@@ -740,7 +742,7 @@ def test_a_class_of_corrupt_files_alone(folder):
         pytest.warns(UserWarning, match="Skipped 3"),
         pytest.raises(ValueError, match="Received: none in class 'dog'"),
     ):
-        data.image_folder(folder, corrupt="skip")
+        data.image_folder(folder, corrupt="skip", stream=True)
 
 
 def test_image_folder_validation_and_few_examples(folder):
@@ -753,7 +755,9 @@ def test_image_folder_validation_and_few_examples(folder):
     gray = 255 * (arrays(validation)[0][:, 0, 0, 0] * 0.229 + 0.485)
     # The last of five by file name.
     np.testing.assert_allclose(gray, [14, 64], atol=1.5)
-    train, _ = data.image_folder(folder, validation=True, examples_per_class=2)
+    train, _ = data.image_folder(
+        folder, validation=True, examples_per_class=2, stream=True
+    )
     assert sorted(labels_of(train)) == [0, 0, 1, 1]
     with pytest.raises(ValueError, match="`examples_per_class` to be at most 4"):
         data.image_folder(folder, validation=True, examples_per_class=5)

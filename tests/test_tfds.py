@@ -165,7 +165,8 @@ def test_splits_are_found(
         for name, (count, label) in splits.items()
     }
     data_dir = build({"train": flat(range(1, 21)), **examples})
-    train, test = data.load("tfds:photos", data_dir=data_dir, **arguments)
+    arguments = {"data_dir": data_dir, "stream": True, **arguments}
+    train, test = data.load("tfds:photos", **arguments)
     assert (train.num_examples, test.num_examples) == (train_size, test_size)
     assert sum(len(labels) for _, labels in test) == test_size
     said = [str(each.message) for each in recwarn if "measured on" in str(each.message)]
@@ -182,6 +183,7 @@ def test_parts_of_the_training_split(build, monkeypatch):
             data_dir=data_dir,
             image_size=8,
             normalize=False,
+            stream=True,
             **options,
         )
         return [values(dataset) for dataset in datasets]
