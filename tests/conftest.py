@@ -42,6 +42,13 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def freeze_modules():
+    """Spares the garbage collector what was imported: a million objects that stay."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def collect_garbage():
     """Gives back what a module made: graphs and the variables in them go in circles."""

@@ -93,7 +93,6 @@ def test_heads_come_on_and_off(make, shapes, head):
     assert {id(v) for v in plain.weights} == {id(v) for v in model.weights}
 
 
-@pytest.mark.core
 def test_what_is_distilled_is_the_users_own_model():
     teacher = attach_heads(small_cnn())
     model = small_cnn("softmax")
