@@ -39,6 +39,7 @@ from keras_hsakd import runs
 from keras_hsakd.data import decoding
 from keras_hsakd.files import write_json
 from keras_hsakd.machine import machine, versions
+from keras_hsakd.runs.methods import grouped
 
 Z = 1.959964  # of the normal distribution, for 95 %
 
@@ -127,25 +128,26 @@ def files_of(options, folder):
         integers = path.stem.endswith(("_quant", "_int8"))
         precision = "int8" if integers else "float32"
         found[path.stem] = {"path": path, "of": "published", "precision": precision}
-    paths = [run.resolve() for run in options.runs]
-    for number, run in enumerate(paths, start=1):
-        above = os.path.commonpath([path.parent for path in paths])
-        name = os.path.relpath(run, above).replace(os.sep, "/")
-        record = runs.Run.open(run).record
-        shipped = runs.export_run(
-            run, os.path.join(folder, str(number)), formats=["litert", "litert-int8"]
-        )
-        for made, precision in zip(shipped.values(), ("float32", "int8"), strict=True):
-            if made.error is not None:
-                raise made.error
-            found[f"{name} {precision}"] = {
-                "path": pathlib.Path(made.path),
-                "of": name,
-                "precision": precision,
-                "model": record["training"]["model"],
-                "seed": record["training"]["seed"],
-                "epochs": record["epochs_done"],
-            }
+    ours = [runs.Run.open(run.resolve()) for run in options.runs]
+    for method in grouped(ours):
+        for seed, run in method.runs.items():
+            name = f"{method.name}, seed {seed}"
+            shipped = runs.export_run(
+                run.path, os.path.join(folder, name), formats=["litert", "litert-int8"]
+            )
+            for made, precision in zip(
+                shipped.values(), ("float32", "int8"), strict=True
+            ):
+                if made.error is not None:
+                    raise made.error
+                found[f"{name}, {precision}"] = {
+                    "path": pathlib.Path(made.path),
+                    "of": name,
+                    "precision": precision,
+                    "model": run.record["training"]["model"],
+                    "seed": seed,
+                    "epochs": run.record["epochs_done"],
+                }
     return found
 
 

@@ -103,7 +103,7 @@ def mlperf_tiny(results: dict) -> list[Table | Text]:
     images = [f"{count:,} {of_set}" for of_set, count in sets.items()]
 
     def shown(name):
-        return name.removesuffix(f" {files[name]['precision']}")
+        return name if files[name]["of"] == "published" else files[name]["of"]
 
     def more(name, other):
         found = results["differences"][name].get(other, {})

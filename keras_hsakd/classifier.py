@@ -107,12 +107,17 @@ class Classifier:
         return sources[0] if sources else self.images
 
     @functools.cached_property
-    def layers(self) -> dict[str, keras.KerasTensor]:
-        """The outputs of layers by their names, but of those that are called twice."""
+    def calls(self) -> dict[str, list[keras.KerasTensor]]:
+        """The outputs of layers by their names, one of each call."""
         found = {}
         for tensor in ancestors(self.outputs.values()):
             found.setdefault(operation_of(tensor).name, []).append(tensor)
-        return {name: each[0] for name, each in found.items() if len(each) == 1}
+        return found
+
+    @property
+    def layers(self) -> dict[str, keras.KerasTensor]:
+        """The outputs of the layers that are called once, by their names."""
+        return {name: each[0] for name, each in self.calls.items() if len(each) == 1}
 
     @functools.cached_property
     def backbone_layers(self) -> dict[str, keras.KerasTensor]:

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 from keras_hsakd import lock, runs, sizes, zoo
@@ -45,20 +45,29 @@ def call(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: The words. Defaults to `None`, those of the process.
     """
-    given = vars(parser().parse_args(arguments))
-    command = COMMANDS[given.pop("command")]
+    words = sys.argv[1:] if arguments is None else arguments
+    typed = {word for word in words if word in COMMANDS}
+    given = vars(parser(typed).parse_args(words))
+    command = COMMANDS[name := given.pop("command")]
     modules, presets = given.pop("import_modules"), given.pop("preset", ())
     for module in modules:
         _import(module)
     told = {}
-    for name in presets:
-        told |= PRESETS[name]
+    for preset in presets:
+        told |= PRESETS[preset]
+    if name != "distill":
+        told.pop("cached_variants", None)
     # Processes that are started import them, too.
     command(told | given, **{"modules": modules} if command.function is plan else {})
 
 
-def parser() -> argparse.ArgumentParser:
-    """Returns what parses all commands."""
+def parser(with_flags: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """Returns what parses all commands.
+
+    Args:
+        with_flags: Names of the commands that get flags, which take time to make.
+            Defaults to `None`, all.
+    """
     parser = argparse.ArgumentParser(
         prog="keras-hsakd",
         description="Hierarchical self-supervised augmented knowledge distillation.",
@@ -69,8 +78,14 @@ def parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         summary = command.about.partition("\n")[0].replace("%", "%%")
         each = commands.add_parser(name, help=summary, description=command.about)
+        if with_flags is not None and name not in with_flags:
+            continue
         names = command.add_flags(each)
-        presets = {k: v for k, v in PRESETS.items() if names >= set(v)}
+        presets = {
+            preset: {key: value for key, value in settings.items() if key in names}
+            for preset, settings in PRESETS.items()
+            if names | {"cached_variants"} >= set(settings)
+        }
         if presets:
             _add_presets(each, presets)
         each.add_argument(

@@ -73,6 +73,28 @@ def test_students_learn_from_a_cache_alone(teacher, capsys):
     assert Run.open("student").record == record
 
 
+def test_a_cache_is_written_first(teacher, capsys):
+    distill = f"distill --teacher teacher {STUDENT} runs/lean --preset lean"
+    os.mkdir("runs")
+    for wrong in ("--no-heads", "--method-settings beta=6"):
+        assert run(f"{distill} {wrong}") == 1
+        assert not os.listdir("runs")  # before anything is written
+    assert run(distill) == 0, capsys.readouterr().err
+    assert sorted(os.listdir("runs")) == ["lean", "lean-cache"]
+    record = Run.open("runs/lean").record
+    cache = TeacherCache("runs/lean-cache")
+    assert record["origin"]["cache"]["digest"] == cache.digest
+    assert cache.variants == 1  # no more than epochs
+    assert record["options"]["sampled_views"] == 2
+    written = os.stat("runs/lean-cache/header.json").st_mtime_ns
+    assert run(f"{distill} --resume") == 0  # it is that run
+    assert run(f"{distill} --overwrite") == 0
+    assert os.stat("runs/lean-cache/header.json").st_mtime_ns == written
+    assert run(f"distill --cache runs/lean-cache {STUDENT} other --preset lean") == 0
+    assert run(f"{distill} --overwrite --seed 1") == 1  # another order of the images
+    assert "lean-cache" in capsys.readouterr().err
+
+
 def _heads(count):
     return [f"aux_{number}" for number in range(1, count + 1)]
 
@@ -104,7 +126,7 @@ def test_what_a_cache_fixes_is_said_before_images_are_read(
     distill = "distill --cache cache --model resnet8 --output out"
     seeds = "run photographs/resnet20-resnet8/lean --output out --one-teacher --seeds"
     for line, message in (
-        (f"{distill} --no-heads", "Expected no `cache` without heads, but the"),
+        (f"{distill} --no-heads", "Expected no `cache` without heads: a cache"),
         (f"{distill} --checkpoint best", "Expected no `checkpoint` but 'last'"),
         (f"{distill} --limit 5", "'cache', with limit=8. Received: limit=5"),
         (f"{distill} --validation", "validation=False. Received: validation=True"),

@@ -80,30 +80,35 @@ def test_the_teachers_stay_as_they_are_and_are_saved(tiny_network, tmp_path):
         assert again[1][name] == pytest.approx(value, rel=1e-6), name
 
 
-def test_features_are_of_the_network_that_is_named(tiny_network):
+def test_features_are_of_the_network_that_is_named_or_the_first(tiny_network):
     teachers = [strip_heads(tiny_network(name, width=6)) for name in "ab"]
     terms = [CrossEntropy(), Hint(on="stage_1")]
-    with pytest.raises(ValueError, match=r"`features` of the Ensemble .*\['a', 'b'\]"):
-        Distiller(teachers, strip_heads(tiny_network("s")), terms=terms)
-    keras.utils.set_random_seed(0)
-    ensemble = Ensemble(teachers, features="b")
-    student = strip_heads(tiny_network("s"))
-    _, logs = after_a_step(ensemble, student, terms=terms)
-    keras.utils.set_random_seed(0)
-    student = strip_heads(tiny_network("s"))
-    _, expected = after_a_step(teachers[1], student, terms=terms)
-    assert logs["hint"] == pytest.approx(expected["hint"], rel=1e-6)
+
+    def hint(teacher):
+        keras.utils.set_random_seed(0)
+        student = strip_heads(tiny_network("s"))
+        return after_a_step(teacher, student, terms=terms)[1]["hint"]
+
+    for ensemble, expected in (
+        (Ensemble(teachers, features="b"), teachers[1]),
+        (teachers, teachers[0]),
+        ([teachers[0], teachers[0]], teachers[0]),  # of one name
+    ):
+        assert hint(ensemble) == pytest.approx(hint(expected), rel=1e-6)
 
 
-def test_networks_that_differ(tiny_network):
+def test_networks_that_differ(tiny_network, float64):
     """In precision and preprocessing: a network that no term needs does not run."""
+    double = tiny_network("double")
+    keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("mixed_bfloat16")
     half = tiny_network("half")
     keras.config.set_dtype_policy("float32")
     images = keras.Input((8, 8, 3))
     scaled = tiny_network("inner")(keras.layers.Rescaling(2.0)(images))
     scaled = keras.Model(images, scaled, name="scaled")
-    _, logs = after_a_step([half, scaled], tiny_network("s"))
+    assert Ensemble([half, double])(IMAGES)["logits"].dtype == "float64"
+    _, logs = after_a_step([half, scaled, double], tiny_network("s"))
     assert np.isfinite(logs["loss"])
 
 
@@ -143,7 +148,8 @@ def test_a_cache_of_several(tiny_network, tmp_path):
         (lambda tiny: Ensemble([tiny("a"), tiny("b", size=16)]), "of the same shape"),
         (lambda tiny: Ensemble([tiny("a"), tiny("b")], [1]), "2 numbers above 0"),
         (lambda tiny: Ensemble([tiny("a"), tiny("b")], [1, 0]), "2 numbers above 0"),
-        (lambda tiny: Ensemble([tiny("a"), tiny("b")], features="c"), "name one of"),
+        (lambda tiny: Ensemble([tiny("a"), tiny("b")], features="c"), "to be a name"),
+        (lambda tiny: Ensemble([tiny("a"), tiny("a")], features="a"), "and no other"),
         (lambda tiny: Distiller([tiny("a"), s := tiny("s")], s), "share no variables"),
     ],
 )

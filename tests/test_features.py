@@ -1,5 +1,7 @@
 """Terms on features: their values and gradients, where they tap, what they refuse."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import numpy_reference as reference
@@ -79,6 +81,25 @@ def test_values_and_gradients(name, float64):
     received = gradient(lambda x: term.values(teacher, x, None), student)
     by_difference = slope(lambda x: expected(teacher, x), student)
     np.testing.assert_allclose(received, by_difference, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("term", "teacher_shape", "shape", "expected"),
+    [
+        (Attention(), (4, 6, 6, 5), (4, 4, 4, 3), 0.0004783727733616101),
+        (SimilarityPreserving(), (4, 6, 6, 5), (4, 4, 4, 3), 0.4545568250403418),
+        (Relational(), (6, 5), (6, 3), 1.3164934660026524),
+        (Hint(), (4, 6, 6, 5), (4, 6, 6, 5), 1.0028908000149332),
+    ],
+)
+def test_values_of_the_benchmarks_code(term, teacher_shape, shape, expected, float64):
+    """Of the losses in HobbitLong/RepDistiller, commit b84f547, run by PyTorch."""
+
+    def wave(shape, frequency):
+        return np.sin(frequency * np.arange(np.prod(shape))).reshape(shape)
+
+    values = term.values(wave(teacher_shape, 0.7), wave(shape, 1.1), None)
+    assert numpy(values).mean() == pytest.approx(expected, rel=1e-9)
 
 
 @core
@@ -313,6 +334,33 @@ def test_a_regressor_learns_with_the_student_and_stays_behind(pair, tmp_path):
     assert not any("regressor" in name for name in names)
 
 
+def hint_of_large_features(teacher, student):
+    """Returns the metric of features of 1000; the largest float16 is 65504."""
+    maps = teacher.get_layer("t_stage1_relu").output
+    scaled = keras.layers.Rescaling(1000.0, name="scaled")(maps)
+    logits = keras.layers.Dense(3, dtype="float32")(keras.layers.Flatten()(scaled))
+    teacher = keras.Model(teacher.input, logits)
+    hint = Hint(on="s_stage1_relu", teacher="scaled")
+    return distilled((teacher, student), hint, steps=1)[1]["hint"]
+
+
+@core
+def test_a_regressor_in_mixed_precision(pair):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        value = hint_of_large_features(*pair())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert 1e4 < value < np.inf
+
+
+def test_a_regressor_of_single_precision_for_a_student_of_double(pair, float64):
+    networks = pair()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    assert 1e4 < hint_of_large_features(*networks) < np.inf
+
+
 @core
 def test_models_within_that_cannot_be_taken_apart_learn_from_logits(tiny_network):
     """Only terms on features need to look into a student."""
@@ -341,11 +389,70 @@ def test_models_within_that_cannot_be_taken_apart_learn_from_logits(tiny_network
         (Hint(on="stage_7"), "`on` to be one of .*'stage_1', 'stage_2'.*'stage_7'"),
         (Hint(on="stage_1", teacher="t_stage1_rel"), "did you mean 't_stage1_relu'"),
         (Hint(on="s_stage1_relu"), "a stage or a layer of `t`.*'s_stage1_relu'"),
+        (Attention(on=["stages", "stage_1"]), "the same features once"),
+        (
+            Attention(on=["stage_1", "s_stage1_relu"], name="twice"),
+            "a stage or a layer",
+        ),
     ],
 )
 def test_features_that_are_not_there(pair, term, message):
     with pytest.raises(ValueError, match=message):
         Distiller(*pair(), terms=[CrossEntropy(), term])
+
+
+def test_layers_that_are_called_twice(pair):
+    teacher, student = pair()
+    images = keras.Input((8, 8, 3))
+    both = keras.layers.Add()([student(images), student(keras.layers.ReLU()(images))])
+    student = keras.Model(images, both, name="both")
+    with pytest.raises(ValueError, match="'s_stage1_relu', a layer that is called 2 "):
+        Distiller(teacher, student, terms=[Attention(on="s_stage1_relu")])
+
+
+def test_maps_of_unknown_size():
+    """Of which the terms on relations would make vectors."""
+    networks = []
+    for _ in range(2):
+        images = keras.Input((None, None, 3))
+        x = keras.layers.Conv2D(4, 3, name="maps")(images)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        networks.append(keras.Model(images, keras.layers.Dense(3)(x)))
+    with pytest.raises(ValueError, match=r"of known sizes.*\(None, None, None, 4\)"):
+        Distiller(*networks, terms=[SimilarityPreserving(on="maps")])
+
+
+@keras.saving.register_keras_serializable("test_features")
+@dataclasses.dataclass(repr=False)
+class Sparsity(terms.Term):
+    """A term on features without a teacher."""
+
+    needs_teacher = False
+
+    def values(self, teacher, student, labels):
+        return keras.ops.mean(keras.ops.abs(student), axis=(1, 2, 3))
+
+
+@core
+def test_what_a_teacher_is_not_asked_for(pair):
+    """Stages, by a term that needs no teacher or names the teacher's layer."""
+    _, student = pair()
+    images = keras.Input((8, 8, 3))
+    x = keras.layers.Flatten(name="flat")(images)
+    teacher = keras.Model(images, keras.layers.Dense(3)(x), name="flat")
+    _, logs = distilled(
+        (teacher, student), Sparsity(on="stage_1", name="size"), steps=1
+    )
+    assert set(logs) == {"ce_loss", "size", "loss"}
+    term = SimilarityPreserving(on="last_stage", teacher="flat")
+    assert "similarity" in distilled((teacher, student), term, steps=1)[1]
+
+
+@core
+def test_the_name_of_a_term_on_features_and_logits(pair):
+    term = Hint(on=["stage_1", "logits"], name="near")
+    _, logs = distilled(pair(width=4), term, steps=1)
+    assert set(logs) == {"ce_loss", "near", "near_main", "loss"}
 
 
 @pytest.mark.parametrize(

@@ -87,13 +87,13 @@ def test_files_are_compared_and_told(tmp_path):
     benchmark.main([*flags, "10", *map(str, runs)])
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["images"] == {"jpeg": 9, "exact": 9}
-    own = ["seed_0/baseline float32", "seed_0/baseline int8"]
-    own += ["seed_1/baseline float32", "seed_1/baseline int8"]
+    own = ["labels, seed 0, float32", "labels, seed 0, int8"]
+    own += ["labels, seed 1, float32", "labels, seed 1, int8"]
     assert list(found["files"]) == ["small", "small_quant", *own]
-    file = found["files"]["seed_1/baseline int8"]
+    file = found["files"]["labels, seed 1, int8"]
     assert (file["seed"], file["reference"]) == (1, "small_quant")
     assert file["latency_ms"] > 0 and file["memory_ratio"] > 0
     assert set(found["differences"]["small"]) == {own[0], own[2]}
     text = markdown(tables.mlperf_tiny(found))
     assert "| small_quant | int8 | " in text and "| latency | memory |" in text
-    assert "| seed_1/baseline | seed_0/baseline | " in text
+    assert "| labels, seed 1 | labels, seed 0 | " in text

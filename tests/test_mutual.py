@@ -167,3 +167,32 @@ def test_networks_that_do_not_fit(tiny_network):
     same = tiny_network()
     with pytest.raises(ValueError, match="`net_1` and `net_2` to share no variables"):
         MutualDistiller([same, same])
+
+
+@keras.saving.register_keras_serializable("test_mutual")
+def near(teacher, student, labels):
+    """A loss of somebody's own."""
+    return keras.ops.mean((teacher - student) ** 2, axis=-1)
+
+
+def test_a_function_is_one_term_of_all_networks(make, batch, tmp_path):
+    distiller = make(terms=[terms.CrossEntropy(), near])
+    distiller.compile(sgd(), **EAGER)
+    assert len(distiller.terms) == 2
+    distiller.save(tmp_path / "trainer.keras")
+    loaded = keras.saving.load_model(tmp_path / "trainer.keras")
+    logs = [d.train_on_batch(*batch, return_dict=True) for d in (distiller, loaded)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-6)
+
+
+def test_teachers_with_other_numbers_of_stages(tiny_network):
+    networks = [
+        strip_heads(tiny_network(f"n{stages}", heads=stages)) for stages in (2, 3, 2)
+    ]
+    with pytest.raises(ValueError, match="same number of stages.*{'n3': 3, 'n2': 2}"):
+        MutualDistiller(networks, terms=[terms.Attention()])
+    MutualDistiller(networks, terms=[terms.Attention(on="stage_1")])
+    wide = strip_heads(tiny_network("wide", width=6))
+    networks = [networks[0], wide, strip_heads(tiny_network("tiny"))]
+    with pytest.raises(ValueError, match="same shape of all teachers"):
+        MutualDistiller(networks, terms=[terms.Hint(on="stage_1")])

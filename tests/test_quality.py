@@ -157,7 +157,7 @@ def test_a_network_is_asked_about_views_and_corruptions(tiny_network, monkeypatc
     original = corruptions.corrupted
     with monkeypatch.context() as patch:
         patch.setattr(corruptions, "corrupted", corrupted)
-        others = {"beside": other}
+        others = {"beside": [other]}
         answers = answers_of(network, test, severity=5, seed=7, others=others)
     assert drawn == list(range(11))
     np.testing.assert_array_equal(answers.labels, labels)

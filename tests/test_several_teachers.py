@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_hsakd import TeacherCache, cli
+from keras_hsakd import TeacherCache, cli, runs
 from keras_hsakd.runs import (
     DataSettings,
     Run,
@@ -13,6 +13,7 @@ from keras_hsakd.runs import (
     costs,
     train,
 )
+from keras_hsakd.runs.evaluation import images_measured_on
 
 STUDENT = "--model resnet8 --epochs 1 --batch-size 5 --verbose 0 --weak-teacher"
 
@@ -63,6 +64,21 @@ def test_a_student_of_two_runs(folder, capsys):
     text = compare(["both", "one"]).markdown()
     assert "from resnet8 + wrn_10_1" in text
 
+    quality = runs.measure_quality("both", verbose=0)
+    names = [
+        each["run"] for each in (quality["teacher"], *quality["teacher"]["others"])
+    ]
+    assert names == [str(folder / name) for name in ("resnet8", "wrn_10_1")]
+    test = images_measured_on(Run.open("both"), {}).test
+    images = np.concatenate([images for images, _ in test])
+    logits = [
+        Run.open(name).network().predict(images)["logits"]
+        for name in ("resnet8", "wrn_10_1", "both")
+    ]
+    likeliest = np.argmax([(logits[0] + logits[1]) / 2, logits[2]], axis=-1)
+    agreement = np.mean(likeliest[0] == likeliest[1])
+    assert quality["teacher_agreement"] == pytest.approx(agreement)
+
 
 def test_a_cache_of_two_runs(folder, capsys):
     cache = "cache --teacher resnet8 wrn_10_1 --variants 1 --verbose 0 --output cache"
@@ -77,6 +93,28 @@ def test_a_cache_of_two_runs(folder, capsys):
     assert run(f"{distill} --teacher resnet8 wrn_10_1 --resume") == 0
     assert run(f"{distill} --teacher resnet8 --resume") == 1
     assert "Expected `cache` to be of `teacher`" in capsys.readouterr().err
+
+
+def test_features_are_of_the_first(folder, capsys):
+    distill = f"distill {STUDENT} --method attention --output features --teacher"
+    assert run(f"{distill} resnet8 wrn_10_1") == 0, capsys.readouterr().err
+    header = (folder / "features" / "log.csv").read_text().splitlines()[0]
+    assert "attention" in header.split(",")
+
+
+def test_views_that_differ(folder, capsys):
+    training = TrainingSettings(model="resnet8", epochs=1, batch_size=6)
+    digits = DataSettings(data="digits", image_size=8, limit=8)
+    train(
+        Teacher(views="padded_rotations"),
+        folder / "padded",
+        training,
+        digits,
+        verbose=0,
+    )
+    for command in ("cache --variants 1", f"distill {STUDENT}"):
+        assert run(f"{command} --teacher resnet8 padded --output nothing") == 1
+        assert "learned the same views" in capsys.readouterr().err
 
 
 def test_two_of_one_teach_as_it_does(folder):

@@ -361,8 +361,12 @@ def test_presets_together(received):
     line = "distill --teacher t --model resnet8 --output x --preset finetune lean"
     assert cli.main([*line.split(), "--sampled-views", "3"]) == 0
     assert received["kind"].sampled_views == 3
+    assert received["kind"].cached_variants == PRESETS["lean"]["cached_variants"]
     settings = {**PRESETS["finetune"], "head": "light"}
     assert received["training"] == TrainingSettings(model="resnet8", **settings)
+    line = "teacher --data photos --model resnet8 --output x --preset lean"
+    assert cli.main(line.split()) == 0  # without a teacher to cache
+    assert received["kind"].sampled_views == 2
 
 
 def test_flags_of_a_training_reach_it(received):

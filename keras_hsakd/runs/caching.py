@@ -1,11 +1,15 @@
 """From a teacher's run folder to a cache of its outputs."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
+import tensorflow as tf
+
+from keras_hsakd import distribution
 from keras_hsakd.runs.images import changed, check_same, load
-from keras_hsakd.runs.kinds import Distill, Origin, teaching_network
-from keras_hsakd.runs.settings import CacheSettings
+from keras_hsakd.runs.kinds import Distill, Origin, check_same_views, teaching_network
+from keras_hsakd.runs.settings import CacheSettings, DataSettings, TrainingSettings
 from keras_hsakd.teachers import Deviation, TeacherCache, check_new
 
 
@@ -45,6 +49,7 @@ def cache_teacher(
             "Received: none"
         )
     origin = Distill(teacher=settings.teacher, checkpoint=settings.checkpoint).origin()
+    check_same_views(origin)
     data = changed(origin.run, data or {})
     images = load(data, settings.batch_size, settings.seed, _checked(origin.run, data))
     for each in origin.all:
@@ -96,3 +101,72 @@ def check_cache(
     data = origin.run.data_settings()
     images = load(data, cache.header["batch_size"], cache.seed)
     return cache.check(networks, images.train)
+
+
+def is_cached(
+    folder: str | os.PathLike, settings: CacheSettings, data: Mapping
+) -> bool:
+    """Returns whether a folder has the cache that `cache_teacher` would write."""
+    wanted = {"teacher": settings.teacher, "checkpoint": settings.checkpoint}
+    try:
+        origin = Distill(**wanted).origin()
+        found = Origin.of_cache(folder)
+    except (FileNotFoundError, ValueError):
+        return False
+    images, of_cache = changed(origin.run, data), found.run.data_settings()
+    weights = [[each.weights for each in one.all] for one in (origin, found)]
+    return (
+        weights[0] == weights[1]
+        and found.cache.variants == settings.variants
+        and found.cache.seed == settings.seed
+        and all(getattr(images, name) == getattr(of_cache, name) for name in data)
+    )
+
+
+def check_one_worker(strategy: tf.distribute.Strategy, folder: str) -> None:
+    """Raises a ValueError where several workers would write a cache."""
+    with strategy.scope():
+        workers = distribution.num_workers()
+    if workers > 1:
+        raise ValueError(
+            f"Expected the cache '{folder}' to be there before several workers train; "
+            f"`keras-hsakd cache` writes it. Received: none, with {workers} workers"
+        )
+
+
+def with_cache(
+    kind: Distill,
+    folder: str,
+    training: TrainingSettings,
+    data: DataSettings | Mapping | None,
+    strategy: tf.distribute.Strategy,
+    verbose: int = 1,
+) -> Distill:
+    """Returns a distillation from a cache of its teacher, which is written if need be.
+
+    Args:
+        kind: The distillation, with `cached_variants`.
+        folder: The cache.
+        training: Which student, and how it is trained.
+        data: As in `train`.
+        strategy: That the student is trained under.
+        verbose: 0 for silence. Defaults to 1.
+
+    Raises:
+        ValueError: If a setting of the training does not suit.
+    """
+    origin = kind.origin()
+    kind.check_settings(training, kind.data_settings(data, origin), origin)
+    settings = CacheSettings(
+        teacher=kind.teacher,
+        checkpoint=origin.checkpoint,
+        variants=min(kind.cached_variants, training.epochs),
+        seed=training.seed,
+    )
+    changes = kind.changes(data)
+    if not is_cached(folder, settings, changes):
+        check_one_worker(strategy, folder)
+        if verbose:
+            print(f"{folder}: outputs of the teacher", flush=True)
+        cache_teacher(folder, settings, changes, verbose)
+    return dataclasses.replace(kind, cache=folder, cached_variants=None)

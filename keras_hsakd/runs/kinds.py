@@ -17,7 +17,7 @@ from keras_hsakd.runs.settings import (
     one_or_more,
 )
 from keras_hsakd.sizes import is_square
-from keras_hsakd.validation import Range
+from keras_hsakd.validation import Count, Range
 
 # Docstrings and fields are enough for the help of the command line. What needs Keras,
 # which takes seconds, is imported where a job is made.
@@ -215,7 +215,7 @@ class Kind(Settings):
 
     @classmethod
     def _option_names(cls):
-        of_the_origin = {cls.starts_from, "checkpoint", "cache"}
+        of_the_origin = {cls.starts_from, "checkpoint", "cache", "cached_variants"}
         names = [field.name for field in dataclasses.fields(cls)]
         return [name for name in names if name not in of_the_origin]
 
@@ -363,6 +363,8 @@ class Distill(_WithHeads):
             package; of several, the logits are averaged. Defaults to that of --cache.
         cache: Folder of the teacher's outputs, by `keras-hsakd cache`, which are
             learned from in its place. Defaults to none; its network computes them.
+        cached_variants: Without --cache: write one beside the run folder first, of so
+            many augmentations of each image. Defaults to none.
         checkpoint: Network of the teacher: after the last epoch, or after that of the
             best val_accuracy. Defaults to the cache's, or last.
         method: Method, with its published settings.
@@ -385,6 +387,7 @@ class Distill(_WithHeads):
 
     teacher: tuple[str, ...] | None = None
     cache: str | None = None
+    cached_variants: Count | None = None
     checkpoint: Checkpoint | None = None
     method: Method = "hsakd"
     heads: bool | None = None
@@ -473,16 +476,20 @@ class Distill(_WithHeads):
                 )
         return origin
 
-    def data_settings(self, data, origin):
-        from keras_hsakd.runs.images import changed
-
+    def changes(self, data: DataSettings | Mapping | None) -> dict:
+        """Returns the data settings that differ from the teacher's."""
         if isinstance(data, DataSettings):
-            data = {
+            return {
                 name: value
                 for name, value in vars(data).items()
                 if value is not None or name not in OF_THE_NETWORK
             }
-        data = changed(origin.run, data or {})
+        return dict(data or {})
+
+    def data_settings(self, data, origin):
+        from keras_hsakd.runs.images import changed
+
+        data = changed(origin.run, self.changes(data))
         _check_suit(self.views, data.image_size)
         return data
 
@@ -496,14 +503,15 @@ class Distill(_WithHeads):
     def check_settings(self, training, data, origin):
         super().check_settings(training, data, origin)
         self.loss_terms(training)
+        for name in ("cache", "cached_variants"):
+            if not self.heads and (value := getattr(self, name)) is not None:
+                raise ValueError(
+                    f"Expected no `{name}` without heads: a cache is of the outputs "
+                    "that students with heads learn from. "
+                    f"Received: {name}={value!r} with heads=False"
+                )
         if self.cache is None:
             return
-        if not self.heads:
-            raise ValueError(
-                "Expected no `cache` without heads, but the `teacher` itself: its "
-                "outputs are for students with heads. "
-                f"Received: cache='{self.cache}' with heads=False"
-            )
         kept = origin.run.data_settings()
         for name in (*CHOOSING, "validation"):
             expected, received = (getattr(each, name) for each in (kept, data))
@@ -521,12 +529,8 @@ class Distill(_WithHeads):
                 "Expected no `views` but without heads, which have those of the "
                 f"teacher, {origin.run.views}. Received: views={self.views!r}"
             )
-        views = {each.run.views for each in origin.all}
-        if self.heads and len(views) > 1:
-            raise ValueError(
-                "Expected teachers whose heads learned the same views. "
-                f"Received: {sorted(views)}"
-            )
+        if self.heads:
+            check_same_views(origin)
         for each in () if self.weak_teacher else origin.all:
             check_better_than_chance(each)
 
@@ -596,6 +600,16 @@ def check_better_than_chance(origin):
             f"chance, {1 / classes:.2%} of {classes} classes, or `weak_teacher`. "
             f"Received: '{origin.run.path}', with {monitor} {accuracy:.2%} on "
             f"{images['test']:,} {images['measured_on']}"
+        )
+
+
+def check_same_views(origin: Origin) -> None:
+    """Raises a ValueError unless the heads of all teachers learned the same views."""
+    views = {each.run.views for each in origin.all}
+    if len(views) > 1:
+        raise ValueError(
+            "Expected teachers whose heads learned the same views. "
+            f"Received: {sorted(views)}"
         )
 
 

@@ -97,12 +97,17 @@ def measure_quality(
     with kept:
         network = opened.network(checkpoint)
         learned_from = _teacher(opened, teacher, checkpoint)
-        others = {"teacher": learned_from} if "run" in learned_from else {}
+        others = {}
+        if "run" in learned_from:
+            others["teacher"] = [learned_from, *learned_from.get("others", ())]
         if beside is not None:
-            others["beside"] = _known(Run.open(beside), checkpoint)
+            others["beside"] = [_known(Run.open(beside), checkpoint)]
         networks = {
-            name: network_beside(opened, name, other["run"], other["checkpoint"])
-            for name, other in others.items()
+            name: [
+                network_beside(opened, name, each["run"], each["checkpoint"])
+                for each in known
+            ]
+            for name, known in others.items()
         }
         images = images_measured_on(opened, data_changes)
         answers = answers_of(
@@ -127,7 +132,8 @@ def measure_quality(
             "by_class": by_class(answers, names),
         }
         if beside is not None:
-            found["beside"] = {**others["beside"], **changed_most(answers, names)}
+            (known,) = others["beside"]
+            found["beside"] = {**known, **changed_most(answers, names)}
         write_json(output, found)
         return found
 
@@ -142,19 +148,26 @@ def _known(run, checkpoint):
 
 
 def _teacher(run, folder, checkpoint):
-    """Returns what is known of a run's teacher, if it has one, or why it is missing."""
+    """Returns what is known of a run's teacher, if it has one, or why it is missing.
+
+    Where there are several, the others are `"others"` of the first.
+    """
     if folder is not None:
         return _known(Run.open(folder), checkpoint)
     origin = run.record["origin"]
     if run.record["kind"] != "distill" or not origin:
         return {}
-    try:
-        known = _known(Run.open(origin["run"]), origin["checkpoint"])
-    except (FileNotFoundError, ValueError) as error:
-        return {"missing": str(error)}
-    if origin.get("weights") not in (None, known["weights"]):
-        return {"missing": f"'{known['run']}' has been trained again since"}
-    return known
+    found = []
+    for each in (origin, *origin.get("others", ())):
+        try:
+            known = _known(Run.open(each["run"]), each["checkpoint"])
+        except (FileNotFoundError, ValueError) as error:
+            return {"missing": str(error)}
+        if each.get("weights") not in (None, known["weights"]):
+            return {"missing": f"'{known['run']}' has been trained again since"}
+        found.append(known)
+    first, *others = found
+    return {**first, "others": others} if others else first
 
 
 def answers_of(
@@ -163,7 +176,7 @@ def answers_of(
     views: str = "rotations",
     severity: int = 3,
     seed: int = 0,
-    others: Mapping[str, keras.Model] | None = None,
+    others: Mapping[str, Sequence[keras.Model]] | None = None,
     verbose: int = 0,
 ) -> Answers:
     """Returns what a network says of images, under views and corruptions too.
@@ -175,13 +188,16 @@ def answers_of(
             logits are asked about. Defaults to `"rotations"`.
         severity: As in `measure_quality`.
         seed: As in `measure_quality`.
-        others: Networks by name that are asked about the images as they are.
+        others: Lists of networks by name, which are asked about the images as they are;
+            the logits of several are averaged.
         verbose: As in `measure_quality`. Defaults to 0.
     """
     functions = named_views.get(views)
     plain = strip_heads(network)
     heads = [] if is_plain(network) else head_names(network)
-    others = {name: strip_heads(other) for name, other in (others or {}).items()}
+    others = {
+        name: list(map(strip_heads, each)) for name, each in (others or {}).items()
+    }
     collected = []
     progress = keras.utils.Progbar(len(test), verbose=verbose)
     start = 0
@@ -205,7 +221,10 @@ def answers_of(
             changed = corruptions.corrupted(pixels, name, severity, seed, indices)
             found = plain.predict_on_batch(changed).argmax(axis=-1)
             corrupted[name] = found == labels
-        told = {name: other.predict_on_batch(images) for name, other in others.items()}
+        told = {
+            name: np.mean([other.predict_on_batch(images) for other in each], axis=0)
+            for name, each in others.items()
+        }
         collected.append(Answers(labels, logits[:, 0], seen, corrupted, told))
         start = indices.stop
         progress.update(len(collected))

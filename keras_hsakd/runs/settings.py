@@ -253,7 +253,8 @@ class TrainingSettings(Settings):
 # What the first choice alone has, by the name of the setting.
 _ONLY_FOR = {"optimizer": ("momentum", "nesterov"), "schedule": ("milestones",)}
 
-# Settings that go together, of a training and of its kind, by the word for them.
+# Settings that go together, of a training and of its kind, by the word for them. What
+# `distill` alone has is left out of other commands.
 PRESETS = {
     "finetune": {
         "epochs": 20,
@@ -264,7 +265,7 @@ PRESETS = {
         "weight_decay": 0.05,
         "label_smoothing": 0.1,
     },
-    "lean": {"head": "light", "sampled_views": 2},
+    "lean": {"head": "light", "sampled_views": 2, "cached_variants": 4},
 }
 
 

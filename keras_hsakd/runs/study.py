@@ -5,10 +5,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from keras_hsakd import digests, distribution
-from keras_hsakd.runs.caching import cache_teacher
+from keras_hsakd.runs.caching import cache_teacher, check_one_worker, is_cached
 from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.images import changed
-from keras_hsakd.runs.kinds import KINDS, Distill, Origin, check_choice
+from keras_hsakd.runs.kinds import KINDS, check_choice
 from keras_hsakd.runs.recipes import CACHE, Recipe, Step
 from keras_hsakd.runs.settings import (
     CacheSettings,
@@ -299,10 +298,10 @@ def _run_all(
     for folder, each in placed.items():
         anew = to_train & set(each.needs.values())
         if each.step.kind == CACHE:
-            if anew or not _is_cached(*each.arguments()):
+            if anew or not is_cached(*each.arguments()):
                 to_train.add(folder)
                 check_new(folder)
-                _check_one_worker(strategy, folder)
+                check_one_worker(strategy, folder)
         elif anew or not finished_run(*each.arguments()):
             to_train.add(folder)
             replaces = overwrite or (execution.resume and not anew)
@@ -314,7 +313,7 @@ def _run_all(
     for folder, each in placed.items():
         training = each.step.training
         if each.step.kind == CACHE:
-            if not _is_cached(*each.arguments()):
+            if not is_cached(*each.arguments()):
                 print(f"{folder}: outputs of {training.model}", flush=True)
                 os.makedirs(os.path.dirname(folder), exist_ok=True)
                 cache_teacher(*each.arguments(), verbose=verbose)
@@ -329,36 +328,6 @@ def _run_all(
             *each.arguments(), execution, overwrite, verbose, each.recipe
         )
     return runs
-
-
-def _check_one_worker(strategy, folder):
-    """Raises a ValueError where several workers would write a cache."""
-    with strategy.scope():
-        workers = distribution.num_workers()
-    if workers > 1:
-        raise ValueError(
-            f"Expected the cache '{folder}' to be there before several workers train; "
-            f"`keras-hsakd cache` writes it. Received: none, with {workers} workers"
-        )
-
-
-def _is_cached(folder, settings, data):
-    """Returns whether a folder has the cache that `cache_teacher` would write."""
-    try:
-        wanted = Distill(teacher=settings.teacher).origin()
-    except (FileNotFoundError, ValueError):
-        return False
-    images = changed(wanted.run, data)
-    try:
-        found = Origin.of_cache(folder)
-    except (FileNotFoundError, ValueError):
-        return False
-    cache, of_cache = found.cache, found.run.data_settings()
-    return (found.weights, cache.variants, cache.seed) == (
-        wanted.weights,
-        settings.variants,
-        settings.seed,
-    ) and all(getattr(images, name) == getattr(of_cache, name) for name in data)
 
 
 def _check_choices(placed):

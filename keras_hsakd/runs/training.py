@@ -19,6 +19,7 @@ from keras_hsakd.machine import machine, versions
 from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.resume import Resume, list_snapshots
 from keras_hsakd.runs import networks, optimization, sources
+from keras_hsakd.runs.caching import with_cache
 from keras_hsakd.runs.evaluation import measure
 from keras_hsakd.runs.folder import Run, differences, writing
 from keras_hsakd.runs.images import (
@@ -85,6 +86,11 @@ def train(
     (None, 10)
     """
     strategy = _prepare(training, execution, overwrite)
+    if getattr(kind, "cached_variants", None) and kind.cache is None:
+        with claimed(output, overwrite or execution.resume, strategy):
+            pass  # for a cache takes long
+        folder = f"{os.path.normpath(output)}-cache"
+        kind = with_cache(kind, folder, training, data, strategy, verbose)
     origin = kind.origin()
     _check_apart(output, origin)
     data = kind.data_settings(data, origin)

@@ -35,7 +35,7 @@ class Ensemble(keras.layers.Layer, Teacher):
             classifiers, of the same classes and views.
         weights: A number above 0 for each network. Defaults to `None`, all alike.
         features: Name of the network that gives features, to terms that are on some.
-            Defaults to `None`, none.
+            Defaults to `None`, the first.
         **kwargs: `name` of the `keras.layers.Layer`.
 
     Raises:
@@ -93,21 +93,16 @@ class Ensemble(keras.layers.Layer, Teacher):
 
     @property
     def classifier(self):
-        for member in self._members:
-            if member.classifier.name == self.features:
-                return member.classifier
         names = [network.name for network in self.networks]
-        raise ValueError(
-            "Expected `features` of the Ensemble to name the network whose features "
-            f"teach, one of {names}: Ensemble([...], features={names[0]!r}). "
-            "Received: features=None"
-        )
+        number = 0 if self.features is None else names.index(self.features)
+        return self._members[number].classifier
 
     def _check_features(self):
         names = [network.name for network in self.networks]
         if self.features is not None and names.count(self.features) != 1:
             raise ValueError(
-                f"Expected `features` to name one of the networks {names}. "
+                "Expected `features` to be a name that one of the networks has, and no "
+                f"other: they are {names}. "
                 f"Received: {self.features!r}{did_you_mean(self.features, names)}"
             )
 
@@ -115,7 +110,7 @@ class Ensemble(keras.layers.Layer, Teacher):
         found = []
         for member in self._members:
             of_it = {self._own(member, n) for n in names if n in self.signature.outputs}
-            if member.classifier.name == self.features:
+            if member.classifier is self.classifier:
                 of_it |= set(names) - set(self.signature.outputs)
             found.append((member.classifier, of_it))
         return found
@@ -145,8 +140,9 @@ class Ensemble(keras.layers.Layer, Teacher):
             own = {self._own(member, name): name for name in self.signature.outputs}
             for name, values in outputs.items():
                 if name in own:
-                    share = ops.cast(self.shares[number], values.dtype)
-                    found[own[name]] = found.get(own[name], 0) + share * values
+                    values = values * ops.cast(self.shares[number], values.dtype)
+                    # Not `+`, for their precisions may differ.
+                    found[own[name]] = ops.add(found.get(own[name], 0), values)
                 elif name not in member.signature.outputs:
                     found[name] = values
         return found

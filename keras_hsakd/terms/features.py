@@ -114,39 +114,49 @@ def _regressor(teacher_shape, student_shape, seed):
     units = teacher_shape[-1]
     # PyTorch's default, U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)).
     weights = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed)
+    # Not in half precision, where the squares of what it returns overflow.
+    dtype = keras.config.dtype_policy().variable_dtype
+    dtype = keras.backend.result_type(dtype, "float32")
+    options = {"kernel_initializer": weights, "dtype": dtype}
     if len(teacher_shape) == len(student_shape) == 2:
-        layers = [keras.layers.Dense(units, kernel_initializer=weights)]
+        layers = [keras.layers.Dense(units, **options)]
     else:
         _check_maps(teacher_shape, student_shape)
-        layers = _resizing(units, teacher_shape[1:3], student_shape[1:3], weights)
+        layers = _resizing(units, teacher_shape[1:3], student_shape[1:3], options)
     # Of all replicas; on other backends a batch is normalized as a whole anyway.
     is_tensorflow = keras.backend.backend() == "tensorflow"
-    normalization = BatchNormalization(synchronized=is_tensorflow)
-    return keras.Sequential(
-        [*layers, normalization, keras.layers.ReLU()], name="regressor"
-    )
+    layers += [
+        BatchNormalization(synchronized=is_tensorflow, dtype=dtype),
+        keras.layers.ReLU(dtype=dtype),
+    ]
+    return keras.Sequential(layers, name="regressor")
 
 
-def _resizing(units, size, student_size, weights):
+def _resizing(units, size, student_size, options):
     """Returns the layers of a convolution from maps of one size to another."""
     if size == student_size:
-        return [keras.layers.Conv2D(units, 1, kernel_initializer=weights)]
+        return [keras.layers.Conv2D(units, 1, **options)]
     if all(2 * edge == own for edge, own in zip(size, student_size, strict=True)):
-        padding = keras.layers.ZeroPadding2D(1)  # "same" pads right and bottom alone
-        return [
-            padding,
-            keras.layers.Conv2D(units, 3, strides=2, kernel_initializer=weights),
-        ]
+        # "same" pads right and bottom alone.
+        padding = keras.layers.ZeroPadding2D(1, dtype=options["dtype"])
+        return [padding, keras.layers.Conv2D(units, 3, strides=2, **options)]
     if all(edge == 2 * own for edge, own in zip(size, student_size, strict=True)):
-        return [
-            keras.layers.Conv2DTranspose(
-                units, 4, strides=2, padding="same", kernel_initializer=weights
-            )
-        ]
+        layer = keras.layers.Conv2DTranspose
+        return [layer(units, 4, strides=2, padding="same", **options)]
     raise ValueError(
         "Expected feature maps of the same size, or twice or half as large, for a "
         f"regressor. Received: {size} of the teacher, {student_size} of the student"
     )
+
+
+def check_sizes(teacher_shape, student_shape) -> None:
+    """Raises a ValueError unless the sizes of features are known."""
+    for whose, shape in (("teacher", teacher_shape), ("student", student_shape)):
+        if None in shape[1:]:
+            raise ValueError(
+                "Expected features of known sizes: build the network with "
+                f"`input_shape`. Received: {tuple(shape)} of the {whose}"
+            )
 
 
 def _check_maps(teacher_shape, student_shape):

@@ -14,12 +14,22 @@ import keras
 
 from keras_hsakd import ops
 from keras_hsakd.terms.base import FEATURES, check_number
-from keras_hsakd.terms.features import OnFeatures
+from keras_hsakd.terms.features import OnFeatures, check_sizes
+
+
+@dataclasses.dataclass(repr=False)
+class OnRelations(OnFeatures):
+    """Base class of the terms that compare the images of a batch."""
+
+    compares_rows: ClassVar[bool] = True
+
+    def make_layer(self, teacher_shape, student_shape):
+        check_sizes(teacher_shape, student_shape)
 
 
 @keras.saving.register_keras_serializable("keras_hsakd")
 @dataclasses.dataclass(repr=False)
-class SimilarityPreserving(OnFeatures):
+class SimilarityPreserving(OnRelations):
     """Difference of which images of a batch have similar features.
 
     `||G_T - G_S||^2 / B^2`, where `G` is the matrix of the products of the features of
@@ -32,7 +42,8 @@ class SimilarityPreserving(OnFeatures):
             the CRD benchmark is 3000.
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If a setting is out of range; where a trainer is made, if a size of
+            the features is not known.
 
     Example:
     >>> features = np.array([[1.0, 0.0], [0.0, 1.0]])
@@ -44,8 +55,6 @@ class SimilarityPreserving(OnFeatures):
     [CRD benchmark](https://github.com/HobbitLong/RepDistiller).
     """
 
-    compares_rows: ClassVar[bool] = True
-
     @property
     def label(self):
         return "similarity"
@@ -56,7 +65,7 @@ class SimilarityPreserving(OnFeatures):
 
 @keras.saving.register_keras_serializable("keras_hsakd")
 @dataclasses.dataclass(repr=False)
-class Relational(OnFeatures):
+class Relational(OnRelations):
     """Difference of the distances and angles between the features of images.
 
     ```
@@ -77,7 +86,8 @@ class Relational(OnFeatures):
         **kwargs: `weight`, `warmup`, `teacher` and `name`, see `Term`.
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If a setting is out of range; where a trainer is made, if a size of
+            the features is not known.
 
     Example:
     >>> features = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -92,8 +102,6 @@ class Relational(OnFeatures):
     distance: float = dataclasses.field(default=25.0, kw_only=True)
     angle: float = dataclasses.field(default=50.0, kw_only=True)
     on: str | Sequence[str] = dataclasses.field(default=FEATURES, kw_only=True)
-
-    compares_rows: ClassVar[bool] = True
 
     def __post_init__(self):
         """Checks the settings."""

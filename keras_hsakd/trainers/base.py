@@ -31,7 +31,7 @@ from keras_hsakd.terms import Term
 from keras_hsakd.trainers import checks
 from keras_hsakd.trainers.fitting import FitCallback, Fitting, dtype_policy
 from keras_hsakd.trainers.metrics import Metrics
-from keras_hsakd.trainers.parts import Learner, parts_of
+from keras_hsakd.trainers.parts import Learner, as_terms, parts_of
 from keras_hsakd.trainers.saving import Saving
 from keras_hsakd.views import View, check_suit
 from keras_hsakd.views import get as get_views
@@ -101,6 +101,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
             ):
                 check_in_scope(network)
         _check_sampled(sampled_views, len(functions))
+        terms = as_terms(terms)
         parts = [part for learner in learners for part in parts_of(terms, learner)]
         _check_parts(parts, sampled_views)
         kwargs.setdefault("dtype", dtype_policy(*networks))
@@ -177,9 +178,9 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
             learner = self._learners[part.network]
             for tap in part.taps if part.term.needs_teacher else ():
                 shape = learner.classifier.shape(tap.output)
-                target_shape = learner.teachers[0].shape(tap.target)
+                targets = [each.shape(tap.target) for each in learner.teachers]
                 try:
-                    layer = part.term.make_layer(target_shape, shape)
+                    layer = _layer(part.term, targets, shape)
                 except ValueError as error:
                     raise ValueError(
                         f"{part.term!r} on {tuple(tap)}: {error}"
@@ -486,7 +487,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
                 values *= ops.cast(weights, values.dtype)
             self._term_metrics[part.metric].update_state(values, counted)
             values *= ops.cast(self._weight_of(part.term), values.dtype)
-            total += mean_of_rows(values)
+            total = ops.add(total, mean_of_rows(values))
         return total
 
     def _values(self, part, batch, labels, outputs, taught_by, weights):
@@ -498,7 +499,7 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
             output = self._rows_of(part, outputs[tap.output], batch)
             if (number := self._layer_numbers.get((part.metric, tap))) is not None:
                 layer = functools.partial(self._layers_of_terms[number], training=True)
-                output = train_on_rows(layer, output)
+                output = _wide(train_on_rows(layer, output))
             targets = [
                 self._rows_of(part, given[tap.target], batch) for given in taught_by
             ]
@@ -514,14 +515,12 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
                     f"Received: shape {tuple(values[0].shape)}"
                 )
             mean = sum(values[1:], start=values[0]) / len(values)
-            total = mean if total is None else total + mean
+            total = mean if total is None else ops.add(total, mean)
         return ops.reshape(total, (-1,))
 
     def _rows_of(self, part, output, batch):
         """Returns those rows of an output that a term is on."""
-        # Squares of float16 overflow.
-        wide = keras.backend.result_type(output.dtype, "float32")
-        output = ops.cast(output, wide)
+        output = _wide(output)
         if part.on_views:
             return output
         return untransformed(output, self._rows_of_an_image(_seen(batch)))
@@ -570,6 +569,27 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
 
     def _rows_of_an_image(self, seen):
         return self.num_views if seen is None else self.num_seen
+
+
+def _layer(term, teacher_shapes, shape):
+    """Returns the layer that a term has for outputs of these shapes, if there is one.
+
+    Raises:
+        ValueError: If it has none for one of them, or would need one for each teacher.
+    """
+    layers = [term.make_layer(each, shape) for each in dict.fromkeys(teacher_shapes)]
+    if len(layers) > 1 and any(layer is not None for layer in layers):
+        raise ValueError(
+            "Expected the same shape of all teachers' features for a term with a "
+            f"layer. Received: {teacher_shapes}"
+        )
+    return layers[0]
+
+
+def _wide(output):
+    """Returns an output in float32 at least: squares of float16 overflow."""
+    wide = keras.backend.result_type(output.dtype, "float32")
+    return ops.cast(output, wide)
 
 
 class _WarmUp(FitCallback):

@@ -97,20 +97,29 @@ class Learner:
         return output_names(self.network)[1:]
 
 
-def parts_of(terms: Sequence, learner: Learner) -> list[Part]:
+def as_terms(terms: Sequence) -> list[Term]:
+    """Returns the terms of a list of what `keras_hsakd.terms.get` takes.
+
+    Raises:
+        ValueError: If it is no such list.
+    """
+    if isinstance(terms, (str, Mapping)) or not isinstance(terms, Sequence):
+        raise ValueError(f"Expected `terms` to be a list of terms. Received: {terms!r}")
+    return list(map(all_terms.get, terms))
+
+
+def parts_of(terms: Sequence[Term], learner: Learner) -> list[Part]:
     """Returns the parts that terms are on the outputs of a network.
 
     Args:
-        terms: List of what `keras_hsakd.terms.get` takes.
+        terms: The terms.
         learner: The network.
 
     Raises:
         ValueError: If a term needs what is not there, or two have the same name.
     """
-    if isinstance(terms, (str, Mapping)) or not isinstance(terms, Sequence):
-        raise ValueError(f"Expected `terms` to be a list of terms. Received: {terms!r}")
     parts = []
-    for term in map(all_terms.get, terms):
+    for term in terms:
         if term.needs_teacher and not learner.teachers:
             raise ValueError(
                 "Expected `terms` that need labels alone, such as CrossEntropy, where "
@@ -135,7 +144,8 @@ def _parts(term, learner):
         features = [part for part in found if not part.on_views]
         if features:
             taps = tuple(tap for part in features for tap in part.taps)
-            merged = features[0]._replace(metric=term.label, taps=taps)
+            _check_once(taps, term, learner)
+            merged = features[0]._replace(metric=term.name or term.label, taps=taps)
             found = [merged, *(part for part in found if part.on_views)]
     if term.name and len(found) == 1:
         found = [found[0]._replace(metric=term.name)]
@@ -178,32 +188,54 @@ def _head(name, term, learner):
     return Tap(name, target)
 
 
+def _check_once(taps, term, learner):
+    """Raises a ValueError of features that a term would count twice."""
+    counts = Counter((id(learner.classifier.tensor(t.output)), t.target) for t in taps)
+    if counts and max(counts.values()) > 1:
+        raise ValueError(
+            f"Expected `on` to name the same features once. Received: {term!r}, which "
+            f"is on {[tap.output for tap in taps]}"
+        )
+
+
 def _features(on, term, learner):
     """Returns the taps of a term on features."""
     own = learner.classifier
     if on in (STAGES, LAST_STAGE):
-        count = 1 if on == LAST_STAGE else len(own.stages)
-        for teacher in learner.teachers if term.needs_teacher else ():
-            count = min(count, len(teacher.classifier.stages))
-        if not count:
-            raise ValueError(
-                f"Expected networks with stages, whose images have a known size, for "
-                f"{term!r}. Received: `{own.name}`, or a teacher, without"
-            )
-        names = list(own.stages)[-count:]
-        targets = [list(t.classifier.stages)[-count:] for t in learner.teachers]
-        targets = targets[0] if targets else names
-        if term.teacher:
-            targets = [_known(term.teacher, term, learner)]
-        return list(map(Tap, names, targets))
+        return _stages(on, term, learner)
     if own.tensor(on) is None:
         places = (*PLACES, *learner.heads, *own.stages)
         raise ValueError(
             f"Expected `on` to be one of {places}, or the name of a layer of "
-            f"`{own.name}`. Received: on={on!r}"
-            f"{did_you_mean(on, (*places, *own.layers))}"
+            f"`{own.name}`. Received: on={on!r}{_near(on, own, places)}"
         )
     return [Tap(on, _known(term.teacher or on, term, learner))]
+
+
+def _stages(on, term, learner):
+    """Returns the taps of a term on all stages, or on the last one."""
+    own = learner.classifier
+    # The teachers' stages, where it is they that are compared with.
+    others = [] if term.teacher or not term.needs_teacher else learner.teachers
+    found = [list(each.classifier.stages) for each in others]
+    count = min(map(len, [own.stages, *found]))
+    if not count:
+        raise ValueError(
+            f"Expected networks with stages, whose images have a known size, for "
+            f"{term!r}. Received: `{own.name}`, or a teacher, without"
+        )
+    count = 1 if on == LAST_STAGE else count
+    names = list(own.stages)[-count:]
+    targets = [stages[-count:] for stages in found] or [names]
+    if term.teacher:
+        targets = [[_known(term.teacher, term, learner)]]
+    if any(each != targets[0] for each in targets):
+        counts = {each.signature.name: len(each.classifier.stages) for each in others}
+        raise ValueError(
+            f"Expected teachers with the same number of stages each for {term!r}: name "
+            f"one that all have, such as on='stage_1'. Received: {counts}"
+        )
+    return list(map(Tap, names, targets[0]))
 
 
 def _known(target, term, learner):
@@ -211,9 +243,16 @@ def _known(target, term, learner):
     for teacher in learner.teachers if term.needs_teacher else ():
         network = teacher.classifier
         if network.tensor(target) is None:
-            known = (FEATURES, *network.stages, *network.layers)
+            places = (FEATURES, *network.stages)
             raise ValueError(
                 f"Expected `teacher` to name a stage or a layer of `{network.name}` for"
-                f" {term!r}. Received: {target!r}{did_you_mean(target, known)}"
+                f" {term!r}. Received: {target!r}{_near(target, network, places)}"
             )
     return target
+
+
+def _near(name, network, places):
+    """Returns what a name may mean that is no tensor of a network, for an error."""
+    if calls := len(network.calls.get(name, ())):
+        return f", a layer that is called {calls} times"
+    return did_you_mean(name, (*places, *network.layers))
