@@ -522,7 +522,7 @@ FAULTS = {
     "settings_not_given": Fault(
         "for k, v in settings[name].items() if v is not None}",
         "for k, v in settings[name].items()}",
-        "tfds",
+        "runs",
     ),
     "digest_of_origin": Fault(
         "digest.update(values.tobytes())",

@@ -20,7 +20,6 @@ from keras_hsakd.runs import (
     recipes,
     train,
 )
-from keras_hsakd.runs.training import finished_run
 
 NOWHERE = "https://127.0.0.1:9/cifar-100-binary.tar.gz"
 
@@ -410,16 +409,6 @@ def test_a_run(build, tmp_path, stand_ins_once):
     # Neither belongs to another place.
     moved = images.changed(run, {"data": "tfds:others"})
     assert (moved.data_dir, moved.mean) == (None, (0.1, 0.2, 0.3))
-
-
-def test_a_record_from_before_the_splits_is_the_same(build, tmp_path, stand_ins_once):
-    settings = DataSettings(data="digits", image_size=8, limit=8)
-    training = TrainingSettings(model="resnet8", epochs=1, batch_size=4)
-    made = train(Baseline(), tmp_path / "run", training, settings, verbose=0)
-    for name in ("train_split", "test_split", "unlabeled"):
-        del made.record["data"][name]
-    made.write()
-    assert finished_run(Baseline(), tmp_path / "run", training, settings) is not None
 
 
 def test_the_recipes_of_imagenet():
