@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # In two processes; a module stays in one, but for what the other takes at the end.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25
+# Those that have a test which runs on JAX, too.
+CORE = $(shell grep -l 'mark\.core' tests/test_*.py)
 # What is checked before each commit: no training of more than a few steps.
 FASTEST := $(addprefix tests/test_, $(addsuffix .py, checkpoints compat data export \
 	files heads layers losses ops optimizers package runs views))
@@ -29,7 +31,7 @@ check: lint ## Style and the fastest tests, before each commit: 1 minute
 
 test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 18 minutes
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) -m "core and not slow"
+	KERAS_BACKEND=jax $(PYTEST) -m "core and not slow" $(CORE)
 
 test-slow: $(VENV)/.installed-slow ## The tests that take minutes
 	$(PYTEST) -m slow

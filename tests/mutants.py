@@ -54,7 +54,9 @@ FAULTS = {
         "ops views",
     ),
     "sum_for_mean": Fault(
-        "total += mean_of_rows(values)", "total += ops.sum(values)", "trainers"
+        "ops.add(total, mean_of_rows(values))",
+        "ops.add(total, ops.sum(values))",
+        "trainers",
     ),
     "sum_over_heads": Fault(
         "names = heads if on == HEADS else [on]",
@@ -263,7 +265,9 @@ FAULTS = {
         "features",
     ),
     "sum_over_taps": Fault(
-        "total = mean if total is None else total + mean", "total = mean", "features"
+        "total = mean if total is None else ops.add(total, mean)",
+        "total = mean",
+        "features",
     ),
     "rows_of_weight_zero": Fault(
         'counts = {"counts": ops.not_equal(weights, 0)}', "pass", "features"
@@ -277,8 +281,8 @@ FAULTS = {
         '"fan_in", "uniform", seed)', '"fan_in", "uniform")', "features"
     ),
     "shares_of_teachers": Fault(
-        "share = ops.cast(self.shares[number], values.dtype)",
-        "share = 1 / len(self._members)",
+        "values = values * ops.cast(self.shares[number], values.dtype)",
+        "values = values / len(self._members)",
         "ensembles",
     ),
     "last_heads_of_a_teacher": Fault(
@@ -522,7 +526,7 @@ FAULTS = {
     "settings_not_given": Fault(
         "for k, v in settings[name].items() if v is not None}",
         "for k, v in settings[name].items()}",
-        "tfds",
+        "runs",
     ),
     "digest_of_origin": Fault(
         "digest.update(values.tobytes())",

@@ -27,7 +27,7 @@ STUDENT = "--model resnet8 --epochs 1 --batch-size 5 --verbose 0 --output"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, stand_ins):
+def trained(tmp_path_factory, stand_ins, eager_trainers):
     digits = DataSettings(data="digits", image_size=8, limit=8)
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     return train(Teacher(), folder, TRAINING, digits, verbose=0)

@@ -9,8 +9,6 @@ import pytest
 
 from keras_hsakd import callbacks
 
-pytestmark = pytest.mark.core
-
 
 def train(callbacks, steps_per_execution=1, batch_size=4):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -128,6 +126,7 @@ def test_an_error_without_an_interrupt_stays_what_it_is():
         raise RuntimeError("another")
 
 
+@pytest.mark.core
 def test_the_best_network_is_kept(tmp_path):
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     saving = callbacks.SaveNetwork(network, tmp_path, monitor="val_accuracy")

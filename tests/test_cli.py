@@ -36,7 +36,7 @@ SMALL = "--data digits --image-size 8 --examples-per-class 5 --limit 50 --batch-
 
 
 def test_from_a_teacher_to_a_served_student(
-    eager_trainers, tmp_path, monkeypatch, capfd
+    stand_ins_once, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
     few_calls = functools.partial(measuring.latency, calls=2)
@@ -112,7 +112,7 @@ def test_checkpoints_of_others_teach_and_go_back(
     assert "Expected `--model`" in capfd.readouterr().err
 
 
-def test_mutual_and_terms(stand_ins_once, tmp_path, monkeypatch, capfd):
+def test_mutual_and_terms(stand_ins_once, eager_trainers, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     few = "--model wrn_10_1 --epochs 1 --batch-size 25 --verbose 0"
     small = SMALL.partition("--batch-size")[0]
@@ -303,13 +303,6 @@ def test_help_shows_defaults(command, capsys):
     assert "None" not in printed
 
 
-def test_what_is_required_is_said(capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["teacher"])
-    assert end.value.code == 2
-    assert "required: --data, --model, --output" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("word", ["--epoch=3", "--epoch"])
 def test_flags_are_written_in_full(word, capsys):
     line = f"baseline --data digits --model resnet8 --output out {word} 3"
@@ -318,15 +311,6 @@ def test_flags_are_written_in_full(word, capsys):
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert f"unrecognized arguments: {word} 3 (did you mean '--epochs' or " in error
-
-
-def test_an_interrupt_is_no_traceback(monkeypatch, capsys):
-    def interrupt(*arguments, **keywords):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(demo, "run", interrupt)
-    assert cli.main(["demo"]) == 130
-    assert "interrupted" in capsys.readouterr().err
 
 
 def test_an_interrupt_that_became_another_error_is_an_interrupt(monkeypatch, capsys):
@@ -423,7 +407,7 @@ def test_ctrl_c_leaves_a_readable_run(epochs_done, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_ctrl_c_at_any_moment(tmp_path):
-    for number in range(8):
+    for number in range(0, 8, 2):
         output = tmp_path / f"run{number}"
         process = start(output, epochs=100_000)
         wait_for((output / "run.json").exists, process)

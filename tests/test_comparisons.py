@@ -184,14 +184,6 @@ def test_one_seed_twice_is_told_apart_by_folders(tmp_path):
         compare([tmp_path])
 
 
-def test_folders_of_the_same_name_are_others(tmp_path):
-    folders = [tmp_path / name / "student" for name in ("first", "second")]
-    for seed, folder in enumerate(folders):
-        write_run(folder, seed=seed)
-    (found,) = methods(*folders, folders[0], tmp_path / "first").values()
-    assert list(found.runs) == [0, 1]
-
-
 def test_other_images_are_another_comparison(runs, tmp_path):
     write_run(tmp_path / "more" / "a", measured=200)
     write_run(tmp_path / "more" / "b", data="tfds:photographs")

@@ -12,6 +12,10 @@ from PIL import Image, ImageOps
 
 from keras_hsakd.data import decoding
 
+TEXT = tf.TensorSpec((), tf.string)
+# Traced once: called as they are, they trace all their branches each time.
+decode = tf.function(decoding.decode, input_signature=[TEXT])
+decode_file = tf.function(decoding.decode_file, input_signature=[TEXT, TEXT])
 HEIGHT, WIDTH = 18, 26
 RNG = np.random.default_rng(0)
 # Smooth, so that little is lost in a JPEG, and without any symmetry.
@@ -132,7 +136,7 @@ EXACT = {
 @pytest.mark.parametrize("name", EXACT)
 def test_pixels_are_those_of_pillow(name):
     expected = by_pillow(EXACT[name])
-    image = decoding.decode_file(EXACT[name], "").numpy()
+    image = decode_file(EXACT[name], "").numpy()
     # The conversion of colors that were lost rounds in more than one way.
     np.testing.assert_allclose(image, expected, atol=2 if "lossy" in name else 0)
 
@@ -147,8 +151,8 @@ SERVED = [
 
 @pytest.mark.parametrize("name", SERVED)
 def test_what_is_served_has_the_same_pixels(name):
-    image = decoding.decode(EXACT[name])
-    np.testing.assert_array_equal(image, decoding.decode_file(EXACT[name], ""))
+    image = decode(EXACT[name])
+    np.testing.assert_array_equal(image, decode_file(EXACT[name], ""))
 
 
 def exif(orientation, order="<", kind=3):
@@ -169,17 +173,15 @@ def test_jpegs_are_turned(orientation, order, kind):
     raw = Image.fromarray(tf.io.decode_jpeg(content).numpy())
     raw.getexif()[0x0112] = orientation
     expected = np.asarray(ImageOps.exif_transpose(raw))
-    np.testing.assert_array_equal(decoding.decode(content), expected)
-    np.testing.assert_array_equal(decoding.decode_file(content, ""), expected)
+    np.testing.assert_array_equal(decode(content), expected)
+    np.testing.assert_array_equal(decode_file(content, ""), expected)
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}])
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_jpegs_are_nearly_those_of_pillow(mode, options):
     content = encoded(PHOTO.convert(mode), "JPEG", quality=98, **options)
-    np.testing.assert_allclose(
-        decoding.decode(content), by_pillow(content).astype(int), atol=12
-    )
+    np.testing.assert_allclose(decode(content), by_pillow(content).astype(int), atol=12)
 
 
 def test_damaged_exif_is_no_error():
@@ -190,7 +192,7 @@ def test_damaged_exif_is_no_error():
             f"_{start + randomly.randrange(44)}" for _ in range(randomly.choice((1, 3)))
         }
         damaged = replaced(content, **dict.fromkeys(at, randomly.choice((0, 255, 77))))
-        assert sorted(decoding.decode(damaged).shape) == [3, HEIGHT, WIDTH]
+        assert sorted(decode(damaged).shape) == [3, HEIGHT, WIDTH]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_damaged_exif_is_no_error():
 )
 def test_what_cannot_be_decoded_is_named(content, error):
     with pytest.raises(tf.errors.OpError) as raised:
-        decoding.decode_file(content, "")
+        decode_file(content, "")
     assert re.search(error, decoding.why(raised.value))
 
 
@@ -234,7 +236,7 @@ def test_what_cannot_be_decoded_is_named(content, error):
 )
 def test_what_is_not_served_is_refused(content, error):
     with pytest.raises(tf.errors.InvalidArgumentError, match=error):
-        decoding.decode(content)
+        decode(content)
 
 
 def png_header(height, width):
@@ -256,9 +258,9 @@ def test_images_of_too_many_pixels_are_refused_by_their_header(name):
     error = "at most 100000000 pixels|exceeds limit of"
     if name != "bmp":  # of which TensorFlow looks for the pixels first
         with pytest.raises(tf.errors.InvalidArgumentError, match=error):
-            decoding.decode(LARGE[name])
+            decode(LARGE[name])
     with pytest.raises(tf.errors.OpError, match=error):
-        decoding.decode_file(LARGE[name], "large")
+        decode_file(LARGE[name], "large")
 
 
 def test_errors_name_the_file():
@@ -266,21 +268,21 @@ def test_errors_name_the_file():
     for name, shown in ((path, path.decode()), (b"caf\xe9.png", r"caf\xe9.png")):
         for content, what in ((b"text", "text"), (LARGE["png"], "10001")):
             with pytest.raises(tf.errors.OpError) as error:
-                decoding.decode_file(content, name)
+                decode_file(content, name)
             assert decoding.why(error.value).endswith(f"{what} in '{shown}'")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK"])
 def test_tiff(mode):
     content = encoded((CLEAR if "A" in mode else PHOTO).convert(mode), "TIFF")
-    image = decoding.decode_file(content, "scan")
+    image = decode_file(content, "scan")
     np.testing.assert_array_equal(image, by_pillow(content))
 
 
 def test_tiff_of_another_mode():
     deep = encoded(Image.fromarray(np.zeros((4, 5), "uint16")), "TIFF")
     with pytest.raises(tf.errors.OpError, match=r"Received: I;16 in .scan.tiff"):
-        decoding.decode_file(deep, "scan.tiff")
+        decode_file(deep, "scan.tiff")
 
 
 def test_a_saved_model_decodes_the_same(tmp_path):
@@ -296,5 +298,5 @@ def test_a_saved_model_decodes_the_same(tmp_path):
         EXACT["webp alpha"],
         EXACT["bmp RGB"],
     ]
-    expected = [decoding.decode(file) for file in files]
+    expected = [decode(file) for file in files]
     np.testing.assert_array_equal(served(tf.constant(files)), expected)

@@ -22,7 +22,9 @@ TINY = demo.DemoSettings(
 )
 
 
-def test_the_demo_from_the_command_line(stand_ins_once, tmp_path, capsys):
+def test_the_demo_from_the_command_line(
+    stand_ins_once, eager_trainers, tmp_path, capsys
+):
     output = tmp_path / "demo"
     assert (
         cli.main(["demo", "--output", str(output), "--seeds", "2", *SMALL.split()]) == 0
@@ -90,7 +92,7 @@ def test_what_is_said_of_a_gain(low, told):
 
 
 @pytest.mark.slow
-def test_an_earlier_demo_is_overwritten(tmp_path):
+def test_an_earlier_demo_is_overwritten(stand_ins_once, eager_trainers, tmp_path):
     output = tmp_path / "demo"
     for seeds, more in (("1", []), ("2", ["--overwrite"])):
         arguments = ["demo", "--output", f"{output}/", "--seeds", seeds]

@@ -26,7 +26,20 @@ def examples_of(module):
     return [docstring for docstring in found if docstring.examples]
 
 
-@pytest.mark.parametrize("module", MODULES)
+# Whose examples make networks of the zoo, train, or write what is served.
+LONG = ("callbacks", "checkpoints", "export", "heads", "runs", "teachers", "trainers")
+LONG += ("tryout",)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(
+            name, marks=pytest.mark.slow if {*name.split(".")} & {*LONG} else ()
+        )
+        for name in MODULES
+    ],
+)
 def test_examples_print_what_they_say(module, eager_trainers, tmp_path, monkeypatch):
     for docstring in examples_of(module):
         # Each in a folder of its own.

@@ -62,6 +62,7 @@ def make_photographs(folder, size):
     (folder / "train" / "dark" / "broken.jpg").write_text("no image")
 
 
+@pytest.mark.slow
 def test_cifar100_from_teacher_to_served_student(run, cifar100_data_dir, tmp_path):
     small = ["--data-dir", cifar100_data_dir, "--epochs", "1"]
     run("cifar100_teacher.py", "--model", "resnet8", *small)

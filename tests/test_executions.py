@@ -89,7 +89,6 @@ def test_images_that_are_augmented_on_the_device_are_the_same():
     [
         ({}, "normalize=True"),
         ({"normalize": False, "crop": "resized"}, "crop='resized'"),
-        ({"normalize": False, "augment": "rand_augment"}, "augment='rand_augment'"),
     ],
 )
 def test_what_a_device_cannot_augment(loading, received):

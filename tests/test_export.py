@@ -535,7 +535,7 @@ def test_killed_exports_leave_nothing_half_written():
 
 
 def test_without_heads_and_without_preprocessing(tmp_path):
-    plain = models.create("resnet8", 10, (16, 16, 3), heads=False)
+    plain = plain_student()
     path = export.saved_model(plain, tmp_path / "1")
     expected = plain.predict(IMAGES.astype("float32"), verbose=0)
     np.testing.assert_allclose(serve(path)["logits"], expected, rtol=1e-4, atol=1e-4)

@@ -38,9 +38,12 @@ def folder(tmp_path):
 
 def read(folder, **arguments):
     """Returns both pipelines and the warnings."""
+    # Of images that are not decoded, where a test is not of that.
+    quick = {"stream": True, "corrupt": "unchecked"}
+    arguments = {"image_size": 8, **quick, **arguments}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        datasets = data.image_folder(folder, image_size=8, **arguments)
+        datasets = data.image_folder(folder, **arguments)
     return *datasets, [str(warning.message) for warning in caught]
 
 
@@ -129,7 +132,7 @@ def test_names_that_are_no_utf_8(folder):
 def test_folders_that_are_refused(folder, add, error):
     write(folder, add)
     with pytest.raises(ValueError, match=error):
-        read(folder)
+        read(folder, corrupt="refuse")
 
 
 def test_two_classes_of_one_name(folder):
@@ -158,7 +161,7 @@ def test_a_test_folder_without_classes(folder):
 def test_files_that_cannot_be_decoded_are_named(folder, content, reason):
     write(folder, "train/cat/3.png", content=content)
     with pytest.raises(ValueError, match="Received: 1 of 9 ") as caught:
-        read(folder)
+        read(folder, corrupt="refuse")
     assert f"'{folder}/train/cat/3.png' (" in str(caught.value)
     assert f"{reason})" in str(caught.value)
 
@@ -166,10 +169,11 @@ def test_files_that_cannot_be_decoded_are_named(folder, content, reason):
 def test_a_link_to_nothing_is_named(folder):
     (folder / "train" / "cat" / "3.png").symlink_to(folder / "gone.png")
     with pytest.raises(ValueError, match=r"cat/3.png' \(No such file or directory\)"):
-        read(folder)
+        read(folder, corrupt="refuse")
 
 
 def fingerprints(folder, **arguments):
+    arguments = {"stream": True, "corrupt": "unchecked", **arguments}
     train, test = data.image_folder(folder, image_size=8, **arguments)
     return train.fingerprint(), test.fingerprint()
 
@@ -230,7 +234,7 @@ def test_nothing_held_out_is_an_error_before_images_are_read(tmp_path, size, err
         write(tmp_path, *(f"train/{name}/{i}.png" for i in range(size)), content=b"")
     expected = f"at least 3 examples .* 20%. Received: {error}" if error else "empty"
     with pytest.raises(ValueError, match=expected):
-        read(tmp_path, validation=True)
+        read(tmp_path, validation=True, corrupt="refuse")
 
 
 def test_hold_out_keeps_its_rounding():
@@ -239,7 +243,7 @@ def test_hold_out_keeps_its_rounding():
     assert out[0].tolist() == [4, 11, 12] and len(kept[0]) == 10
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 5), (5, 4), (1, 500)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 4), (1, 500)])
 def test_crops_of_tiny_images(shape):
     image = tf.fill((*shape, 3), tf.constant(77, tf.uint8))
     for fraction in (0.01, 0.5, 0.875, 1.0):

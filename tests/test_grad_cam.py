@@ -5,8 +5,6 @@ import pytest
 from keras_hsakd import strip_heads
 from keras_hsakd.grad_cam import grad_cam
 
-pytestmark = pytest.mark.core
-
 
 def convolved(images, kernel):
     """Returns a convolution of stride 1 with zero padding."""
@@ -54,6 +52,7 @@ def network():
     return model
 
 
+@pytest.mark.core
 def test_it_is_as_in_numpy(network):
     images = np.random.default_rng(1).normal(size=(3, 4, 4, 3))
     weights = [np.asarray(w, "float64") for w in network.get_weights()]

@@ -5,8 +5,6 @@ import pytest
 from keras_hsakd import checkpoints, heads, models
 from keras_hsakd.graph import with_preprocessing
 
-pytestmark = pytest.mark.core
-
 RAW = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), "uint8")
 SCALE, OFFSET = [0.01, 0.02, 0.03], [-1.0, 0.0, 1.0]
 
@@ -43,6 +41,7 @@ def test_with_preprocessing(strip, tiny_network, tmp_path):
         np.testing.assert_allclose(part(RAW), other(normalised), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.core
 def test_an_adapted_layer_is_copied_adapted():
     adapted = keras.layers.Normalization()
     adapted.adapt(np.random.default_rng(0).normal(5, 3, (64, 3)))
@@ -66,6 +65,7 @@ def test_another_preprocessing_takes_its_place(tiny_network):
         with_preprocessing(keras.Model(images, inside), rescaling())
 
 
+@pytest.mark.core
 def test_preprocessing_is_computed_in_float32(tiny_network):
     keras.config.set_dtype_policy("mixed_bfloat16")
     network = with_preprocessing(tiny_network(), rescaling())

@@ -5,13 +5,12 @@ import pytest
 import keras_hsakd
 from keras_hsakd import heads
 
-pytestmark = pytest.mark.core
-
 
 def test_head_names(tiny_network):
     assert heads.head_names(tiny_network(heads=3)) == ["aux_1", "aux_2", "aux_3"]
 
 
+@pytest.mark.core
 def test_strip_heads_shares_weights_and_equals_the_logits(tiny_network, batch):
     network = tiny_network()
     plain = heads.strip_heads(network)
@@ -25,6 +24,7 @@ def test_strip_heads_shares_weights_and_equals_the_logits(tiny_network, batch):
     assert heads.strip_heads(plain) is plain
 
 
+@pytest.mark.core
 def test_split_computes_what_the_whole_does(tiny_network, batch):
     network = tiny_network()
     parts = heads.split(network)

@@ -81,7 +81,7 @@ CASES = {
 }
 
 
-FAST = "same size", "several sizes", "random parts", "center crops", "larger"
+FAST = "same size", "several sizes", "random parts"
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,10 @@ LARGE = (
     "resnet50",
     "resnet101",
     "resnet152",
+    "resnet18_imagenet",
     "resnet34_imagenet",
     "resnet50_imagenet",
+    "vgg13_bn",
 )
 
 
@@ -72,7 +74,7 @@ def test_every_official_network_is_there():
     assert set(AUTHORS) < set(models.names())
 
 
-@pytest.mark.parametrize("name", AUTHORS)
+@pytest.mark.parametrize("name", by_cost(AUTHORS))
 def test_size_and_cost_of_the_official_network(name):
     official = OFFICIAL[name]
     with shapes_only():  # shapes are enough
@@ -130,7 +132,17 @@ def assert_same_state(back, state):
         np.testing.assert_array_equal(back[key], value)
 
 
-@pytest.mark.parametrize("name", by_cost(models.names()))
+ONE_OF_EACH = ("wrn_16_2", "resnet8", "vgg8_bn", "mobilenet_v2", "mlperf_resnet8")
+ONE_OF_EACH += ("shufflenet_v1", "shufflenet_v2_x0_3")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ONE_OF_EACH else pytest.mark.slow)
+        for name in models.names()
+    ],
+)
 def test_every_variant_has_heads_and_takes_other_images(name):
     with shapes_only():
         network = models.create(name, 7, input_shape=(15, 15, 3))
@@ -233,8 +245,10 @@ BUILDERS = {
 }
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-@pytest.mark.parametrize("options", [{"heads": False}, {"num_views": 2}])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {"num_views": 2}) for name in BUILDERS), ("wrn_16_2", {"heads": False})],
+)
 def test_a_builder_makes_the_rows_of_its_table(name, options):
     builder, parameters = BUILDERS[name]
     with shapes_only():

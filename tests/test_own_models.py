@@ -84,7 +84,7 @@ def backbone(package, name, **arguments):
 LIGHT = {"head": "light", "taps": ["normal_concat_3", "normal_concat_8"]}
 MODELS = [
     pytest.param(small_cnn, {}, id="sequential"),
-    pytest.param(two_branches, {}, id="two_branches"),
+    pytest.param(two_branches, {}, marks=pytest.mark.slow, id="two_branches"),
     pytest.param(
         nested_backbone, {"head": "light"}, marks=pytest.mark.slow, id="nested"
     ),

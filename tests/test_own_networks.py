@@ -356,12 +356,6 @@ def test_a_file_must_be_there_and_whole(tmp_path):
         made(str(tmp_path / "damaged.keras"))
 
 
-@keras.saving.register_keras_serializable("hsakd_tests")
-class Twice(layers.Layer):
-    def call(self, x):
-        return 2 * x
-
-
 def test_layers_of_your_own_are_imported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, known in (("no_such_module", False), ("mylayers", True)):
@@ -450,15 +444,7 @@ def test_a_teacher_that_is_no_better_than_chance_is_refused(tmp_path):
     check(0.0, images=249)
 
 
-REAL = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0")
-REAL += (
-    "MobileNet",
-    "MobileNetV2",
-    "MobileNetV3Small",
-    "ResNet50",
-    "ResNet50V2",
-    "VGG16",
-)
+REAL = ("EfficientNetB0", "MobileNetV3Small", "ResNet50V2", "VGG16")
 
 
 @pytest.mark.slow

@@ -110,7 +110,6 @@ assert keras.saving.get_registered_object("keras_hsakd>Distiller")
 """
 
 
-@pytest.mark.core
 def test_import_warns_of_nothing_and_takes_nothing_optional():
     result = python(IMPORTS)
     assert result.returncode == 0, result.stderr

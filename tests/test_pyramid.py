@@ -6,8 +6,6 @@ from keras import layers
 from keras_hsakd import attach_heads, backbone, models
 from keras_hsakd.graph import with_preprocessing
 
-pytestmark = pytest.mark.core
-
 
 def pixels(height, width, channels=3):
     shape = (2, height, width, channels)
@@ -54,7 +52,13 @@ ZOO = {
 }
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "resnet8" else pytest.mark.slow)
+        for name in ZOO
+    ],
+)
 def test_features_are_those_of_the_student(name):
     student = models.create(name, num_classes=3, input_shape=(32, 64, 3), num_views=2)
     check_features(student, backbone(student), ZOO[name])
@@ -212,6 +216,7 @@ def test_training_it_trains_the_student_unless_frozen(tiny_network, frozen):
     assert all(path.startswith("tiny_stage") for path in moved)
 
 
+@pytest.mark.core
 def test_it_is_saved_with_its_levels(tiny_network, tmp_path):
     found = backbone(tiny_network(), input_shape=(16, 16, 3))
     found.save(tmp_path / "backbone.keras")

@@ -134,35 +134,6 @@ def test_by_view_and_by_class():
             assert (gain > 0) == (which == "gained_most")
 
 
-def test_a_perfect_and_a_guessing_network():
-    labels = np.arange(600) % 6
-    right = np.ones((600, 4), bool)
-    perfect = Answers(labels, 50 * np.eye(6)[labels], {"accuracy": right})
-    found = figures(perfect, ROTATIONS)
-    for name, value in found.items():
-        errors = ("likelihood", "error", "score")
-        assert value == pytest.approx(0 if name.endswith(errors) else 1)
-
-    guesses = rng.normal(size=(600, 6))
-    seen = {"accuracy": (guesses.argmax(axis=1) == labels)[:, np.newaxis]}
-    others = {"teacher": perfect.logits, "beside": perfect.logits}
-    guessing = Answers(labels, 1e-6 * guesses, seen, {}, others)
-    found = figures(guessing, ROTATIONS[:1])
-    for name, expected, margin in (
-        ("accuracy", 1 / 6, 0.06),
-        ("top_5_accuracy", 5 / 6, 0.06),
-        ("teacher_agreement", 1 / 6, 0.06),
-        ("expected_calibration_error", 0, 0.06),
-        ("negative_log_likelihood", np.log(6), 1e-4),
-        ("brier_score", 5 / 6, 1e-4),
-        ("teacher_divergence", np.log(6), 1e-4),
-    ):
-        assert found[name] == pytest.approx(expected, abs=margin)
-    most = changed_most(guessing, "abcdef")
-    assert (most["accuracy"], most["gained_most"]) == (1, [])
-    assert len(most["lost_most"]) == 5
-
-
 def test_few_classes_have_no_five_likeliest():
     assert "top_5_accuracy" in figures(made_up(6), ROTATIONS)
     assert "top_5_accuracy" not in figures(made_up(5), ROTATIONS)

@@ -249,32 +249,37 @@ BENCHMARK = ("/kd", "/fitnet", "/attention", "/similarity", "/relational")
 KINDS = [kind(name) for name in recipes.names()]
 
 
-def differs_little(i, name):
+def differs_little(name):
     """Returns whether another recipe shows most of it."""
     other = ("imagenet", "tiny_imagenet", "stl10", "photographs", "voc", "mlperf_tiny")
     rare = ("/frozen", "dkd", "standardized", *BENCHMARK)
-    return KINDS.index(kind(name)) != i or name.startswith(other) or name.endswith(rare)
+    return name.startswith(other) or name.endswith(rare)
 
 
-def networks_of(name):
-    """Returns the networks that an experiment trains."""
-    steps = recipes.get(name).steps
-    return [(step.kind, step.training.model, step.training.head) for step in steps]
-
-
-NETWORKS = [networks_of(name) for name in recipes.names()]
+def with_new_networks():
+    """Returns experiments that together have each network."""
+    seen, names = set(), []
+    for name in recipes.names():
+        steps = recipes.get(name).steps
+        networks = {(step.training.model, step.training.head) for step in steps}
+        if not networks <= seen:
+            names.append(name)
+        seen |= networks
+    return names
 
 
 @pytest.mark.parametrize(
     "name",
     [
         # All of them take minutes.
-        pytest.param(name, marks=[pytest.mark.slow] if differs_little(i, name) else [])
+        pytest.param(name, marks=[pytest.mark.slow] if differs_little(name) else [])
         for i, name in enumerate(recipes.names())
-        if KINDS.index(kind(name)) == i or not name.endswith(BENCHMARK)
+        if KINDS.index(kind(name)) == i
     ],
 )
-def test_each_runs_with_stand_ins(name, folder, stand_ins, shared_steps, tmp_path):
+def test_each_runs_with_stand_ins(
+    name, folder, stand_ins, eager_trainers, shared_steps, tmp_path
+):
     steps = recipes.get(name).steps
     keys = {step.name: str(steps[: i + 1]) for i, step in enumerate(steps[:-1])}
     given = {n: shared_steps[key] for n, key in keys.items() if key in shared_steps}
@@ -291,14 +296,7 @@ def test_each_runs_with_stand_ins(name, folder, stand_ins, shared_steps, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for i, name in enumerate(recipes.names())
-        if NETWORKS.index(networks_of(name)) == i
-    ],
-)
+@pytest.mark.parametrize("name", with_new_networks())
 def test_each_runs_with_the_networks_themselves(name, folder, tmp_path):
     size = 64 if name.startswith("imagenet") else 32
     runs = run(name, folder, tmp_path / "out", image_size=size, limit=12)

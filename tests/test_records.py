@@ -191,7 +191,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
 def test_whatever_a_record_holds_is_one_line(tmp_path, capsys, count):
     draw = random.Random(count)
     # There are no networks: what passes for a record ends with that.

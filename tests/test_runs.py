@@ -56,11 +56,11 @@ RAW = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), "uint8")
 FILES = ["best.keras", "curves.png", "last.keras", "log.csv", "run.json", "tensorboard"]
 
 
-pytestmark = pytest.mark.usefixtures("stand_ins")
+pytestmark = pytest.mark.usefixtures("stand_ins", "eager_trainers")
 
 
 @pytest.fixture(scope="module")
-def runs(stand_ins, tmp_path_factory):
+def runs(stand_ins, eager_trainers, tmp_path_factory):
     """Returns a folder with a run of each kind."""
     folder = tmp_path_factory.mktemp("runs")
     teacher = Teacher(head_metrics=True)
@@ -519,10 +519,16 @@ def test_data_dir_is_for_named_data_sets(tmp_path):
         train_baseline(tmp_path / "run", images)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
-@pytest.mark.parametrize("place", ["on_train_begin", "on_train_batch_end", "save"])
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("on_train_begin", KeyboardInterrupt),
+        ("on_train_batch_end", OSError("disk full")),
+        ("save", OSError("disk full")),
+    ],
+)
 def test_a_training_that_is_cut_off_leaves_a_readable_run(
-    error, place, tmp_path, monkeypatch
+    place, error, tmp_path, monkeypatch
 ):
     def cut_off(*arguments, **keywords):
         raise error
@@ -595,28 +601,16 @@ def test_a_file_that_is_no_image_is_named_also_unchecked(tmp_path):
     )
     bad = tmp_path / "photos" / "train" / "dog" / "2.png"
     whole = bad.read_bytes()
-    for content in (b"no picture", whole[: len(whole) // 2]):
-        bad.write_bytes(content)
-        with pytest.raises(ValueError, match=f"Expected .*Received: .*'{bad}'"):
-            train_baseline(tmp_path / "run", images, overwrite=True)
-        assert not (tmp_path / "run").exists()
+    bad.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"Expected .*Received: .*'{bad}'"):
+        train_baseline(tmp_path / "run", images, overwrite=True)
+    assert not (tmp_path / "run").exists()
     bad.write_bytes(whole)
     with (
         pytest.raises(tf.errors.InvalidArgumentError),
         load(images, 2, 0).errors_named(),
     ):
         raise tf.errors.InvalidArgumentError(None, None, "of something else")
-
-
-def test_a_first_network_that_is_not_saved_is_not_reported(tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(keras.Model, "save", full)
-    with pytest.raises(OSError, match="no space"):
-        train_baseline(tmp_path / "run")
-    record = Run.open(tmp_path / "run").record
-    assert (record["epochs_done"], record["last"], record["best"]) == (0, None, None)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
@@ -850,7 +844,7 @@ def test_a_kill_while_a_run_is_replaced(moves, runs, tmp_path, monkeypatch):
     assert sorted(os.listdir(run.path)) == ["last.keras", "run.json"]
 
 
-@pytest.mark.parametrize("why", [ValueError, KeyboardInterrupt, FloatingPointError])
+@pytest.mark.parametrize("why", [ValueError, KeyboardInterrupt])
 def test_a_run_comes_back_if_the_one_in_its_place_has_no_epoch(
     why, runs, tmp_path, monkeypatch
 ):
@@ -895,18 +889,20 @@ def test_nothing_is_touched_before_the_last_check(runs, tmp_path):
     assert content(tmp_path) == before
 
 
-@pytest.mark.parametrize("gone", ["snapshots", "last.keras", "best.keras", "log.csv"])
-def test_a_run_of_which_something_is_gone_does_not_go_on(gone, tmp_path, monkeypatch):
+def test_a_run_of_which_something_is_gone_does_not_go_on(tmp_path, monkeypatch):
     with pytest.raises(StoppedError), monkeypatch.context() as patch:
         stop_after(3, patch)  # in the second epoch
         train_baseline(tmp_path / "run", execution=RESUME)
-    path = tmp_path / "run" / gone
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    before = content(tmp_path / "run")
-    for _ in range(2):
-        with pytest.raises(ValueError, match=f"after 1 of .*, without {gone}; `--over"):
-            train_baseline(tmp_path / "run", execution=RESUME)
-        assert content(tmp_path / "run") == before
+    for gone in ("snapshots", "last.keras", "best.keras", "log.csv"):
+        run = shutil.copytree(tmp_path / "run", tmp_path / gone)
+        path = run / gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        before = content(run)
+        message = f"after 1 of .*, without {gone}; `--over"
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                train_baseline(run, execution=RESUME)
+            assert content(run) == before
 
 
 def test_a_kill_between_two_files_leaves_them_in_agreement(tmp_path, monkeypatch):
@@ -983,10 +979,6 @@ def test_training_images_are_decoded_when_a_run_begins_and_not_again(
         with pytest.raises(StoppedError):
             train_baseline(output, images, execution=streamed)
     assert len(decoded) == 6
-    with monkeypatch.context() as patch:
-        stop_after(0, patch)
-        with pytest.raises(StoppedError):
-            train_baseline(output, images, execution=streamed)
     # Kept or streamed, it is the same run.
     run = train_baseline(output, images, execution=RESUME)
     whole = train_baseline(tmp_path / "whole", images)
@@ -996,6 +988,7 @@ def test_training_images_are_decoded_when_a_run_begins_and_not_again(
     assert len(decoded) == 6
 
 
+@pytest.mark.slow
 def test_images_elsewhere_are_decoded_as_far_as_they_are_measured_on(
     runs, tmp_path, monkeypatch
 ):

@@ -8,12 +8,10 @@ For the real server, export a run with `--format saved_model keras`, serve it, a
 import base64
 import contextlib
 import functools
-import http.server
 import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -386,20 +384,6 @@ def test_a_busy_server_is_asked_again(stand_in, served, protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"])
-def test_what_another_try_would_not_mend_is_asked_once(
-    stand_in, served, protocol, code
-):
-    servable = Faulty(stand_in, ServingError(code, "wrong"))
-    with (
-        connection_to(servable, protocol) as connection,
-        pytest.raises(client.RequestError, match="wrong"),
-    ):
-        connection.predict("image_bytes", image_bytes=served.files[:1])
-    assert servable.asked == 1
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_time_out_is_that_of_all_attempts(stand_in, served, protocol):
     servable = Faulty(stand_in, seconds=2)
     with connection_to(servable, protocol, timeout=0.3) as connection:
@@ -469,20 +453,6 @@ def test_many_clients_at_once_beside_bad_requests(served):
         thread.join()
 
 
-def test_wrong_answers_are_counted(stand_in, served, capsys):
-    servable = Faulty(stand_in, every=10)
-    requests = [{"signature": "image_bytes", "image_bytes": served.files[:1]}]
-    with serving_stand_in.serve(servable) as (address, _):
-        connect = functools.partial(client.GrpcClient, address, "student")
-        summary = load.run(connect, requests, None, clients=4, seconds=0.5)
-    assert summary.answered == servable.asked
-    assert summary.wrong == summary.answered // 10 > 0
-    load.report(summary)
-    assert f"{summary.answered} answers, {summary.wrong} wrong, 0 failed" in (
-        capsys.readouterr().out
-    )
-
-
 # The command lines.
 
 
@@ -523,81 +493,3 @@ def test_load_py(served, photos, protocol, capsys):
     assert load.main(["--size", *size, *where, *few, *checked]) == 0
     assert load.main([photos[1], *where, *few]) == 1
     assert "0 wrong" in capsys.readouterr().out
-
-
-def test_the_client_imports_no_more_than_it_needs():
-    """REST without TensorFlow and gRPC."""
-    code = (
-        "import sys; sys.modules['grpc'] = sys.modules['tensorflow'] = None; "
-        f"sys.path.insert(0, {str(pathlib.Path(client.__file__).parent)!r}); "
-        "import client; client.RestClient('localhost:1', 'student'); "
-        "assert 'numpy' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-class Strange(http.server.BaseHTTPRequestHandler):
-    """Answers with what is no prediction, each time with something else."""
-
-    answers = (
-        b"<html>gateway</html>",
-        b"[1, 2]",
-        b"",
-        b'{"outputs": {"scores": [[1]]}}',
-        b'{"outputs": null}',
-        b'{"outputs": {"probabilities": [], "class": [7]}}',
-        b'{"outputs": {"probabilities": [[0.25, 0.75]], "class": [1]}}',
-    )
-    left = None
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        content = next(Strange.left)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
-def test_a_server_that_is_another_one_ends_no_other_file(tmp_path, capsys):
-    Strange.left = iter(Strange.answers)
-    server = http.server.HTTPServer(("127.0.0.1", 0), Strange)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    (tmp_path / "cat.jpg").write_bytes(b"an image")
-    photos = [str(tmp_path / "cat.jpg")] * len(Strange.answers)
-    where = ["--protocol", "rest", "--address", f"127.0.0.1:{server.server_port}"]
-    assert client.main([*photos, *where]) == 1
-    server.shutdown()
-    said = capsys.readouterr()
-    assert said.out == f"{photos[0]}  class 1: 0.750\n"
-    assert said.err.splitlines() == [
-        f"{photos[0]}  Expected {expected}"
-        for expected in (
-            "JSON with outputs. Received: <html>gateway</html>",
-            "JSON with outputs. Received: [1, 2]",
-            "JSON with outputs. Received: nothing",
-            "probabilities and class. Received: {'scores': [[1]]}",
-            "probabilities and class. Received: None",
-            "probabilities and class. Received: {'probabilities': [], 'class': [7]}",
-        )
-    ]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        ["--address", "host:x"],
-        ["--address", "host"],
-        ["--address", "host:99999"],
-        ["--retries", "-1"],
-        ["--timeout", "nan"],
-        ["--timeout", "0"],
-    ],
-)
-def test_flags_of_the_client_are_checked(wrong, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        client.main(["cat.jpg", *wrong])
-    assert f"argument {wrong[0]}: Expected" in capsys.readouterr().err

@@ -269,6 +269,7 @@ def test_workers_wait_for_each_other(tmp_path):
         end_of(process)
 
 
+@pytest.mark.slow
 def test_what_keras_does_not_train(tmp_path):
     """Several workers, uneven replicas, steps in a row."""
     paths = [tmp_path / name for name in ("0", "1", "uneven", "steps", "works")]

@@ -104,7 +104,7 @@ def test_an_epoch_is_the_same_for_any_batch_size_and_number_of_workers(
         assert epoch(*reader) == (expected, in_order)
 
 
-@pytest.mark.parametrize("examples", [70, 66, 3])
+@pytest.mark.parametrize("examples", [66, 3])
 def test_each_worker_reads_its_own_share_alone(examples):
     counts = []
     for worker in range(4):
@@ -176,7 +176,6 @@ def darker(images, labels):
 # Data and the steps of an epoch. Those tested in the fast run take all ways to go on.
 FAST = (
     "ours, half a pass an epoch",
-    "ours, mapped and repeated",
     "ours, batched over passes",
     "plain, repeated",
 )
@@ -275,13 +274,13 @@ def test_a_shuffle_that_is_the_same_each_time_goes_on(tmp_path):
     assert seen + fit(dataset, None, tmp_path)[0] == expected
 
 
-@pytest.mark.parametrize("steps", [None, 2, 3, 7])
+@pytest.mark.parametrize("steps", [None, 3])
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_a_second_training_goes_on_with_the_next_pass(steps):
     dataset = ours()
     first, _ = fit(dataset, steps, epochs=2)
     done = dataset.epoch_counter.value
-    assert done == -(-2 * (steps or BATCHES) // BATCHES) or steps in (3, 7)
+    assert done == -(-2 * (steps or BATCHES) // BATCHES) or steps == 3
     second, _ = fit(dataset, steps, epochs=2)
     counts = collections.Counter(first + second)
     assert max(counts.values()) == 1

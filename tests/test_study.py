@@ -100,18 +100,6 @@ def test_the_name_of_a_teacher_stays():
     assert name == "teacher-resnet56-seed_0-9c1bbf82"
 
 
-def test_options_of_an_earlier_step_are_in_its_name():
-    recipe = recipes.get("stl10/linear")
-    teacher, student, linear = recipe.steps
-    sampling = dataclasses.replace(student, options={"sampled_views": 2})
-    other = dataclasses.replace(recipe, steps=(teacher, sampling, linear))
-    names = [
-        [study._name_of(step, Line(each, "linear")) for step in each.steps[:2]]
-        for each in (recipe, other)
-    ]
-    assert names[0][0] == names[1][0] and names[0][1] != names[1][1]
-
-
 def test_a_study_writes_a_cache_once(trained, monkeypatch):
     def cache_teacher(folder, settings, data, verbose):
         assert folder not in caches
@@ -239,11 +227,6 @@ def test_what_is_told_of_a_line_wins(studied, tmp_path, capsys):
     assert third.recipe.steps[-1].data.data == "mine"
 
 
-def test_a_study_of_nothing(studied, tmp_path, capsys):
-    assert run_lines(tmp_path, "# later\n") == 1
-    assert "the name of an experiment in a line of" in capsys.readouterr().err
-
-
 def test_target_data_of_no_line(studied, tmp_path, capsys):
     assert run_lines(tmp_path, f"{PAIR}\n", "--target-data mine") == 1
     assert "Expected a line with a linear classifier" in capsys.readouterr().err
@@ -254,7 +237,9 @@ def test_target_data_of_no_line(studied, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_was_stopped(stand_ins, tmp_path, monkeypatch, capfd):
+def test_a_study_goes_on_where_it_was_stopped(
+    stand_ins, eager_trainers, tmp_path, monkeypatch, capfd
+):
     names = (PAIR, f"{PAIR}/terms-ce-main")
     small = "--data digits --image-size 8 --limit 40 --epochs 2 --batch-size 20"
     words = f"{small} --seeds 0 1 --one-teacher --verbose 0 --snapshot-steps 1"

@@ -28,7 +28,7 @@ from keras_hsakd.runs.tensorboard import forget, hyperparameters
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=2, limit=40)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=3, batch_size=10)
 
-pytestmark = pytest.mark.usefixtures("stand_ins")
+pytestmark = pytest.mark.usefixtures("stand_ins", "eager_trainers")
 rng = np.random.default_rng(0)
 
 

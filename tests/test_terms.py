@@ -210,7 +210,6 @@ def networks(make, heads=True, **options):
     return pair if heads else [strip_heads(network) for network in pair]
 
 
-@core
 def test_hsakd_is_the_same_spelt_out(tiny_network, batch):
     logs = []
     for spelt in (None, [CrossEntropy(), KL(3.0), KL(3.0, on="heads")]):
@@ -478,7 +477,6 @@ def test_values_that_are_not_one_a_row(tiny_network, batch):
 # Classifiers that end in a softmax.
 
 
-@core
 def test_a_softmax_is_taken_off(tiny_network, batch):
     plain = networks(tiny_network, heads=False)
     ended = [keras.Sequential([n, keras.layers.Softmax()]) for n in plain]
@@ -553,7 +551,7 @@ def test_a_term_is_a_dataclass_of_its_settings():
     assert dataclasses.replace(KL(3.0), on="heads") == KL(3.0, on="heads")
 
 
-def test_the_term_of_ones_own_in_the_docs():
+def test_the_term_of_ones_own_in_the_docs(eager_trainers):
     page = pathlib.Path(__file__).parent.parent / "docs" / "methods.md"
     _, section = page.read_text().split("## A term of your own in 15 lines")
     code = section.split("```python")[1].split("```")[0]

@@ -208,18 +208,6 @@ def test_what_is_no_image_is_one_clear_error(networks, artefacts):
     assert page.answered(networks, FILE).count('class="answer"') == 2
 
 
-def test_an_answer_is_drawn_whole(networks):
-    answer = networks[0](FILE)
-    text = drawn([answer])
-    assert text.count("<li ") == 5
-    assert text.count("<figure>") == 2
-    assert text.count("<tr>") == 5
-    assert text.count("<td ") == 12
-    assert f"{answer.milliseconds:.1f} ms" in text
-    for label, probability in answer.predictions:
-        assert f"<span>{label}</span><span>{100 * probability:.1f} %</span>" in text
-
-
 def test_names_are_text_on_the_page():
     joint = JointPrediction("<i>", "90°", 0.5)
     view = View("0°", PHOTO, [joint, joint._replace(view="0°")])

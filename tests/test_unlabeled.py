@@ -58,21 +58,22 @@ def labels_by_value(dataset):
 
 
 UNLABELLED = dict.fromkeys((100, 101, 102, 103), -1)
-OPTIONS = {"image_size": 8, "normalize": False, "batch_size": 4}
+OPTIONS = {"image_size": 8, "normalize": False, "batch_size": 4, "stream": True}
 
 
 @pytest.mark.parametrize(
-    "options, labelled", [({}, 8), ({"limit": 3}, 3), ({"examples_per_class": 1}, 2)]
+    "options, labelled", [({"stream": False}, 8), ({"limit": 3}, 3)]
 )
 def test_images_of_a_folder_join_the_labelled_ones(folder, others, options, labelled):
-    train, test = data.image_folder(folder, unlabeled=others, **options, **OPTIONS)
+    options = OPTIONS | options
+    train, test = data.image_folder(folder, unlabeled=others, **options)
     found = labels_by_value(train)
     assert found.items() >= UNLABELLED.items()
     assert len(found) == train.num_examples == labelled + 4
     assert all(label == value // 10 for value, label in found.items() if value < 100)
     assert (train.num_unlabeled, test.num_unlabeled) == (4, 0)
     assert not {-1} & set(labels_by_value(test).values())
-    alone, _ = data.image_folder(folder, **options, **OPTIONS)
+    alone, _ = data.image_folder(folder, **options)
     assert labels_by_value(alone).items() < found.items()
     assert alone.num_unlabeled == 0
 
@@ -119,16 +120,17 @@ def test_they_join_images_in_memory(others, crop):
 def test_a_corrupt_one_is_named_or_left_out(folder, others, tmp_path):
     broken = tmp_path / "others" / "b" / "broken.png"
     broken.write_text("no image")
-    for read, name in ((data.image_folder, folder), (data.load, "digits")):
-        with pytest.raises(ValueError, match="broken.png"):
-            read(name, unlabeled=others, **OPTIONS)
-        with pytest.warns(UserWarning, match="Skipped 1 of 5 .*broken.png"):
-            train, _ = read(name, unlabeled=others, corrupt="skip", **OPTIONS)
-        assert train.skipped == [str(broken)]
-        assert train.num_unlabeled == 4
-        options = {"corrupt": "unchecked", "skip": train.skipped}
-        again, _ = read(name, unlabeled=others, **options, **OPTIONS)
-        assert (again.num_unlabeled, again.skipped) == (4, train.skipped)
+    with pytest.raises(ValueError, match="broken.png"):
+        data.load("digits", unlabeled=others, **OPTIONS)
+    with pytest.warns(UserWarning, match="Skipped 1 of 5 .*broken.png"):
+        train, _ = data.image_folder(
+            folder, unlabeled=others, corrupt="skip", **OPTIONS
+        )
+    assert train.skipped == [str(broken)]
+    assert train.num_unlabeled == 4
+    options = {"corrupt": "unchecked", "skip": train.skipped}
+    again, _ = data.image_folder(folder, unlabeled=others, **options, **OPTIONS)
+    assert (again.num_unlabeled, again.skipped) == (4, train.skipped)
 
 
 def test_a_folder_without_images(folder, tmp_path):

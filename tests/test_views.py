@@ -17,7 +17,6 @@ from keras_hsakd import (
     views,
 )
 
-pytestmark = pytest.mark.core
 rng = np.random.default_rng(0)
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 # Where tracing is not what is tested, TensorFlow need not trace. JAX is slow without.
@@ -51,6 +50,7 @@ def test_quarter_turns_of_images_that_are_not_square(turns):
     )
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 @pytest.mark.parametrize("name", [*views.names(), None])
 def test_named_views(name, dtype):
@@ -138,6 +138,7 @@ TRAINERS = {
 }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("name", "chosen", "count"),
     [
@@ -164,6 +165,7 @@ def test_images_that_are_not_square_train_and_trainers_are_saved(
     assert received == pytest.approx(expected)
 
 
+@pytest.mark.core
 def test_the_losses_of_other_views(batch):
     """Against NumPy, with the networks' own outputs for each view."""
     images, labels = batch
