@@ -80,7 +80,7 @@ def way(name):
     import tensorflow as tf
 
     import keras_hsakd
-    from keras_hsakd.runs.measuring import ConstantTeacher
+    from keras_hsakd.runs.timing import ConstantTeacher
 
     head, views, is_cached = WAYS[name]
     yield
@@ -88,9 +88,11 @@ def way(name):
     arguments = {"sampled_views": views} if views == 2 else {}
     if head is not None:
         networks = [keras_hsakd.attach_heads(each, head=head) for each in networks]
-    distiller = (ConstantTeacher if is_cached else keras_hsakd.Distiller)(
-        *networks, **arguments
-    ).compile("sgd", steps_per_execution=1)
+    teacher, student = networks
+    if is_cached:
+        teacher = ConstantTeacher(teacher)
+    distiller = keras_hsakd.Distiller(teacher, student, **arguments)
+    distiller.compile("sgd", steps_per_execution=1)
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (BATCH, SIZE, SIZE, 3)).astype("float32")
     data = (images, rng.integers(0, CLASSES, BATCH))

@@ -29,18 +29,19 @@ def keras_hsakd(folder, *words):
     subprocess.run([sys.executable, "-c", _COMMAND, *words], cwd=folder, check=True)
 
 
-def flags_of(row, plan):
+def flags_of(row):
     """Returns how a row of a plan is trained on the command line."""
-    of = row["of"]
-    words = [of["kind"], "--model", of["model"], "--precision", of["precision"]]
-    if of["kind"] != "distill":
+    way, options = row["way"], row["way"]["options"]
+    model = row["of"]["model"]
+    words = [way["kind"], "--model", model, "--precision", way["precision"]]
+    if way["kind"] != "distill":
         return words
-    source = ["--cache", "cache"] if of["cached"] else ["--teacher", "teacher"]
-    if of["views"] < plan["num_views"]:
-        source += ["--sampled-views", str(of["views"])]
-    without = set(plan["parts"]["student"]) - {"backbone", *of["heads"]}
-    weights = [f"kl_{head}=0" for head in sorted(without)]
-    return words + source + (["--loss-weights", *weights] if weights else [])
+    words += ["--cache", "cache"] if way["cached"] else ["--teacher", "teacher"]
+    if "sampled_views" in options:
+        words += ["--sampled-views", str(options["sampled_views"])]
+    if "terms" in options:
+        words += ["--terms", *options["terms"]]
+    return words + (["--no-heads"] if options.get("heads") is False else [])
 
 
 def main():
@@ -69,7 +70,7 @@ def main():
         )
         plan = read_json(os.path.join(folder, "plan.json"))
         for number, row in enumerate(plan["rows"]):
-            kind, cached = row["of"]["kind"], row["of"]["cached"]
+            kind, cached = row["way"]["kind"], row["way"]["cached"]
             output = kind if kind == "teacher" else str(number)
             if cached and not os.path.exists(os.path.join(folder, "cache")):
                 keras_hsakd(
@@ -77,7 +78,7 @@ def main():
                     *("--variants", str(plan["variants"])),
                 )
             keras_hsakd(
-                *(folder, *flags_of(row, plan), *training, "--verbose", "0"),
+                *(folder, *flags_of(row), *training, "--verbose", "0"),
                 *([] if kind == "distill" else images),
                 *("--plan", "plan.json", "--output", output),
             )

@@ -9,7 +9,7 @@ import keras
 
 from keras_hsakd.distribution import steps_done
 from keras_hsakd.files import atomic_write
-from keras_hsakd.results import (
+from keras_hsakd.network_files import (
     CHECKPOINTS,
     checkpoint_path,
     read_results,

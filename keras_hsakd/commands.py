@@ -17,8 +17,8 @@ from keras_hsakd import lock, runs, sizes, zoo
 from keras_hsakd.files import check_parent, read_json, write_json
 from keras_hsakd.flags import Command, Group, Parser
 from keras_hsakd.names import WEIGHT_FILES, Checkpoint, Format, Preprocessing, Views
+from keras_hsakd.network_files import CHECKPOINTS
 from keras_hsakd.optional import own_module
-from keras_hsakd.results import CHECKPOINTS
 from keras_hsakd.runs import (
     KINDS,
     CacheSettings,
@@ -167,7 +167,6 @@ def plan(
     variants: int = 8,
     sampled_views: int = 2,
     seconds: float = 10.0,
-    timeout: float = 600.0,
     views: Views = "rotations",
     output: str | None = None,
     data: Annotated[
@@ -187,7 +186,6 @@ def plan(
         variants: Augmentations of each image in a cache.
         sampled_views: Views in a step where they are sampled.
         seconds: Seconds after which fewer than 20 steps of a way are enough.
-        timeout: Seconds after which one is given up.
         views: Views of a teacher that is to be trained.
         output: JSON file to write, for --plan. Defaults to none.
     """
@@ -207,7 +205,6 @@ def plan(
             variants,
             sampled_views,
             seconds,
-            timeout,
             modules,
         )
         print(planning.table(found))

@@ -334,7 +334,9 @@ def bottlenecks(
 
 
 def multiply_adds(
-    outputs: Iterable[keras.KerasTensor], stop_at: frozenset[int] = frozenset()
+    outputs: Iterable[keras.KerasTensor],
+    stop_at: frozenset[int] = frozenset(),
+    passes: Callable[[keras.layers.Layer], int] = lambda layer: 1,
 ) -> int:
     """Returns the multiply-adds of one image through a part of a graph.
 
@@ -343,6 +345,7 @@ def multiply_adds(
     Args:
         outputs: Symbolic tensors that are computed, of known sizes.
         stop_at: Set of `id(tensor)` that are given.
+        passes: How often a layer counts. Defaults to once each.
 
     Returns:
         The number of multiply-adds.
@@ -359,7 +362,8 @@ def multiply_adds(
             # Each weight of a kernel is used once at each position of the output.
             kernels = [w for w in layer.weights if len(w.shape) > 1]
             positions = math.prod(tensor.shape[1:-1])
-            total += positions * sum(math.prod(kernel.shape) for kernel in kernels)
+            an_output = positions * sum(math.prod(kernel.shape) for kernel in kernels)
+            total += passes(layer) * an_output
     return total
 
 

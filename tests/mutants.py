@@ -603,16 +603,14 @@ FAULTS = {
     ),
     # Plans.
     "trained_network": Fault("_TRAINED = 3", "_TRAINED = 2", "costs"),
-    "free_cached_teacher": Fault("and not way.cached:", "and True:", "costs"),
+    "cost_of_unseen_views": Fault("trainer.num_seen *", "trainer.num_views *", "costs"),
     "step_that_compiles": Fault("if self._compiled:", "if True:", "callbacks"),
     "sample_of_steps": Fault("self._every *= 2", "pass", "callbacks"),
-    "plan_of_another": Fault(
-        "names = differing(row)\n    if names:", "if False:", "plan"
+    "plan_of_another": Fault("if names := differing(row):", "if False:", "plan"),
+    "heads_of_a_way": Fault("KL(3.0, on='{last_head}')", "KL(3.0, on='heads')", "plan"),
+    "teacher_that_was_paid": Fault(
+        'if plan["teacher"]["run"] is None:', "pass", "plan"
     ),
-    "heads_of_a_way": Fault(
-        "KL(3.0, on=list(way.heads))", 'KL(3.0, on="heads")', "plan"
-    ),
-    "teacher_that_was_paid": Fault('del possible["teacher"]', "pass", "plan"),
     # What a network is worth beyond its accuracy, and TensorBoard.
     "divergence_from_teacher": Fault(
         "metrics.divergence(expected, probabilities)",

@@ -60,6 +60,7 @@ def write_run(
         "views": "rotations",
         "status": status,
         "epochs_done": epochs,
+        "image_multiply_adds": 1_000_000_000,
         "monitor": "val_accuracy",
         "last": {"epoch": epochs, "val_accuracy": accuracy},
         "best": {"epoch": 1, "val_accuracy": best},

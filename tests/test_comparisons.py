@@ -139,6 +139,7 @@ def test_a_setting_that_an_older_record_lacks_is_as_by_default(tmp_path):
 def test_a_student_of_a_converted_checkpoint(tmp_path):
     record = write_run(tmp_path / "teacher", kind="teacher", epochs=240)
     record |= {"kind": "converted", "options": {"source": "/somewhere/net.pth"}}
+    del record["image_multiply_adds"]
     (tmp_path / "teacher" / "run.json").write_text(json.dumps(record))
     write_run(tmp_path / "a", kind="distill", teacher=record)
     trained = write_run(tmp_path / "trained", kind="teacher")
@@ -289,7 +290,7 @@ def test_the_report_on_paper(runs, tmp_path, capsys):
     row = next(line for line in text.splitlines() if line.startswith("| HSAKD"))
     assert row == (
         "| HSAKD | 0, 1, 2, 3 | 77.50 ± 14.39 "
-        "| 77.50 ± 14.39 | +9.00 [+1.55, +16.45] | 14.3 G | 12 |"
+        "| 77.50 ± 14.39 | +9.00 [+1.55, +16.45] | 20 G | 12 |"
     )
     assert "| +14.00 (one seed) |" in text
     assert "chosen on the test images themselves" in text
@@ -398,10 +399,11 @@ def test_what_a_cache_took_stands_apart(tmp_path):
     write_run(tmp_path / "exact", kind="distill", teacher=teacher)
     record = write_run(tmp_path / "student", kind="distill", teacher=teacher)
     record["origin"]["cache"] = {"path": "/x", "digest": "a", "variants": 4}
+    record["origin"]["cache"]["multiply_adds"] = 4_520_000_000
     (tmp_path / "student" / "run.json").write_text(json.dumps(record))
     # 2 epochs, and 4 passes, of 10 images in 4 views.
     text = compare([tmp_path]).markdown()
-    assert "| 6.78 G + 4.52 G, cache | " in text
+    assert "| 20 G + 4.52 G, cache | " in text
     assert "| HSAKD, cached variants 4 | " in text
     assert "| HSAKD | " in text
     assert "students share it" in text
@@ -410,17 +412,19 @@ def test_what_a_cache_took_stands_apart(tmp_path):
 def test_the_cost_of_a_method_is_a_mean_over_its_runs(tmp_path):
     for seed, epochs in ((0, 2), (1, 5)):
         record = write_run(tmp_path / str(seed), seed=seed, epochs=9, patience=1)
-        record["parts"] = {"backbone": 100}
+        record["image_multiply_adds"] = 300
         record["epochs_done"] = epochs
         record["last"]["epoch"] = epochs
         (tmp_path / str(seed) / "run.json").write_text(json.dumps(record))
     (method,) = methods(tmp_path).values()
-    assert method.spent.training == 10 * 3 * 100 * (2 + 5) / 2
+    assert method.spent.training == 10 * 300 * (2 + 5) / 2
 
 
 def test_a_cost_that_is_not_known_is_left_out(tmp_path):
     write_run(tmp_path / "baseline")
-    write_run(tmp_path / "mutual", kind="mutual", peers=["mine:network"])
+    record = write_run(tmp_path / "mutual", kind="mutual")
+    del record["image_multiply_adds"]
+    (tmp_path / "mutual" / "run.json").write_text(json.dumps(record))
     known = {method.settings: method.spent for method in methods(tmp_path).values()}
     assert known["baseline resnet8"] is not None
     assert known["mutual resnet8"] is None

@@ -34,7 +34,7 @@ GROUPS = [
     {"light", "logits"},
     {"terms", "graph"},
     {"layers"},
-    {"distribution", "drawings", "flags", "lock", "pretrained", "results"},
+    {"distribution", "drawings", "flags", "lock", "network_files", "pretrained"},
     {"ops", "autotuning", "compat", "digests", "documents", "figures", "files", "lazy"}
     | {"machine", "names", "optional", "signals", "spelling", "suggestions"}
     | {"validation", "zoo"},

@@ -3,11 +3,9 @@
 import dataclasses
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
-import types
 
 import pytest
 from records import write_run
@@ -21,20 +19,24 @@ from keras_hsakd.runs import (
     ExecutionSettings,
     Run,
     TrainingSettings,
-    measuring,
     plan,
     planning,
+    timing,
     train,
     training,
 )
-from keras_hsakd.runs.kinds import Origin
-from keras_hsakd.teachers import TeacherCache
 
 DIGITS = DataSettings(data="digits", image_size=8, examples_per_class=5, limit=60)
 TRAINING = TrainingSettings(model="wrn_10_1", epochs=2, batch_size=25)
-PAIR = measuring.Pair(
-    teacher="resnet8", is_run=False, views="rotations", training=TRAINING, data=DIGITS
-)
+TASK = {
+    "teacher": "resnet8",
+    "is_run": False,
+    "views": "rotations",
+    "training": dataclasses.asdict(TRAINING),
+    "data": dataclasses.asdict(DIGITS),
+    "modules": [],
+    "seconds": 0,
+}
 WAYS = [
     *("teacher", "plain student", "plain distillation", "the method"),
     *(
@@ -50,64 +52,70 @@ MEASURED = {
     "memory_bytes": 10**9,
     "seconds_a_test_batch": 360.0,
 }
+MULTIPLY_ADDS = {"teacher": 40_000, "baseline": 3 * 9_832, "distill": 10_000}
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
 
 
 def answer(task):
     """Returns what a process makes of a task, by this one."""
-    task = {"modules": [], **task}
-    return json.loads(json.dumps(measuring.answer(json.loads(json.dumps(task)))))
+    return json.loads(json.dumps(timing.answer(json.loads(json.dumps(task)))))
 
 
 @pytest.fixture(scope="module")
 def facts(stand_ins):
-    return answer({"pair": dataclasses.asdict(PAIR), "way": None})
+    return answer({**TASK, "way": None})
 
 
 @pytest.fixture
 def measured(facts, monkeypatch):
     """Takes what a process would measure from a dict by the names of kinds."""
-    by_kind = {
-        "teacher": MEASURED,
-        "baseline": MEASURED,
-        "distill": {**MEASURED, "seconds_a_cached_batch": 1800.0},
-    }
+    by_kind = {kind: dict(MEASURED) for kind in MULTIPLY_ADDS}
 
-    def in_a_process(task, timeout):
-        way = task["way"]
-        return {**facts} if way is None else by_kind[way["kind"]]
+    def in_a_process(task):
+        if (way := task["way"]) is None:
+            return dict(facts)
+        found = dict(by_kind[way["kind"]])
+        if way["cached"]:
+            found["seconds_a_step"] -= 1800
+        model = (
+            task["teacher"] if way["kind"] == "teacher" else task["training"]["model"]
+        )
+        settings = {**task["training"], "model": model, "precision": way["precision"]}
+        found["of"] = planning.identity(
+            way["kind"], settings, facts["images"], MULTIPLY_ADDS[way["kind"]]
+        )
+        return found
 
     monkeypatch.setattr(planning, "_in_a_process", in_a_process)
     return by_kind
 
 
 def test_what_a_plan_knows_of_the_pair(facts):
-    assert facts["images"] == {"train": 50, "test": 60, "image_size": 8, "classes": 10}
+    images = facts["images"]
+    assert (images["train"], images["test"], images["image_size"]) == (50, 60, 8)
     assert (facts["steps"], facts["test_batches"], facts["num_views"]) == (2, 3, 4)
     assert facts["widths"] == {"logits": 10, "aux_1": 40, "aux_2": 40, "aux_3": 40}
-    assert facts["pairs"] == [[f"aux_{i}"] * 2 for i in (1, 2, 3)]
+    assert facts["parts"]["teacher"]["backbone"] == 9_832
 
 
 def test_a_teacher_is_measured_by_settings_of_its_own(monkeypatch):
     """What is said of the student's file and layers is not for it."""
     seen = []
 
-    def job(self, way, training, images):
+    def job(self, way, training):
         seen.append(training)
         raise ValueError("Expected no more")
 
-    monkeypatch.setattr(measuring.Pair, "job", job)
-    taps = {"taps": ("tiny_stage1_relu",), "freeze_backbone": True}
-    pair = dataclasses.replace(PAIR, training=dataclasses.replace(TRAINING, **taps))
-    task = {"pair": dataclasses.asdict(pair), "seconds": 0}
-    for model in ("resnet8", "wrn_10_1"):
-        way = planning.Way(kind="teacher" if model == "resnet8" else "distill", views=4)
-        task |= {"way": dataclasses.asdict(way), "model": model}
-        assert answer(task)["error"] == "Expected no more"
+    monkeypatch.setattr(timing.Pair, "job", job)
+    taps = {"taps": ["tiny_stage1_relu"], "freeze_backbone": True}
+    task = {**TASK, "training": TASK["training"] | taps}
+    for kind in ("teacher", "distill"):
+        way = {"kind": kind, "precision": "float32"}
+        assert answer({**task, "way": way})["error"] == "Expected no more"
     teacher, student = seen
     assert teacher.model == "resnet8" and student.model == "wrn_10_1"
-    assert teacher.taps is None and student.taps == ("tiny_stage1_relu",)
+    assert teacher.taps is None and list(student.taps) == taps["taps"]
     assert (teacher.freeze_backbone, student.freeze_backbone) == (False, True)
 
 
@@ -119,32 +127,19 @@ def test_modules_of_layers_are_imported_where_it_is_measured(
     monkeypatch.setattr(sys, "path", list(sys.path))
     tasks = []
 
-    def in_a_process(task, timeout):
+    def in_a_process(task):
         tasks.append(task)
-        return {**facts} if task["way"] is None else {**MEASURED, "error": "no"}
+        return {**facts} if task["way"] is None else {"error": "no"}
 
     monkeypatch.setattr(planning, "_in_a_process", in_a_process)
     line = "plan --teacher resnet8 --model wrn_10_1 --data digits --image-size 8"
     assert cli.main([*line.split(), "--import", "layers_of_mine"]) == 0
     assert {tuple(task["modules"]) for task in tasks} == {("layers_of_mine",)}
     monkeypatch.delitem(sys.modules, "layers_of_mine")
-    task = {"pair": dataclasses.asdict(PAIR), "way": {}}
-    answer({**task, "modules": ["layers_of_mine"]})
+    answer({**TASK, "way": {}, "modules": ["layers_of_mine"]})
     assert "layers_of_mine" in sys.modules
-    found = answer({**task, "modules": ["layers_of_nobody"]})
+    found = answer({**TASK, "way": {}, "modules": ["layers_of_nobody"]})
     assert "No module named 'layers_of_nobody'" in found["error"]
-
-
-def test_what_is_frozen_costs_no_gradients(measured):
-    frozen = dataclasses.replace(TRAINING, freeze_backbone=True)
-    rows = {
-        row["name"]: row for row in plan("resnet8", frozen, DIGITS, verbose=0)["rows"]
-    }
-    backbone, heads = 9_832, 12_576
-    per_step = {name: row["multiply_adds_a_step"] / 25 for name, row in rows.items()}
-    assert per_step["teacher"] == 4 * 3 * (backbone + heads)
-    assert per_step["plain student"] == backbone
-    assert per_step["cached teacher"] == 4 * (backbone + 3 * heads)
 
 
 def test_hours_and_bytes_of_each_way(measured):
@@ -156,22 +151,21 @@ def test_hours_and_bytes_of_each_way(measured):
     assert rows["plain student"]["hours"] == pytest.approx(2 * 2.3)
     assert rows["plain student"]["hours_in_all"] == pytest.approx(2 * 2.3)
     assert rows["the method"]["hours_in_all"] == pytest.approx(5 * 2.3)
-    # And 4 passes of 2 batches of half an hour.
+    # And 4 passes of 2 batches of half an hour, which a cached step takes less.
     cached = rows["2 of 4 views, cached teacher"]
     assert cached["cache_hours"] == pytest.approx(4)
-    assert cached["hours_in_all"] == pytest.approx(5 * 2.3 + 4)
+    assert cached["hours_in_all"] == pytest.approx(3 * 2.3 + 2 * 1.3 + 4)
     assert cached["cache_bytes"] == 50 * 4 * 4 * 130 * 2
-    assert rows["the method"]["cache_bytes"] is None
-    # 25 images under 4 views, through 9,832 of a backbone and 12,576 of heads.
-    assert rows["the method"]["multiply_adds_a_step"] == 25 * 4 * (3 + 1) * 22_408
+    assert "cache_bytes" not in rows["the method"]
+    assert rows["the method"]["multiply_adds_a_step"] == 250_000
     assert json.loads(json.dumps(found)) == found
     large = dataclasses.replace(TRAINING, batch_size=64)
     method = plan("resnet8", large, DIGITS, verbose=0)["rows"][3]
-    assert method["multiply_adds_a_step"] == 50 * 4 * (3 + 1) * 22_408
+    assert method["multiply_adds_a_step"] == 500_000
 
 
 def test_a_way_that_fails_says_so(measured):
-    measured["teacher"] = {"error": "out of memory", "kind": "MemoryError"}
+    measured["teacher"] = {"error": "out of memory"}
     found = plan("resnet8", TRAINING, DIGITS, verbose=0)
     by_name = {row["name"]: row for row in found["rows"]}
     assert by_name["teacher"]["error"] == "out of memory"
@@ -179,7 +173,7 @@ def test_a_way_that_fails_says_so(measured):
     assert by_name["the method"]["hours_in_all"] is None
     text = planning.table(found)
     assert "teacher: not measured, out of memory" in text
-    assert "| the method | 8.96 M | 3,600 | 4.6 h |  | 1 GB |  |" in text
+    assert "| the method | 250 k | 3,600 | 4.6 h |  | 1 GB |  |" in text
 
 
 def test_the_cost_of_a_teacher_that_is_a_run_was_paid(measured, tmp_path):
@@ -196,9 +190,8 @@ def test_the_cost_of_a_teacher_that_is_a_run_was_paid(measured, tmp_path):
     assert rows["the method"]["hours_in_all"] == pytest.approx(2 * 2.3 + hours)
     text = planning.table(found)
     assert f"'{run.path}': {planning._duration(hours)}, paid already" in text
-    for data in ({"image_size": 16}, {"unlabeled": "photos"}):
-        with pytest.raises(ValueError, match=f"Expected no `{next(iter(data))}`: "):
-            plan(folder, TRAINING, data)
+    with pytest.raises(ValueError, match="Expected no `image_size` but 32"):
+        plan(folder, TRAINING, {"image_size": 16})
 
 
 @pytest.mark.parametrize(
@@ -229,16 +222,28 @@ def test_bytes_are_read_easily(value, text):
     assert amount(value, "B") == text
 
 
-def test_a_way_is_measured_by_training(facts):
-    heads = list(facts["parts"]["teacher"])[1:]
-    ways = planning.ways(heads, facts["pairs"], 4, 2, "float32")
-    way = dataclasses.asdict(ways["2 of 4 views, cached teacher"])
-    task = {"pair": dataclasses.asdict(PAIR), "way": way, "seconds": 0}
-    found = answer({**task, "model": "wrn_10_1"})
+@pytest.mark.parametrize("name", ["2 of 4 views, cached teacher", "last head alone"])
+def test_a_way_is_measured_by_training(name, facts):
+    known = {
+        "training": TASK["training"],
+        "views": "rotations",
+        "teacher": {"run": None},
+    }
+    way = planning._ways({**facts, **known}, 2)[name]
+    found = answer({**TASK, "way": way})
     assert found.pop("executions") == 3
     assert found.pop("memory_bytes") >= 0
-    for name in ("step", "test_batch", "cached_batch"):
+    for name in ("step", "test_batch"):
         assert 0 < found.pop(f"seconds_a_{name}") < 10
+    of = found.pop("of")
+    assert (of["kind"], of["model"], of["batch_size"]) == ("distill", "wrn_10_1", 25)
+    backbone, aux_1, aux_2, aux_3 = facts["parts"]["student"].values()
+    heads = aux_1 + aux_2 + aux_3
+    assert of["image_multiply_adds"] == (
+        2 * 3 * (backbone + heads)
+        if way["cached"]
+        else 4 * (3 + 1) * (backbone + aux_3)
+    )
     assert not found
 
 
@@ -249,89 +254,43 @@ def found(measured, tmp_path):
     return tmp_path / "plan.json"
 
 
-def learning_from(model, **known):
-    """Returns the origin of a student whose teacher is a run of a network."""
-    record = {"training": {"model": model}, **known}
-    return Origin(Run("teacher", record), "last", "teacher")
+def record(facts, kind, image_multiply_adds, **settings):
+    return {
+        "kind": kind,
+        "training": {**TASK["training"], **settings},
+        "images": facts["images"],
+        "image_multiply_adds": image_multiply_adds,
+    }
 
 
 def test_a_training_finds_its_row(found, facts):
-    images, heads = PAIR.images(), list(facts["parts"]["teacher"])[1:]
-    ways = planning.ways(heads, facts["pairs"], 4, 2, "float32")
-    job = PAIR.job(ways["cached teacher"], TRAINING, images)
-    assert isinstance(job.trainer, measuring.ConstantTeacher)
-    names = ("teacher", "plain student", "2 of 4 views", "last head alone")
-    for name in (*names, "the method"):
-        kind = ways[name].kind
-        settings = TRAINING
-        if kind == "teacher":
-            settings = dataclasses.replace(TRAINING, model="resnet8")
-        job = PAIR.job(ways[name], settings, images)
-        training.compile_job(job, settings, images, ExecutionSettings())
-        origin = learning_from("resnet8") if kind == "distill" else None
-        record = images.record()
-        row = planning.planned(found, kind, job.trainer, settings, record, origin)
-        assert row["name"] == name
-    cache = TeacherCache.__new__(TeacherCache)
-    cached = types.SimpleNamespace(
-        network=job.network,
-        num_seen=4,
-        teacher=cache,
-        trained_outputs=job.trainer.trained_outputs,
-    )
-    row = planning.planned(found, kind, cached, TRAINING, record, origin)
-    assert row["name"] == "cached teacher"
-    with pytest.raises(ValueError, match="with origin='resnet14', epochs=3. Received"):
-        longer = dataclasses.replace(TRAINING, epochs=3)
-        other = learning_from("resnet14")
-        planning.planned(found, kind, job.trainer, longer, record, other)
+    names = {"teacher": "teacher", "baseline": "plain student"}
+    for kind, name in names.items():
+        model = {"model": "resnet8"} if kind == "teacher" else {}
+        known = record(facts, kind, MULTIPLY_ADDS[kind], **model)
+        row = planning.planned(found, known)
+        assert (row["name"], row["hours"]) == (name, pytest.approx(2 * 2.3))
+    with pytest.raises(ValueError, match="with epochs=3, image_multiply_adds=2. Rec"):
+        planning.planned(found, record(facts, "baseline", 2, epochs=3))
+    with pytest.raises(ValueError, match="with model='/elsewhere/mine.keras'. Rec"):
+        planning.planned(
+            found, record(facts, "baseline", 29_496, model="/elsewhere/mine.keras")
+        )
 
 
-def test_a_plan_is_of_networks_whatever_their_names(
-    facts, measured, tmp_path, monkeypatch
-):
-    """Files may be named from elsewhere; the same name may have other heads."""
+def test_networks_may_be_files(facts, measured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mine = dataclasses.replace(TRAINING, model="mine.keras", preprocessing="inside")
     written = plan("teacher.keras", mine, DIGITS, verbose=0)
     assert planning.table(written).startswith("teacher.keras teaches mine.keras: ")
-    write_json("plan.json", written)
-    images, parts = PAIR.images(), facts["parts"]
-    ways = planning.ways(list(parts["teacher"])[1:], facts["pairs"], 4, 4, "float32")
-    job = PAIR.job(ways["the method"], TRAINING, images)
-    training.compile_job(job, TRAINING, images, ExecutionSettings())
-
-    def planned(of_teacher, folder=tmp_path, **changes):
-        settings = dataclasses.replace(mine, model=str(folder / "mine.keras"))
-        settings = dataclasses.replace(settings, **changes)
-        origin = learning_from(str(tmp_path / "teacher.keras"), **of_teacher)
-        arguments = ("distill", job.trainer, settings, images.record(), origin)
-        return planning.planned(tmp_path / "plan.json", *arguments)["name"]
-
-    right = {"parts": parts["teacher"]}
-    other = {"parts": {**parts["teacher"], "aux_3": 1}}
-    assert planned(right) == planned({}) == "the method"
-    with pytest.raises(ValueError, match="with model='/elsewhere/mine.keras'. Rec"):
-        planned(right, pathlib.Path("/elsewhere"))
-    with pytest.raises(ValueError, match="with frozen=True. Received"):
-        planned(right, freeze_backbone=True)
-    with pytest.raises(ValueError, match="with origin_multiply_adds={.*'aux_3': 1}"):
-        planned(other)
-    monkeypatch.setattr(planning, "multiply_adds_by_part", lambda net: other["parts"])
-    with pytest.raises(ValueError, match="with multiply_adds={.*'aux_3': 1}. Rec"):
-        planned(right)
 
 
 def test_a_plan_of_another_machine_is_warned_of(found, facts):
     content = read_json(found)
     content["machine"]["cores"] = 1000
     write_json(found, content)
-    images = PAIR.images()
-    job = PAIR.job(planning.Way(kind="baseline", views=1), TRAINING, images)
     with pytest.warns(UserWarning, match="another machine, with cores 1000"):
-        row = planning.planned(
-            found, "baseline", job.trainer, TRAINING, images.record(), None
-        )
+        row = planning.planned(found, record(facts, "baseline", 29_496))
     assert row["machine"]["cores"] == 1000
 
 
@@ -340,25 +299,25 @@ def test_settings_that_do_not_suit(facts, measured, tmp_path):
         ({"variants": 0}, "Expected `variants` to be at least 1"),
         ({"sampled_views": 1}, "Expected `sampled_views` to be at least 2"),
         ({"teacher": "resnet9"}, "a run folder or a network.*mean 'resnet8'"),
+        ({"teacher": ["resnet8", "resnet8"]}, "Expected one `teacher`: students of"),
         ({"data": None}, "Expected `data` for a teacher that is to be trained"),
     ):
         arguments = {"teacher": "resnet8", "training": TRAINING, "data": DIGITS}
         with pytest.raises(ValueError, match=message):
             plan(**{**arguments, **options})
-    facts_of = {"error": "Expected `data` to be", "kind": "FileNotFoundError"}
+    facts_of = {"error": "Expected `data` to be"}
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(FileNotFoundError, match="Expected `data` to be"),
+        pytest.raises(ValueError, match="Expected `data` to be"),
     ):
-        patch.setattr(planning, "_in_a_process", lambda task, timeout: facts_of)
+        patch.setattr(planning, "_in_a_process", lambda task: facts_of)
         plan("resnet8", TRAINING, DIGITS)
 
 
 @pytest.mark.parametrize(
     ("script", "error"),
     [
-        ("exec sleep 9", "took more than 0.2 seconds"),
-        ("kill -9 $$", r"was killed \(SIGKILL\), as where memory runs out"),
+        ("kill -9 $$", "was killed, as where memory runs out"),
         ("echo no space >&2; exit 3", "ended with exit code 3: no space"),
     ],
 )
@@ -367,7 +326,7 @@ def test_a_process_that_ends_without_an_answer(script, error, tmp_path, monkeypa
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     monkeypatch.setattr(planning.sys, "executable", str(python))
-    found = planning._in_a_process({}, 0.2 if "took" in error else 20)
+    found = planning._in_a_process({})
     assert re.fullmatch(error, found["error"])
 
 
@@ -377,7 +336,7 @@ def test_from_a_plan_to_what_a_training_took(measured, tmp_path, monkeypatch, ca
     network = "--model wrn_10_1 --epochs 2 --batch-size 25"
     line = f"plan --teacher resnet8 {flags} {network} --output plan.json"
     assert cli.main(line.split()) == 0, capsys.readouterr().err
-    assert "| the method | 8.96 M |" in capsys.readouterr().out
+    assert "| the method | 250 k |" in capsys.readouterr().out
     row = {r["name"]: r for r in read_json("plan.json")["rows"]}["plain student"]
 
     line = f"baseline {flags} {network} --verbose 0 --plan plan.json --output run"

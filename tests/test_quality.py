@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_hsakd import cli, lock, strip_heads
 from keras_hsakd.data import corruptions
-from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
+from keras_hsakd.network_files import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.runs import (
     DataSettings,
     Run,

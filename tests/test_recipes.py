@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_hsakd import drawings, models
+from keras_hsakd import Distiller, drawings, models, strip_heads
 from keras_hsakd.compat import shapes_only
 from keras_hsakd.data import names as data_names
 from keras_hsakd.heads import multiply_adds_by_part
 from keras_hsakd.runs import DataSettings, Run, kinds, recipes, run_recipe
-from keras_hsakd.runs.costs import Way, image_multiply_adds
+from keras_hsakd.runs.costs import image_multiply_adds
+from keras_hsakd.runs.timing import ConstantTeacher
 from keras_hsakd.terms import parse
+from keras_hsakd.trainers import BaselineTrainer
 
 PAIR = "cifar100/wrn_40_2-wrn_16_2"
 CLASSES = ("cat", "dog", "eel")
@@ -151,18 +153,11 @@ def test_images_that_are_not_square_are_padded_when_they_are_turned():
 
 
 def test_long_trainings_have_the_multiply_adds_of_the_method():
-    parts = {
-        name: multiply_adds_by_part(models.create(name, 10))
-        for name in ("resnet20", "resnet8")
-    }
-    heads = ("aux_1", "aux_2", "aux_3")
-    method, labels, logits = (
-        image_multiply_adds(way, parts["resnet20"], parts["resnet8"])
-        for way in (
-            Way(kind="distill", views=4, heads=heads, teaching=heads),
-            Way(kind="baseline", views=1),
-            Way(kind="distill", views=1),
-        )
+    pair = [models.create(name, 10) for name in ("resnet20", "resnet8")]
+    teacher, student = map(strip_heads, pair)
+    method, labels, logits = map(
+        image_multiply_adds,
+        (Distiller(*pair), BaselineTrainer(student), Distiller(teacher, student)),
     )
     for name, cost in (
         ("photographs/resnet8/baseline-long", labels),
@@ -173,18 +168,17 @@ def test_long_trainings_have_the_multiply_adds_of_the_method():
 
 
 def test_long_trainings_have_the_multiply_adds_of_the_lean_student():
-    parts = {
-        name: multiply_adds_by_part(models.create(name, 10, head="light"))
-        for name in ("resnet20", "mlperf_resnet8")
-    }
-    heads = ("aux_1", "aux_2", "aux_3")
-    lean, labels, logits = (
-        image_multiply_adds(way, parts["resnet20"], parts["mlperf_resnet8"])
-        for way in (
-            Way(kind="distill", views=2, heads=heads, cached=True),
-            Way(kind="baseline", views=1),
-            Way(kind="distill", views=1),
-        )
+    names = ("resnet20", "mlperf_resnet8")
+    first, second = pair = [models.create(name, 10, head="light") for name in names]
+    teacher, student = map(strip_heads, pair)
+    parts = dict(zip(names, map(multiply_adds_by_part, pair), strict=True))
+    lean, labels, logits = map(
+        image_multiply_adds,
+        (
+            Distiller(ConstantTeacher(first), second, sampled_views=2),
+            BaselineTrainer(student),
+            Distiller(teacher, student),
+        ),
     )
     pair = "mlperf_tiny/resnet20-mlperf_resnet8"
     _, _, cache, student = recipes.get(f"{pair}/lean").steps

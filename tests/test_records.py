@@ -14,7 +14,7 @@ from records import write_run
 
 import keras_hsakd
 from keras_hsakd import cli
-from keras_hsakd.results import checkpoint_path
+from keras_hsakd.network_files import checkpoint_path
 from keras_hsakd.runs import (
     CacheSettings,
     DataSettings,

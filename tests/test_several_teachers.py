@@ -56,10 +56,9 @@ def test_a_student_of_two_runs(folder, capsys):
 
     assert run(f"distill --teacher resnet8 {STUDENT} --output one") == 0
     spent = {
-        name: costs.spent(Run.open(name).record, 4, None).training
-        for name in ("both", "one")
+        name: costs.spent(Run.open(name).record).training for name in ("both", "one")
     }
-    passes = 8 * 4 * sum(origin["others"][0]["parts"].values())
+    passes = 8 * 4 * sum(Run.open("wrn_10_1").record["parts"].values())
     assert spent["both"] - spent["one"] == passes
     text = compare(["both", "one"]).markdown()
     assert "from resnet8 + wrn_10_1" in text

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd.data import keeping
-from keras_hsakd.data.checks import check_answer
+from keras_hsakd.data.arguments import check_answer
 from keras_hsakd.data.folders import (
     IMAGENET_MEAN,
     IMAGENET_STD,

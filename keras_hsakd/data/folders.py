@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd.data import decoding, keeping
-from keras_hsakd.data.checked import Checked
-from keras_hsakd.data.checks import check_class_names
+from keras_hsakd.data.arguments import check_class_names
+from keras_hsakd.data.decoded_files import Checked
 from keras_hsakd.data.pipelines import Augmentation, Feed, known_by
 from keras_hsakd.data.sources import FileSource, Source, joined
 from keras_hsakd.data.subsets import REST, Selection

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from keras_hsakd import digests
 from keras_hsakd.autotuning import without_autotuning
+from keras_hsakd.data.arguments import check_integer, check_normalisation
 from keras_hsakd.data.augment import Augmentation, Draws, center_crop, draw
-from keras_hsakd.data.checks import check_integer, check_normalisation
 from keras_hsakd.data.keeping import keep
 from keras_hsakd.data.sources import Source, as_it_is, resize_one
 from keras_hsakd.sizes import ImageSize, as_json, checked

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from keras_hsakd.data.checks import check_integer
+from keras_hsakd.data.arguments import check_integer
 
 Examples = tuple[np.ndarray, np.ndarray]
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_hsakd import digests
-from keras_hsakd.data.checks import check_answer
+from keras_hsakd.data.arguments import check_answer
 from keras_hsakd.data.decoding import decode_file
 from keras_hsakd.data.sources import Source, on_host, sample
 from keras_hsakd.data.subsets import Examples, hold_out

@@ -6,6 +6,7 @@ from keras_hsakd import lazy
 
 if TYPE_CHECKING:
     from keras_hsakd.runs.caching import cache_teacher, check_cache
+    from keras_hsakd.runs.comparison import compare
     from keras_hsakd.runs.evaluation import evaluate, export_run, export_torch
     from keras_hsakd.runs.folder import Run
     from keras_hsakd.runs.kinds import (
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     )
     from keras_hsakd.runs.planning import plan
     from keras_hsakd.runs.quality import measure_quality
-    from keras_hsakd.runs.report import compare
     from keras_hsakd.runs.settings import (
         CacheSettings,
         DataSettings,
@@ -71,7 +71,7 @@ __getattr__, __dir__ = lazy.names_of(
         ),
         "planning": ("plan",),
         "quality": ("measure_quality",),
-        "report": ("compare",),
+        "comparison": ("compare",),
         "settings": (
             *("CacheSettings", "DataSettings", "ExecutionSettings", "TrainingSettings"),
         ),

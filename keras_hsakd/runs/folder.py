@@ -20,7 +20,7 @@ from keras_hsakd.files import (
     remove,
     write_json,
 )
-from keras_hsakd.results import CHECKPOINTS, checkpoint_path, read_results
+from keras_hsakd.network_files import CHECKPOINTS, checkpoint_path, read_results
 from keras_hsakd.runs.record import are_results, check
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.sizes import edges, in_words

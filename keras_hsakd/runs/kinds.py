@@ -116,13 +116,14 @@ class Origin(NamedTuple):
             "settings": self.run.settings(),
             **(self.run.record[self.checkpoint] or {}),
         }
-        if "parts" in self.run.record:
-            record["parts"] = self.run.record["parts"]
-        if self.cache is not None:
+        if (cache := self.cache) is not None:
+            rows = cache.variants * cache.header["num_images"] * cache.num_views
+            a_view = sum(sum(each.run.record["parts"].values()) for each in self.all)
             record["cache"] = {
-                "path": os.path.abspath(self.cache.path),
-                "digest": self.cache.digest,
-                "variants": self.cache.variants,
+                "path": os.path.abspath(cache.path),
+                "digest": cache.digest,
+                "variants": cache.variants,
+                "multiply_adds": rows * a_view,
             }
         if self.others:
             record["others"] = [each.record() for each in self.others]

@@ -67,7 +67,7 @@ class Method:
 
         Runs have other numbers of epochs where `patience` ends them.
         """
-        costs = [_spent(run.record) for run in self.runs.values()]
+        costs = [spent(run.record) for run in self.runs.values()]
         if None in costs:
             return None
         return Spent(*(sum(each) // len(each) for each in zip(*costs, strict=True)))
@@ -325,35 +325,6 @@ def _curve(run):
     with open(run.log, newline="") as file:
         values = [row.get(run.record["monitor"]) for row in csv.DictReader(file)]
     return [100 * float(value) for value in values if value]
-
-
-def _spent(record):
-    """Returns the multiply-adds of a run; `None` where a network's are not known."""
-    # Keras takes seconds to import.
-    from keras_hsakd import models, views
-    from keras_hsakd.runs import networks
-
-    if record["kind"] not in KINDS:
-        return None
-    images, origin = record["images"], record["origin"] or {}
-    model = record["training"]["model"]
-    needed = {model, *(record["options"].get("peers") or ())}
-    if "parts" in record:
-        needed.remove(model)
-    if record["kind"] == "distill":
-        teachers = (origin, *origin.get("others", ()))
-        needed |= {each["model"] for each in teachers if "parts" not in each}
-    if not needed <= set(models.names()):
-        return None
-    num_views = len(views.get(record["views"]))
-    size = simplest(images["image_size"])
-
-    def parts(name, head):
-        return networks.multiply_adds_by_part(
-            name, head, len(images["class_names"]), size, num_views
-        )
-
-    return spent(record, num_views, parts)
 
 
 def _published(record):

@@ -2,14 +2,12 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Iterator
 
 import keras
 
 from keras_hsakd import distribution, heads, models, views
 from keras_hsakd.attach import attach_heads, taps_of, with_new_classifier
-from keras_hsakd.compat import shapes_only
 from keras_hsakd.graph import with_preprocessing
 from keras_hsakd.heads import is_plain, strip_heads
 from keras_hsakd.layers import finalize_states
@@ -18,7 +16,6 @@ from keras_hsakd.runs import sources
 from keras_hsakd.runs.folder import Run
 from keras_hsakd.runs.images import Images
 from keras_hsakd.runs.settings import TrainingSettings
-from keras_hsakd.sizes import ImageSize, edges
 
 
 @contextlib.contextmanager
@@ -152,30 +149,6 @@ def trained(training: TrainingSettings, images: Images) -> keras.Model:
     if is_plain(made.model) or heads.num_views(made.model) != NUM_ROTATIONS:
         return strip_heads(made.model)
     return made.model
-
-
-@functools.cache
-def multiply_adds_by_part(
-    name: str, head: str, num_classes: int, image_size: ImageSize, num_views: int
-) -> dict[str, int]:
-    """Returns what a view costs in the parts of a network of the zoo, never made.
-
-    Args:
-        name: Name of the network.
-        head: Which auxiliary heads it has, as in `TrainingSettings`.
-        num_classes: Number of classes.
-        image_size: Int, height and width of its images, or (height, width).
-        num_views: Number of views that its heads tell apart.
-
-    Returns:
-        As `keras_hsakd.heads.multiply_adds_by_part`.
-    """
-    with shapes_only():
-        shape = (*edges(image_size), 3)
-        network = models.create(
-            name, num_classes, shape, num_views=num_views, head=head
-        )
-    return heads.multiply_adds_by_part(network)
 
 
 def linear_classifier(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -11,22 +10,19 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-import keras_hsakd
 from keras_hsakd import pretrained
 from keras_hsakd.documents import Table, Text, markdown
 from keras_hsakd.figures import amount, rounded
 from keras_hsakd.files import as_json, read_json, without_folders, write_json
-from keras_hsakd.heads import multiply_adds_by_part, output_names
 from keras_hsakd.machine import machine
-from keras_hsakd.runs import networks, sources
-from keras_hsakd.runs.costs import Way, image_multiply_adds, ways
+from keras_hsakd.runs import sources
 from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.kinds import Distill, Origin, Teacher
+from keras_hsakd.runs.kinds import Distill, Teacher
 from keras_hsakd.runs.settings import DataSettings, TrainingSettings
 from keras_hsakd.sizes import in_words
-from keras_hsakd.teachers import TeacherCache, num_bytes
+from keras_hsakd.teachers import num_bytes
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def plan(
@@ -38,7 +34,6 @@ def plan(
     variants: int = 8,
     sampled_views: int = 2,
     seconds: float = 10.0,
-    timeout: float = 600.0,
     modules: Sequence[str] = (),
     verbose: int = 1,
 ) -> dict:
@@ -65,7 +60,6 @@ def plan(
             Defaults to 2.
         seconds: After how many fewer than 20 steps of a way are enough, three at least.
             Defaults to 10.
-        timeout: Seconds after which one is given up. Defaults to 600.
         modules: Names of modules that those processes import first, which register
             layers of your own. Defaults to none.
         verbose: Whether to print how far it is. Defaults to 1, it does.
@@ -74,8 +68,7 @@ def plan(
         A dict of JSON values, for `table` and `planned_row`.
 
     Raises:
-        FileNotFoundError: If the data are not there, or no epoch of the teacher.
-        ValueError: If a setting does not suit; says which.
+        ValueError: If there are no such data, or a setting does not suit; says which.
 
     Example:
     >>> images = DataSettings(data="cifar100")
@@ -84,57 +77,45 @@ def plan(
     35.2
     """
     _check_least(0, seconds=seconds)
-    _check_least(1, teacher_epochs=teacher_epochs, variants=variants, timeout=timeout)
+    _check_least(1, teacher_epochs=teacher_epochs, variants=variants)
     _check_least(2, sampled_views=sampled_views)
-    run = _run_of(teacher)
-    training = sources.absolute(training)
-    of_teacher = run.training_settings() if run else _of_teacher(training, teacher)
-    pair = {
-        "teacher": run.path if run else of_teacher.model,
+    run, training = _run_of(teacher), sources.absolute(training)
+    named = sources.absolute(TrainingSettings(model=os.fspath(teacher)))
+    task = {
+        "teacher": run.path if run else named.model,
         "is_run": run is not None,
-        "views": views if run is None else run.views,
+        "views": run.views if run else views,
         "training": dataclasses.asdict(training),
         "data": dataclasses.asdict(_data_settings(data, run, views)),
+        "modules": modules,
+        "seconds": seconds,
     }
-    pair = as_json(pair)
-    task = {"pair": pair, "modules": list(modules), "way": None}
-    facts = _looked_up(task, timeout)
-    found = {
-        "format": _FORMAT,
-        "teacher": {
-            "model": of_teacher.model,
-            "run": run and run.path,
-            # A checkpoint that was converted tells no time.
-            "hours": run and (run.record["seconds"] / 3600 or None),
-            "epochs": training.epochs if teacher_epochs is None else teacher_epochs,
-        },
-        **{key: pair[key] for key in ("views", "training", "data")},
-        "variants": variants,
-        **facts,
-        "rows": [],
-    }
-    possible = ways(
-        [name for name in facts["parts"]["teacher"] if name != "backbone"],
-        facts["pairs"],
-        facts["num_views"],
-        sampled_views,
-        training.precision,
-        facts["half_precision"],
-        training.freeze_backbone,
-        of_teacher.freeze_backbone,
+    facts = _in_a_process({**task, "way": None})
+    if "error" in facts:
+        raise ValueError(facts["error"])
+    found = as_json(
+        {
+            "format": _FORMAT,
+            "teacher": {
+                "model": run.record["training"]["model"] if run else named.model,
+                "run": run and run.path,
+                # A checkpoint that was converted tells no time.
+                "hours": run and (run.record["seconds"] / 3600 or None),
+                "epochs": teacher_epochs or training.epochs,
+            },
+            **{name: task[name] for name in ("views", "training", "data")},
+            "variants": variants,
+            **facts,
+            "rows": [],
+        }
     )
-    if run is not None:
-        del possible["teacher"]
-
-    def measured(way, model):
-        way = {"way": dataclasses.asdict(way), "model": model, "seconds": seconds}
-        found = _in_a_process(task | way, timeout)
-        return {"error": found["error"]} if "error" in found else found
-
-    for name, way in possible.items():
+    for name, way in _ways(found, sampled_views).items():
         if verbose:
             print(f"Measuring: {name}", flush=True)
-        found["rows"].append(_row(found, name, way, measured))
+        measured = _in_a_process({**task, "way": way})
+        row = {"name": name, "way": way, **measured, "hours_in_all": None}
+        found["rows"].append(row)
+        _estimate(found, row)
     return found
 
 
@@ -147,19 +128,13 @@ def _check_least(least, **numbers):
             )
 
 
-def _looked_up(task, timeout):
-    """Returns what a plan has to know of networks, images and device."""
-    facts = _in_a_process(task, timeout)
-    if "error" in facts:
-        kinds = (FileNotFoundError, ImportError, ValueError)
-        raise {kind.__name__: kind for kind in kinds}.get(facts["kind"], RuntimeError)(
-            facts["error"]
-        )
-    return facts
-
-
 def _run_of(teacher):
     """Returns the run that a teacher is, or None of a network that is not trained."""
+    if not isinstance(teacher, str | os.PathLike):
+        raise ValueError(
+            "Expected one `teacher`: students of several are not planned. "
+            f"Received: {teacher}"
+        )
     if os.path.isdir(teacher) or teacher in pretrained.names():
         return Run.open(teacher)
     try:
@@ -171,12 +146,6 @@ def _run_of(teacher):
     return None
 
 
-def _of_teacher(training, teacher):
-    """Returns the settings of a teacher that is to be trained."""
-    named = sources.absolute(TrainingSettings(model=os.fspath(teacher)))
-    return networks.of_another(training, named.model)
-
-
 def _data_settings(data, run, views):
     """Returns which images the networks of a plan take."""
     given = data if isinstance(data, Mapping) else vars(data) if data else {}
@@ -186,109 +155,132 @@ def _data_settings(data, run, views):
                 "Expected `data` for a teacher that is to be trained. Received: none"
             )
         return Teacher(views=views).data_settings(data, None)
-    for name, reason in (
-        ("image_size", "it is that of the teacher"),
-        ("unlabeled", "the plain student has none"),
-    ):
-        if given.get(name) is not None:
-            raise ValueError(
-                f"Expected no `{name}`: {reason}. Received: {name}={given[name]!r}"
-            )
     kind = Distill(teacher=run.path)
     settings = kind.data_settings(data, kind.origin())
     return dataclasses.replace(settings, unlabeled=None)
 
 
+def _ways(plan, sampled_views):
+    """Returns the ways to train, those that cost less among them, by name."""
+    *_, last_head = heads = list(plan["parts"]["student"])[1:]
+    num_views, precision = plan["num_views"], plan["training"]["precision"]
+
+    def way(kind, cached=False, precision=precision, **options):
+        known = {"kind": kind, "options": options}
+        return {**known, "cached": cached, "precision": precision}
+
+    ways = {}
+    if plan["teacher"]["run"] is None:
+        ways["teacher"] = way("teacher", views=plan["views"])
+    ways |= {
+        "plain student": way("baseline"),
+        "plain distillation": way("distill", heads=False),
+        "the method": way("distill"),
+        "cached teacher": way("distill", cached=True),
+    }
+    if sampled_views < num_views:
+        name, few = f"{sampled_views} of {num_views} views", sampled_views
+        ways[name] = way("distill", sampled_views=few)
+        ways[f"{name}, cached teacher"] = way("distill", True, sampled_views=few)
+    if len(heads) > 1:
+        terms = ["CrossEntropy()", "KL(3.0)", f"KL(3.0, on='{last_head}')"]
+        ways["last head alone"] = way("distill", terms=terms)
+    if plan["half_precision"] not in (None, precision):
+        half = plan["half_precision"]
+        ways[half] = way("distill", precision=half)
+    return ways
+
+
 # In a process of its own.
 
 
-def _in_a_process(task, timeout):
-    """Returns what `measuring` makes of a task; `"error"` says why it made nothing."""
+def _in_a_process(task):
+    """Returns what `timing` makes of a task; `"error"` says why it made nothing."""
     with tempfile.TemporaryDirectory() as folder:
         files = [os.path.join(folder, f"{name}.json") for name in ("task", "result")]
-        write_json(files[0], task)
-        package = os.path.dirname(os.path.dirname(keras_hsakd.__file__))
-        paths = [package, os.environ.get("PYTHONPATH", "")]
-        try:
-            process = subprocess.run(
-                [sys.executable, "-m", "keras_hsakd.runs.measuring", *files],
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-                    "KERAS_BACKEND": keras.backend.backend(),
-                },
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-            )
-        except subprocess.TimeoutExpired:
-            return {"error": f"took more than {timeout:g} seconds", "kind": "timeout"}
+        write_json(files[0], as_json(task))
+        process = subprocess.run(
+            [sys.executable, "-m", "keras_hsakd.runs.timing", *files],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "KERAS_BACKEND": keras.backend.backend(),
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
         if os.path.exists(files[1]):
             return read_json(files[1])
     if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        reason = f"was killed ({name}), as where memory runs out"
-    else:
-        lines = process.stderr.strip().splitlines() or ["no message"]
-        reason = f"ended with exit code {process.returncode}: {lines[-1]}"
-    return {"error": reason, "kind": "process"}
+        return {"error": "was killed, as where memory runs out"}
+    lines = process.stderr.strip().splitlines() or ["no message"]
+    return {"error": f"ended with exit code {process.returncode}: {lines[-1]}"}
 
 
 # Rows.
 
 
-def _row(plan, name, way, measure):
-    """Returns what is known of a way, and what is measured of it."""
-    parts = plan["parts"]["teacher"], plan["parts"]["student"]
-    of_teacher, distills = way.kind == "teacher", way.kind == "distill"
-    training, teacher, images = plan["training"], plan["teacher"], plan["images"]
-    trained = teacher if of_teacher else training
-    epochs, batch_size = trained["epochs"], training["batch_size"]
-    row = {
-        "name": name,
-        "of": _identity(
-            way,
-            model=trained["model"],
-            multiply_adds=parts[0 if of_teacher else 1],
-            origin=teacher["model"] if distills else None,
-            origin_multiply_adds=parts[0] if distills else None,
-            epochs=epochs,
-            batch_size=batch_size,
-            images=images,
-        ),
-        "multiply_adds_a_step": min(batch_size, images["train"])
-        * image_multiply_adds(way, *parts),
-        "cache_bytes": None,
-    }
-    if way.cached:
+def _estimate(plan, row):
+    """Adds to a row of a plan what follows from what was measured."""
+    way, teacher, images = row["way"], plan["teacher"], plan["images"]
+    if way["cached"]:
         shape = plan["variants"], plan["num_views"], plan["widths"]
         row["cache_bytes"] = num_bytes(images["train"], *shape)
-    row |= measure(way, trained["model"])
-    if "error" not in row:
-        an_epoch = plan["steps"] * row["seconds_a_step"]
-        an_epoch += plan["test_batches"] * row["seconds_a_test_batch"]
-        row["hours"] = epochs * an_epoch / 3600
-        if way.cached:  # a pass of the teacher for each variant
-            passes = plan["variants"] * plan["steps"]
-            row["cache_hours"] = passes * row["seconds_a_cached_batch"] / 3600
-    if of_teacher:
-        teacher["hours"] = row.get("hours")
-    spent = [row.get("hours"), row.get("cache_hours", 0)]
-    spent += [teacher["hours"]] if distills else []
-    row["hours_in_all"] = None if None in spent else sum(spent)
-    return row
+    if "error" in row:
+        return
+    of = row["of"]
+    batch = min(of["batch_size"], images["train"])
+    row["multiply_adds_a_step"] = batch * of["image_multiply_adds"]
+    if way["kind"] == "teacher":
+        of["epochs"] = teacher["epochs"]
+    an_epoch = plan["steps"] * row["seconds_a_step"]
+    an_epoch += plan["test_batches"] * row["seconds_a_test_batch"]
+    row["hours"] = of["epochs"] * an_epoch / 3600
+    if way["kind"] == "teacher":
+        teacher["hours"] = row["hours"]
+    spent = [row["hours"]]
+    if way["kind"] == "distill":
+        spent.append(teacher["hours"])
+    if way["cached"]:
+        row["cache_hours"] = _cache_hours(plan)
+        spent.append(row["cache_hours"])
+    if None not in spent:
+        row["hours_in_all"] = sum(spent)
 
 
-def _identity(way, multiply_adds, **others):
-    """Returns what a training is known by among the rows of a plan."""
-    known = {**dataclasses.asdict(way), **others}
-    del known["teaching"]  # which follows from the rest
-    # Of what is trained: a plain student has no heads.
-    parts = ("backbone", *way.heads)
-    known["multiply_adds"] = {part: multiply_adds[part] for part in parts}
-    return as_json(known)
+def _cache_hours(plan):
+    """Returns how long a cache is written; None where that is not known.
+
+    A pass of the teacher for each variant: what a step takes longer with a teacher.
+    """
+    seconds = {row["name"]: row.get("seconds_a_step") for row in plan["rows"]}
+    exact, cached = (seconds.get(name) for name in ("the method", "cached teacher"))
+    if None in (exact, cached):
+        return None
+    return plan["variants"] * plan["steps"] * max(0, exact - cached) / 3600
+
+
+def identity(
+    kind: str, training: Mapping, images: Mapping, image_multiply_adds: int
+) -> dict:
+    """Returns what a training is known by among the rows of a plan.
+
+    Args:
+        kind: Name of its kind.
+        training: Its settings.
+        images: Their record, as of `Images.record`.
+        image_multiply_adds: Of an image in a step.
+    """
+    settings = ("model", "epochs", "batch_size", "precision")
+    return {
+        "kind": kind,
+        **{name: training[name] for name in settings},
+        **{name: images[name] for name in ("train", "test", "image_size")},
+        "classes": len(images["class_names"]),
+        "image_multiply_adds": image_multiply_adds,
+    }
 
 
 # A plan as text.
@@ -316,7 +308,7 @@ def table(plan: Mapping) -> str:
     blocks = [
         Text(
             f"{teaching} teaches {learning}: {images['train']:,} images of "
-            f"{size} pixels and {images['classes']} classes in batches of "
+            f"{size} pixels and {len(images['class_names'])} classes in batches of "
             f"{training['batch_size']}, {training['epochs']} epochs, "
             f"{training['precision']}. "
             f"{machine['processor']}, {machine['cores']} cores, {device}."
@@ -344,10 +336,13 @@ def table(plan: Mapping) -> str:
 
 
 def _cells(row):
-    cache = _told(row["cache_bytes"], amount, "B"), _duration(row.get("cache_hours"))
+    cache = (
+        _told(row.get("cache_bytes"), amount, "B"),
+        _duration(row.get("cache_hours")),
+    )
     return [
         row["name"],
-        amount(row["multiply_adds_a_step"]),
+        _told(row.get("multiply_adds_a_step"), amount),
         _told(row.get("seconds_a_step"), rounded),
         _duration(row.get("hours")),
         _duration(row["hours_in_all"]),
@@ -372,14 +367,7 @@ def _told(value, shown, *arguments):
 # What became of it.
 
 
-def planned(
-    path: str | os.PathLike,
-    kind: str,
-    trainer: keras.Model,
-    training: TrainingSettings,
-    images: Mapping,
-    origin: Origin | None,
-) -> dict:
+def planned(path: str | os.PathLike, record: Mapping) -> dict:
     """Returns what a plan foretold of a training.
 
     A plan that was made on another machine is warned of: a training may go on on
@@ -387,11 +375,7 @@ def planned(
 
     Args:
         path: JSON file of a plan.
-        kind: Name of the kind of training.
-        trainer: Its trainer, compiled.
-        training: Its settings.
-        images: Their record, as of `Images.record`.
-        origin: The network of another run that it starts from or learns from, if any.
+        record: What `run.json` says of the training.
 
     Returns:
         The row of the training, with the path and the machine of the plan.
@@ -401,37 +385,20 @@ def planned(
         ValueError: If it is no plan, or one of another training; says what differs.
     """
     plan = read_json(path)
-    if plan.get("format") != _FORMAT or not plan.get("rows"):
+    rows = [row for row in plan.get("rows", ()) if "of" in row]
+    if plan.get("format") != _FORMAT or not rows:
         raise ValueError(
             "Expected `plan` to be a file that `keras-hsakd plan --output` wrote. "
             f"Received: '{path}'"
         )
-    before = origin.run.record if origin else {"training": {"model": None}}
-    of = _identity(
-        _way_of(kind, trainer, training, origin),
-        multiply_adds_by_part(trainer.network),
-        model=sources.absolute(training).model,
-        origin=before["training"]["model"],
-        origin_multiply_adds=before.get("parts"),
-        epochs=training.epochs,
-        batch_size=training.batch_size,
-        images={
-            "train": images["train"],
-            "test": images["test"],
-            "image_size": images["image_size"],
-            "classes": len(images["class_names"]),
-        },
-    )
-
-    if origin and of["origin_multiply_adds"] is None:  # of an older record
-        del of["origin_multiply_adds"]
+    names = ("kind", "training", "images", "image_multiply_adds")
+    of = identity(*(record[name] for name in names))
 
     def differing(row):
         return [name for name in of if row["of"][name] != of[name]]
 
-    row = min(plan["rows"], key=lambda row: len(differing(row)))
-    names = differing(row)
-    if names:
+    row = min(rows, key=lambda row: len(differing(row)))
+    if names := differing(row):
         expected, received = (
             ", ".join(f"{name}={known[name]!r}" for name in names)
             for known in (of, row["of"])
@@ -448,21 +415,5 @@ def planned(
                 f"{plan['machine'][name]}; this one has {here[name]}",
                 stacklevel=2,
             )
-    known = {key: value for key, value in row.items() if key != "of"}
+    known = {key: value for key, value in row.items() if key not in ("of", "way")}
     return {"plan": os.path.abspath(path), "machine": plan["machine"], **known}
-
-
-def _way_of(kind, trainer, training, origin):
-    """Returns the way in which a trainer trains."""
-    return Way(
-        kind=kind,
-        views=getattr(trainer, "num_seen", 1),
-        heads=tuple(
-            name
-            for name in output_names(trainer.network)[1:]
-            if name in trainer.trained_outputs
-        ),
-        cached=isinstance(getattr(trainer, "teacher", None), TeacherCache),
-        frozen=training.freeze_backbone or (kind == "teacher" and origin is not None),
-        precision=training.precision,
-    )

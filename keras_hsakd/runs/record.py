@@ -40,6 +40,7 @@ class Cache(TypedDict):
     path: str
     digest: str
     variants: int
+    multiply_adds: NotRequired[int]
 
 
 class Settings(TypedDict):
@@ -69,7 +70,6 @@ class Origin(TypedDict):
     checkpoint: str
     weights: NotRequired[str]
     settings: NotRequired[Settings]
-    parts: NotRequired[dict[str, int]]
     cache: NotRequired[Cache]
     others: NotRequired[list["Origin"]]
 
@@ -96,6 +96,7 @@ class Record(TypedDict):
     recipe: NotRequired[str | None]
     files: NotRequired[dict[str, str]]
     parts: NotRequired[dict[str, int]]
+    image_multiply_adds: NotRequired[int]
     machine: NotRequired[Machine]
     versions: NotRequired[dict[str, str]]
 

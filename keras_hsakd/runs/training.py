@@ -16,10 +16,11 @@ from keras_hsakd.callbacks import KeepInterrupt, SaveNetwork, StepSeconds, Throu
 from keras_hsakd.files import best_effort
 from keras_hsakd.heads import multiply_adds_by_part, strip_heads
 from keras_hsakd.machine import machine, versions
-from keras_hsakd.results import CHECKPOINTS, checkpoint_path, save_with_results
+from keras_hsakd.network_files import CHECKPOINTS, checkpoint_path, save_with_results
 from keras_hsakd.resume import Resume, list_snapshots
 from keras_hsakd.runs import networks, optimization, sources
 from keras_hsakd.runs.caching import with_cache
+from keras_hsakd.runs.costs import image_multiply_adds
 from keras_hsakd.runs.evaluation import measure
 from keras_hsakd.runs.folder import Run, differences, writing
 from keras_hsakd.runs.images import (
@@ -127,15 +128,9 @@ def train(
         compile_job(job, training, images, execution)
         at_once = job.trainer.steps_per_execution
         record["execution"]["steps_per_execution"] = at_once
+        record["image_multiply_adds"] = image_multiply_adds(job.trainer)
         if execution.plan is not None:
-            record["planned"] = planned(
-                execution.plan,
-                kind.name,
-                job.trainer,
-                training,
-                record["images"],
-                origin,
-            )
+            record["planned"] = planned(execution.plan, record)
         goes_on = found is not None and _goes_on(found)
         run = Run(os.path.abspath(output), record)
         if goes_on:

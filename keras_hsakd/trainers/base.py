@@ -141,12 +141,6 @@ class Trainer(Metrics, Saving, Fitting, keras.Model):
         """The network that is trained, evaluated and exported; the first of several."""
         return next(iter(self._learners.values())).network
 
-    @property
-    def trained_outputs(self) -> frozenset[str]:
-        """Names of the outputs and layers of `network` that terms are on."""
-        prefix = next(iter(self._learners))
-        return frozenset(self._needed_of(prefix))
-
     def _needed_of(self, prefix):
         """Returns the names of what terms need of a network."""
         parts = (part for part in self._parts if part.network == prefix)
