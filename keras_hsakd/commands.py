@@ -162,7 +162,7 @@ def train(
 
 def plan(
     *,
-    teacher: str,
+    teacher: tuple[str, ...],
     teacher_epochs: int | None = None,
     variants: int = 8,
     sampled_views: int = 2,
@@ -181,7 +181,8 @@ def plan(
     pay less. Each is measured for 20 steps, on the images that it will have.
 
     Args:
-        teacher: Run folder of the teacher, or the network that is to be trained as one.
+        teacher: Run folder of the teacher, or of several, or the network that is to be
+            trained as one.
         teacher_epochs: Epochs of that training. Defaults to --epochs.
         variants: Augmentations of each image in a cache.
         sampled_views: Views in a step where they are sampled.

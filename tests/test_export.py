@@ -601,7 +601,7 @@ def test_images_of_any_size(tmp_path):
         ({"images": IMAGES[:0]}, "`images` to be"),
         ({"top_k": 11}, "`top_k` to be 1 to 10.*top_k=11"),
         ({"temperature": 0.0}, "`temperature` to be a number > 0"),
-        ({"features": "conv"}, "`features` to name a layer.*did you mean 'conv2d"),
+        ({"features": "conv2d_"}, "`features` to name a layer.*did you mean 'conv2d"),
         ({"center_crop": 1.5}, "`center_crop` to be > 0 and at most 1"),
         (
             {"preprocessing": keras.layers.Resizing(8, 8)},

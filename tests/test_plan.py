@@ -299,7 +299,6 @@ def test_settings_that_do_not_suit(facts, measured, tmp_path):
         ({"variants": 0}, "Expected `variants` to be at least 1"),
         ({"sampled_views": 1}, "Expected `sampled_views` to be at least 2"),
         ({"teacher": "resnet9"}, "a run folder or a network.*mean 'resnet8'"),
-        ({"teacher": ["resnet8", "resnet8"]}, "Expected one `teacher`: students of"),
         ({"data": None}, "Expected `data` for a teacher that is to be trained"),
     ):
         arguments = {"teacher": "resnet8", "training": TRAINING, "data": DIGITS}

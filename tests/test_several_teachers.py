@@ -1,5 +1,7 @@
 """Students of several runs, from the command line: records, costs, caches, reports."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,8 @@ from keras_hsakd.runs import (
     TrainingSettings,
     compare,
     costs,
+    planning,
+    timing,
     train,
 )
 from keras_hsakd.runs.evaluation import images_measured_on
@@ -114,6 +118,30 @@ def test_views_that_differ(folder, capsys):
     for command in ("cache --variants 1", f"distill {STUDENT}"):
         assert run(f"{command} --teacher resnet8 padded --output nothing") == 1
         assert "learned the same views" in capsys.readouterr().err
+
+
+def test_a_plan_of_several(folder, monkeypatch):
+    def in_a_process(task):
+        return json.loads(json.dumps(timing.answer(json.loads(json.dumps(task)))))
+
+    monkeypatch.setattr(planning, "_in_a_process", in_a_process)
+    ways = planning._ways
+    kept = ("the method", "cached teacher")
+    monkeypatch.setattr(
+        planning, "_ways", lambda *args: {name: ways(*args)[name] for name in kept}
+    )
+    student = TrainingSettings(model="resnet8", epochs=1, batch_size=5)
+    names = ["resnet8", "wrn_10_1"]
+    found = planning.plan(names, student, seconds=0, verbose=0)
+    records = [Run.open(name).record for name in names]
+    assert found["teacher"]["model"] == "resnet8 + wrn_10_1"
+    hours = sum(record["seconds"] for record in records) / 3600
+    assert found["teacher"]["hours"] == pytest.approx(hours)
+    backbone = sum(record["parts"]["backbone"] for record in records)
+    assert found["parts"]["teacher"]["backbone"] == backbone
+    exact, cached = (row["of"]["image_multiply_adds"] for row in found["rows"])
+    assert exact - cached == 4 * sum(sum(r["parts"].values()) for r in records)
+    assert "resnet8 + wrn_10_1 teaches resnet8" in planning.table(found)
 
 
 def test_two_of_one_teach_as_it_does(folder):

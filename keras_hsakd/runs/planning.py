@@ -17,8 +17,8 @@ from keras_hsakd.files import as_json, read_json, without_folders, write_json
 from keras_hsakd.machine import machine
 from keras_hsakd.runs import sources
 from keras_hsakd.runs.folder import Run
-from keras_hsakd.runs.kinds import Distill, Teacher
-from keras_hsakd.runs.settings import DataSettings, TrainingSettings
+from keras_hsakd.runs.kinds import Distill, Teacher, check_same_views
+from keras_hsakd.runs.settings import DataSettings, TrainingSettings, one_or_more
 from keras_hsakd.sizes import in_words
 from keras_hsakd.teachers import num_bytes
 
@@ -26,7 +26,7 @@ _FORMAT = 3
 
 
 def plan(
-    teacher: str | os.PathLike,
+    teacher: str | os.PathLike | Sequence[str],
     training: TrainingSettings,
     data: DataSettings | Mapping | None = None,
     teacher_epochs: int | None = None,
@@ -45,8 +45,8 @@ def plan(
     its own; one that fails is a row that says why.
 
     Args:
-        teacher: Run folder of the teacher, whose cost was paid, or one of
-            `keras_hsakd.models.names()`, which is to be trained.
+        teacher: Run folder of the teacher, whose cost was paid, or of several; or one
+            of `keras_hsakd.models.names()`, which is to be trained.
         training: Which student, and how both are trained.
         data: Which images. With a run folder, a dict of the settings that differ from
             its own. Defaults to `None`, none differs.
@@ -79,14 +79,15 @@ def plan(
     _check_least(0, seconds=seconds)
     _check_least(1, teacher_epochs=teacher_epochs, variants=variants)
     _check_least(2, sampled_views=sampled_views)
-    run, training = _run_of(teacher), sources.absolute(training)
-    named = sources.absolute(TrainingSettings(model=os.fspath(teacher)))
+    given, training = one_or_more(teacher), sources.absolute(training)
+    runs = _runs_of(given)
+    named = sources.absolute(TrainingSettings(model=given[0]))
     task = {
-        "teacher": run.path if run else named.model,
-        "is_run": run is not None,
-        "views": run.views if run else views,
+        "teacher": [run.path for run in runs] or named.model,
+        "is_run": bool(runs),
+        "views": runs[0].views if runs else views,
         "training": dataclasses.asdict(training),
-        "data": dataclasses.asdict(_data_settings(data, run, views)),
+        "data": dataclasses.asdict(_data_settings(data, runs, views)),
         "modules": modules,
         "seconds": seconds,
     }
@@ -97,10 +98,10 @@ def plan(
         {
             "format": _FORMAT,
             "teacher": {
-                "model": run.record["training"]["model"] if run else named.model,
-                "run": run and run.path,
-                # A checkpoint that was converted tells no time.
-                "hours": run and (run.record["seconds"] / 3600 or None),
+                "model": " + ".join(r.record["training"]["model"] for r in runs)
+                or named.model,
+                "run": ", ".join(run.path for run in runs) or None,
+                "hours": _hours(runs),
                 "epochs": teacher_epochs or training.epochs,
             },
             **{name: task[name] for name in ("views", "training", "data")},
@@ -128,35 +129,39 @@ def _check_least(least, **numbers):
             )
 
 
-def _run_of(teacher):
-    """Returns the run that a teacher is, or None of a network that is not trained."""
-    if not isinstance(teacher, str | os.PathLike):
-        raise ValueError(
-            "Expected one `teacher`: students of several are not planned. "
-            f"Received: {teacher}"
-        )
-    if os.path.isdir(teacher) or teacher in pretrained.names():
-        return Run.open(teacher)
+def _runs_of(given):
+    """Returns the runs of teachers; none of a network that is not trained."""
+    first = given[0]
+    if len(given) > 1 or os.path.isdir(first) or first in pretrained.names():
+        return [Run.open(each) for each in given]
     try:
-        sources.check_name(os.fspath(teacher))
+        sources.check_name(first)
     except ValueError as error:
         raise ValueError(
             f"Expected `teacher` to be a run folder or a network; {error}"
         ) from error
-    return None
+    return []
 
 
-def _data_settings(data, run, views):
+def _hours(runs):
+    """Returns how long trainings took; None where one, a checkpoint, does not tell."""
+    seconds = [run.record["seconds"] for run in runs]
+    return sum(seconds) / 3600 if seconds and all(seconds) else None
+
+
+def _data_settings(data, runs, views):
     """Returns which images the networks of a plan take."""
     given = data if isinstance(data, Mapping) else vars(data) if data else {}
-    if run is None:
+    if not runs:
         if given.get("data") is None:
             raise ValueError(
                 "Expected `data` for a teacher that is to be trained. Received: none"
             )
         return Teacher(views=views).data_settings(data, None)
-    kind = Distill(teacher=run.path)
-    settings = kind.data_settings(data, kind.origin())
+    kind = Distill(teacher=[run.path for run in runs])
+    origin = kind.origin()
+    check_same_views(origin)
+    settings = kind.data_settings(data, origin)
     return dataclasses.replace(settings, unlabeled=None)
 
 

@@ -9,6 +9,7 @@ has its own peak of memory, and gives back what it took; `planning.py` starts th
 import contextlib
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,9 +17,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_hsakd import teachers
 from keras_hsakd.callbacks import StepSeconds
 from keras_hsakd.files import read_json, write_json
-from keras_hsakd.heads import multiply_adds_by_part, signature
+from keras_hsakd.heads import Signature, multiply_adds_by_part
 from keras_hsakd.machine import machine, memory, versions
 from keras_hsakd.optional import own_module
 from keras_hsakd.runs import networks
@@ -39,8 +41,8 @@ _FEWEST, _MOST = 3, 20
 class ConstantTeacher(Teacher):
     """A teacher that costs nothing, nearly as one whose outputs are in a cache."""
 
-    def __init__(self, network: keras.Model):
-        self._signature = signature(network)
+    def __init__(self, signature: Signature):
+        self._signature = signature
 
     @property
     def signature(self):
@@ -85,7 +87,11 @@ class Pair:
     def teacher(self) -> Origin:
         """Returns the teacher, trained or not."""
         if self.task["is_run"]:
-            return Origin(Run.open(self.task["teacher"]), "last", "teacher")
+            first, *others = (
+                Origin(Run.open(path), "last", "teacher")
+                for path in self.task["teacher"]
+            )
+            return first._replace(others=tuple(others))
         training = networks.of_another(self.training, self.task["teacher"])
         (made,) = networks.create(training, self.images, self.task["views"])
         return Origin(_NotTrained(made, self.task["views"]), "last", "teacher")
@@ -98,7 +104,7 @@ class Pair:
             job = kind.job(training, self.images, origin)
             if way["cached"]:
                 trainer = Distiller(
-                    ConstantTeacher(job.trainer.teacher),
+                    ConstantTeacher(teachers.get(job.trainer.teacher).signature),
                     job.network,
                     views=job.trainer.views,
                     sampled_views=kind.sampled_views,
@@ -111,15 +117,19 @@ class Pair:
 def look(pair: Pair) -> dict:
     """Returns what a plan has to know of networks, images and device."""
     images, views = pair.images, pair.task["views"]
-    teacher = pair.teacher().network()
+    all_networks = [origin.network() for origin in pair.teacher().all]
+    teacher = teachers.get(all_networks)
+    of_teacher = Counter()
+    for network in all_networks:
+        of_teacher.update(multiply_adds_by_part(network))
     (student,) = networks.create(pair.training, images, views)
     return {
         "num_views": Distiller(teacher, student, views=views).num_views,
         "parts": {
-            "teacher": multiply_adds_by_part(teacher),
+            "teacher": dict(of_teacher),
             "student": multiply_adds_by_part(student),
         },
-        "widths": signature(teacher).outputs,
+        "widths": teacher.signature.outputs,
         "images": images.record(),
         "steps": len(images.train),
         "test_batches": len(images.test),
