@@ -1,10 +1,12 @@
 """The named data sets: one row each in a table, and `load`."""
 
 import dataclasses
+import functools
 import glob
 import os
 import types
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -18,7 +20,7 @@ from keras_hsakd.data.folders import (
     check_reading,
     unlabeled_source,
 )
-from keras_hsakd.data.pipelines import Augmentation, Feed, known_by, rescaling
+from keras_hsakd.data.pipelines import Augmentation, Feed, identified, rescaling
 from keras_hsakd.data.sources import ArraySource, joined
 from keras_hsakd.data.subsets import REST, Examples, Selection, hold_out
 from keras_hsakd.data.tfds import TfdsRecords, TfdsSource, is_tfds
@@ -373,42 +375,53 @@ def load(
         drop_remainder,
     )
     check_reading(corrupt, stream)
-    if is_tfds(name) and unlabeled == REST:
+    found = _read(name, selection, data_dir, train_split, test_split)
+    chosen = selection.of(*found.examples)
+    train, test = (found.source(*examples, image_size) for examples in chosen)
+    others, left_out = unlabeled_source(unlabeled, feed, corrupt, skip, stream)
+    if found.records is not None:
+        train, test = _kept(train, test, feed, stream)
+    datasets = feed.datasets(joined(train, others), test, found.class_names)
+    if found.records is not None:
+        for dataset, (inputs, _) in zip(datasets, chosen, strict=True):
+            dataset.records = found.records.numbers[inputs]
+    of_train, of_test = (
+        functools.partial(found.source, *examples, image_size)
+        for examples in found.examples
+    )
+    of_test = of_train if validation else of_test
+    whole = lambda: joined(of_train(), others), of_test
+    return identified(datasets, [*skip, *left_out], whole, found.class_names)
+
+
+class _Found(NamedTuple):
+    """A data set that is there: examples to train on, and to test on."""
+
+    class_names: list[str]
+    examples: tuple[Examples, Examples]
+    records: TfdsRecords | None = None
+
+    def source(self, inputs, labels, image_size):
+        """Returns the source of some examples."""
+        if self.records is None:
+            return ArraySource(inputs, labels, image_size)
+        return TfdsSource(self.records, inputs, image_size)
+
+
+def _read(name, selection, data_dir, train_split, test_split):
+    """Returns the data set of a name."""
+    if not is_tfds(name):
+        _check_no_splits(name, train_split=train_split, test_split=test_split)
+        *examples, class_names = _DATASETS[name][1](name, data_dir)
+        return _Found(class_names, tuple(examples))
+    if selection.rest:
         raise ValueError(
             "Expected `unlabeled` to be a folder for `tfds:`, which has the labels "
-            f"beside the images. Received: unlabeled={unlabeled!r} for name={name!r}"
+            f"beside the images. Received: unlabeled={REST!r} for name={name!r}"
         )
-
-    if is_tfds(name):
-        records = TfdsRecords(name, data_dir, train_split, test_split)
-        class_names = records.class_names
-        found = records.examples(labelled=validation or selection.is_of_classes)
-    else:
-        _check_no_splits(name, train_split=train_split, test_split=test_split)
-        *found, class_names = _DATASETS[name][1](name, data_dir)
-
-    def source(inputs, labels):
-        if is_tfds(name):
-            return TfdsSource(records, inputs, image_size)
-        return ArraySource(inputs, labels, image_size)
-
-    chosen = selection.of(*found)
-    train, test = (source(*examples) for examples in chosen)
-    others, left_out = unlabeled_source(unlabeled, feed, corrupt, skip, stream)
-    if is_tfds(name):
-        train, test = _kept(train, test, feed, stream)
-    datasets = feed.datasets(joined(train, others), test, class_names)
-    for dataset, (inputs, _) in zip(datasets, chosen, strict=True):
-        dataset.skipped = [*skip, *left_out]
-        if is_tfds(name):
-            dataset.records = records.numbers[inputs]
-    # Known by all that was found, whichever of it was chosen.
-    train, test = datasets
-    train.fingerprint = known_by(lambda: joined(source(*found[0]), others), class_names)
-    test.fingerprint = known_by(
-        lambda: source(*found[0 if validation else 1]), class_names
-    )
-    return datasets
+    records = TfdsRecords(name, data_dir, train_split, test_split)
+    labelled = selection.validation or selection.is_of_classes
+    return _Found(records.class_names, records.examples(labelled), records)
 
 
 def _kept(train, test, feed, stream):

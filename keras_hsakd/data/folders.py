@@ -1,7 +1,6 @@
 """Folders of image files as pipelines."""
 
 import collections
-import functools
 import os
 import pathlib
 import unicodedata
@@ -15,7 +14,7 @@ import tensorflow as tf
 from keras_hsakd.data import decoding, keeping
 from keras_hsakd.data.arguments import check_class_names
 from keras_hsakd.data.decoded_files import Checked
-from keras_hsakd.data.pipelines import Augmentation, Feed, known_by
+from keras_hsakd.data.pipelines import Augmentation, Feed, identified, known_by
 from keras_hsakd.data.sources import FileSource, Source, joined
 from keras_hsakd.data.subsets import REST, Selection
 from keras_hsakd.sizes import ImageSize
@@ -188,17 +187,16 @@ def image_folder(
     files = [source.files for source in (train, test)]
     datasets = feed.datasets(joined(train, others), test, found.class_names)
     for dataset, of_source in zip(datasets, files, strict=True):
-        dataset.files, dataset.skipped = of_source, [*skip, *left_out]
-    # Known by all that was found, whichever of it was chosen.
-    for dataset, part, more in (
-        (datasets[0], found.train, others),
-        (datasets[1], found.train if validation else found.test, None),
-    ):
-        whole = functools.partial(_files, *found.examples(part), image_size)
-        dataset.fingerprint = known_by(
-            lambda whole=whole, more=more: joined(whole(), more), found.class_names
-        )
-    return datasets
+        dataset.files = of_source
+
+    def all_of(part):
+        return _files(*found.examples(part), image_size)
+
+    whole = (
+        lambda: joined(all_of(found.train), others),
+        lambda: all_of(found.train if validation else found.test),
+    )
+    return identified(datasets, [*skip, *left_out], whole, found.class_names)
 
 
 def test_folder(

@@ -565,6 +565,26 @@ def known_by(
     )
 
 
+def identified(
+    datasets: Sequence[tf.data.Dataset],
+    skipped: Sequence[str],
+    whole: Sequence[Callable[[], Source]],
+    class_names: Sequence[str],
+) -> Sequence[tf.data.Dataset]:
+    """Returns pipelines known by all data that are there, whichever were chosen.
+
+    Args:
+        datasets: The pipelines.
+        skipped: Files that were left out.
+        whole: For each a function to the source of all data.
+        class_names: Names of the classes.
+    """
+    for dataset, source in zip(datasets, whole, strict=True):
+        dataset.skipped = list(skipped)
+        dataset.fingerprint = known_by(source, class_names)
+    return datasets
+
+
 def _next_epoch(epoch, counter, share):
     """Returns the indices of the epoch that a counter has when they are first read."""
 

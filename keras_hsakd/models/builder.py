@@ -211,23 +211,9 @@ def build(
     Reference: [Yang et al., 2021](https://arxiv.org/abs/2107.13715), section 3.2 and
     the authors' implementation.
     """
-    check_channels_last()
-    for argument, value in (("num_classes", num_classes), ("num_views", num_views)):
-        if value < 2:
-            raise ValueError(
-                f"Expected `{argument}` to be at least 2. Received: {argument}={value}"
-            )
-    if head not in HEADS:
-        raise ValueError(
-            f"Expected `head` to be one of {HEADS}. Received: head={head!r}"
-        )
     if input_shape is None:
         input_shape = (image_size, image_size, 3)
-    if len(input_shape) != 3:
-        raise ValueError(
-            "Expected `input_shape` to be (height, width, channels). "
-            f"Received: input_shape={tuple(input_shape)}"
-        )
+    _check(num_classes, input_shape, num_views, head)
 
     def classify(scope, x, units, name):
         pool = keras.layers.GlobalAveragePooling2D(name=scope.path(f"{name}_pool"))
@@ -292,4 +278,22 @@ def check_sizes(**sizes: int | tuple[int, ...]) -> None:
         raise ValueError(
             f"Expected {' and '.join(f'`{name}`' for name in sizes)} to have a number "
             f"for each stage. Received: {received}"
+        )
+
+
+def _check(num_classes, input_shape, num_views, head):
+    check_channels_last()
+    for argument, value in (("num_classes", num_classes), ("num_views", num_views)):
+        if value < 2:
+            raise ValueError(
+                f"Expected `{argument}` to be at least 2. Received: {argument}={value}"
+            )
+    if head not in HEADS:
+        raise ValueError(
+            f"Expected `head` to be one of {HEADS}. Received: head={head!r}"
+        )
+    if len(input_shape) != 3:
+        raise ValueError(
+            "Expected `input_shape` to be (height, width, channels). "
+            f"Received: input_shape={tuple(input_shape)}"
         )
