@@ -175,15 +175,15 @@ def plan(
     training: TrainingSettings,
     modules=(),
 ):
-    """Tells what a teacher and its student will cost, before they are trained.
+    """Estimates what a teacher and its student will cost, before training them.
 
-    Multiply-adds, hours and memory on this machine, for the method and for each way to
-    pay less. Each is measured for 20 steps, on the images that it will have.
+    It gives multiply-adds, hours and memory on this machine, for the method and for
+    each way to pay less, from 20 steps of each on the images of the training.
 
     Args:
-        teacher: Run folder of the teacher, or of several, or the network that is to be
-            trained as one.
-        teacher_epochs: Epochs of that training. Defaults to --epochs.
+        teacher: Run folder of the teacher, or of several; or a network to train as the
+            teacher.
+        teacher_epochs: Epochs of the teacher's training. Defaults to --epochs.
         variants: Augmentations of each image in a cache.
         sampled_views: Views in a step where they are sampled.
         seconds: Seconds after which fewer than 20 steps of a way are enough.
@@ -365,11 +365,11 @@ def study(
         ExecutionSettings, Group(ExecutionSettings, omit=("resume", "plan"))
     ],
 ):
-    """Runs many experiments, and what is missing of them when started again.
+    """Runs many experiments; started again, it runs those that are missing.
 
-    A text file has one a line: the words of `keras-hsakd run`, without --output; what
-    follows a # is for people. Teachers that several need are trained once. Started
-    again, it goes on where it was stopped.
+    A text file has an experiment on each line: the words of `keras-hsakd run`, without
+    --output. A # begins a comment. Experiments share their teachers. Started again, a
+    study continues where it stopped.
 
     Args:
         file: Text file with a line for each experiment.
@@ -462,15 +462,15 @@ def report(
 ):
     """Compares finished trainings: mean, spread and differences over seeds.
 
-    Mean and standard deviation over seeds, paired differences with 95 % intervals, what
-    was spent, published figures beside.
+    It gives mean and standard deviation over seeds, paired differences with 95 %
+    intervals, the cost, and published figures.
 
     Args:
         folders: Run folders, or folders with run folders below them.
-        against: Method that the others are compared with: a run folder of it, or a
-            folder above, or its name in the table. Defaults to the first.
-        output: Folder for report.md, report.csv and report.html, where the drawings
-            are. Defaults to none.
+        against: Method to compare the others with: one of its run folders, a folder
+            above, or its name in the table. Defaults to the first method.
+        output: Folder for report.md, report.csv, report.html and the pictures. Defaults
+            to none.
     """
     found = runs.compare(folders, against)
     print(found.markdown(), end="")
@@ -489,14 +489,14 @@ def cache(
 ):
     """Keeps a teacher's outputs, for students to learn from.
 
-    Writes class logits and heads for all views, on some fixed augmentations of each
-    training image. `keras-hsakd distill --cache` learns from them, and spends nothing
-    on the teacher. A cache that was begun is gone on with.
+    It writes class logits and joint logits of the heads for all views, on fixed
+    augmentations of each training image. `keras-hsakd distill --cache` learns from
+    them without running the teacher. A cache that was begun is continued.
 
     Args:
         output: Folder to write.
-        check: Recompute a sample, and print how far what is kept is from it; of a cache
-            that is there, do nothing else.
+        check: Recompute a sample, and print how far the cache is from it. A cache that
+            exists is only checked.
         verbose: 0 is silent, 1 a progress bar, 2 a line an epoch.
     """
     if not (check and os.path.exists(output)):
@@ -513,15 +513,15 @@ def cache(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What is told of what is converted.
+    """What the command needs to know of the network that it converts.
 
     Attributes:
-        model: Checkpoint: network of `keras-hsakd models` that it holds; weights:
+        model: Checkpoint: its network, one of `keras-hsakd models`; weights:
             applications/NAME.
         preprocessing: .keras: as of `teacher`.
         prefix: Checkpoint: part of its keys, for example net1.
-        checkpoint: Network to write, of a run folder: after the last epoch, or after
-            that of the best val_accuracy. Defaults to last.
+        checkpoint: Run folder: checkpoint to write, of the last epoch or of the epoch
+            with the best val_accuracy. Defaults to last.
         overwrite: Replace the run in that folder.
     """
 
@@ -542,10 +542,10 @@ def convert(
 ):
     """Makes a run folder of a trained network, or a PyTorch checkpoint of one.
 
-    A network that was trained elsewhere can teach then: a .keras file, or .h5 of a
+    A network that was trained elsewhere can then teach: a .keras or .h5 file of a
     whole network, weights (.weights.h5, .h5) of a classifier of keras.applications, or
-    a PyTorch checkpoint of the authors' kind (.pth, .pth.tar, .safetensors). Of a run
-    folder, such a checkpoint is written.
+    a PyTorch checkpoint like the authors' (.pth, .pth.tar, .safetensors). From a run
+    folder, the command writes such a checkpoint.
 
     Args:
         source: File, or run folder.
@@ -617,13 +617,12 @@ def _is_network(path):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What is measured beyond the accuracy, and beside what.
+    """What is measured beyond accuracy, and against which networks.
 
     Attributes:
         quality: Measure more than accuracy: calibration, agreement with the teacher,
-            heads by rotation and class, corruptions; the flags below do so, too.
-        teacher: Run folder of the teacher. Defaults to the one that the run learned
-            from.
+            heads by rotation and class, corruptions. The flags below imply it.
+        teacher: Run folder of the teacher. Defaults to the run's own teacher.
         beside: Run folder of a network to compare each class with.
         severity: Severity of the corruptions, from 1 to 5.
         output: JSON file to write. Defaults to quality.json in the run folder.
@@ -651,8 +650,8 @@ def evaluate(
 
     Args:
         run: Run folder.
-        checkpoint: Network to measure: after the last epoch, or after that of the best
-            val_accuracy.
+        checkpoint: Checkpoint to measure: of the last epoch, or of the epoch with the
+            best val_accuracy.
         heads: Add the accuracies of the heads on rotated images.
         verbose: 0 is silent, 1 a progress bar, 2 a line an epoch.
     """
@@ -673,15 +672,15 @@ def _measure_quality(run, checkpoint, given, verbose, data):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What an artefact is worth on the run's test images.
+    """How the exported files are measured.
 
     Attributes:
-        report: Measure each artefact on the run's test images: accuracy, calibration,
-            size, latency; the flags below do so, too.
-        max_drop: Most accuracy that an artefact may lose, from 0 to 1; one that loses
-            more is kept aside. Defaults to any.
-        teacher: Run folder of the teacher, measured beside.
-        plain: Run folder of a network without a teacher, the same way.
+        report: Measure each file on the run's test images: accuracy, calibration, size,
+            latency. The flags below imply it.
+        max_drop: Largest loss of accuracy that is accepted, from 0 to 1; a file that
+            loses more is kept aside. Defaults to no limit.
+        teacher: Run folder of the teacher, which is measured too.
+        plain: Run folder of a network trained without a teacher, which is measured too.
         card: JSON file with texts for the model card: intended_use, data, training,
             limits, licence.
     """
@@ -706,22 +705,22 @@ def export(
 ):
     """Writes the network of a run folder for production.
 
-    As a SavedModel for TF Serving, or in other formats. Each is compared with the
-    network before it gets its name. Nothing is replaced.
+    It writes a SavedModel for TF Serving, or other formats. Each file is compared with
+    the network before it gets its name. No file is replaced.
 
     Args:
         run: Run folder.
-        output: Folder of versions, in which the next one is made; or a version, a path
+        output: Folder of versions, which gets the next version; or a version, a path
             that ends in a number.
         format: Formats to write.
-        top_k: Number of the most likely classes that a SavedModel tells beside.
+        top_k: Number of most likely classes that a SavedModel also returns. Defaults
+            to none.
+        features: Layer whose outputs a SavedModel returns by a signature of their own.
             Defaults to none.
-        features: Layer whose outputs a SavedModel gives by a signature of its own.
-            Defaults to none.
-        temperature: What the logits are divided by before the softmax; fit, what makes
-            the labels of the run's validation images likeliest.
-        checkpoint: Network to export: after the last epoch, or after that of the best
-            val_accuracy.
+        temperature: Divide the logits by this number before the softmax; fit chooses
+            the number that fits the labels of the run's validation images best.
+        checkpoint: Checkpoint to export: of the last epoch, or of the epoch with the
+            best val_accuracy.
     """
     if "card" in report:
         report["card"] = read_json(report["card"])

@@ -283,9 +283,9 @@ class _WithHeads(Kind):
 
     Attributes:
         views: Views of an image that the heads tell apart.
-        sampled_views: Views of each image that a step sees, the others drawn anew each
-            time, to pay less. Defaults to all.
-        head_metrics: Log the accuracies of the heads too; validation takes longer.
+        sampled_views: Number of views of each image that a step sees, to pay less: the
+            image itself, and others drawn anew for each step. Defaults to all.
+        head_metrics: Also log the accuracies of the heads; validation takes longer.
     """
 
     views: Views = "rotations"
@@ -298,8 +298,8 @@ class Teacher(_WithHeads):
     """Trains a network with auxiliary heads on labels, to teach others.
 
     Attributes:
-        backbone: Run folder of the same network, whose backbone is taken over and
-            frozen. Defaults to none; all is trained jointly.
+        backbone: Run folder of the same network, to take its backbone and freeze it.
+            Defaults to none: the whole network is trained.
     """
 
     name = "teacher"
@@ -361,24 +361,25 @@ class Distill(_WithHeads):
 
     Attributes:
         teacher: Run folder of the teacher, or the name of a network that comes with the
-            package; of several, the logits are averaged. Defaults to that of --cache.
-        cache: Folder of the teacher's outputs, by `keras-hsakd cache`, which are
-            learned from in its place. Defaults to none; its network computes them.
-        cached_variants: Without --cache: write one beside the run folder first, of so
-            many augmentations of each image. Defaults to none.
-        checkpoint: Network of the teacher: after the last epoch, or after that of the
-            best val_accuracy. Defaults to the cache's, or last.
-        method: Method, with its published settings.
+            package. The logits of several are averaged, and the first one gives the
+            features. Defaults to the teacher of --cache.
+        cache: Folder of the teacher's outputs, written by `keras-hsakd cache`, to learn
+            from without running the teacher. Defaults to none.
+        cached_variants: Without --cache: first write a cache beside the run folder, of
+            this many augmentations of each image. Defaults to no cache.
+        checkpoint: The teacher's checkpoint: of the last epoch, or of the epoch with
+            the best val_accuracy. Defaults to that of the cache, or last.
+        method: Distillation method, with its published settings.
         heads: Learn by auxiliary heads from views of the images; without, from the
             teacher's class logits alone. Defaults to yes for hsakd.
         temperature: Temperature of the method. Defaults to the published one.
         method_settings: Other settings of its terms, for example beta=6 of dkd.
             Defaults to the published ones.
-        terms: Terms of the loss in place of those of a method, each as Python spells
-            it, for example "KL(4.0, on='heads', weight=0.5)".
+        terms: Terms of the loss, in place of a method, each written as in Python, for
+            example "KL(4.0, on='heads', weight=0.5)".
         views: Without heads: views of an image on which the classes are learned.
             Defaults to the image alone; with heads, those of the teacher.
-        weak_teacher: Learn from a teacher that is no better than chance, too.
+        weak_teacher: Also learn from a teacher that is no better than chance.
     """
 
     name = "distill"
@@ -638,8 +639,8 @@ class Mutual(_WithHeads):
     among the logged quantities.
 
     Attributes:
-        peers: Networks that it learns with. Defaults to one more of the same.
-        temperature: Temperature at which they learn from others.
+        peers: Other networks that it learns with. Defaults to one of the same kind.
+        temperature: Temperature at which the networks learn from each other.
     """
 
     name = "mutual"
@@ -681,8 +682,8 @@ class Linear(Kind):
 
     Attributes:
         backbone: Run folder of the trained network.
-        checkpoint: Network whose features are taken: after the last epoch, or after
-            that of the best val_accuracy.
+        checkpoint: Checkpoint of that network: of the last epoch, or of the epoch with
+            the best val_accuracy.
     """
 
     name = "linear"

@@ -74,29 +74,28 @@ class DataSettings(Settings):
             a fifth of each class of the training split.
         image_size: Height and width of the images, or HEIGHTxWIDTH. Defaults to the
             named data set's; 32 for tfds: and a folder.
-        examples_per_class: Training images kept of each class, chosen by the seed.
-            Defaults to all.
-        label_fraction: Part of the training images of each class that is kept, from 0
-            to 1, chosen by the seed. Defaults to all.
-        limit: Most training images, and test images, that are kept, to try things out.
-            Defaults to all.
+        examples_per_class: Keep this many training images of each class, chosen by the
+            seed. Defaults to all.
+        label_fraction: Keep this part of the training images of each class, from 0 to
+            1, chosen by the seed. Defaults to all.
+        limit: Keep at most this many training images, and as many test images, to try
+            things out. Defaults to all.
         validation: Measure on a fixed fifth of the training images, not on the test
             images.
-        augment: Stronger augmentation of training images: rand_augment. Defaults to
-            none.
+        augment: Augment training images more strongly: rand_augment. Defaults to no.
         crop: Crop of training images: padded, by an eighth of their size, or resized,
             a random part as for ImageNet. Defaults to padded.
-        center_crop: Part of a test image's shorter side that is kept, in a square at
-            its centre, or of each side of the largest part of the shape of
-            --image-size. Defaults to the whole image, resized.
+        center_crop: Keep this part of a test image, at its centre: a square, measured
+            by the shorter side; or, where --image-size is not square, a rectangle of
+            its shape. Defaults to the whole image, resized.
         flip: Folder, tfds: mirror training images at random. Defaults to yes.
         mean: Folder, tfds: mean of each channel, from 0 to 1. Defaults to ImageNet's.
         std: Folder, tfds: standard deviation of each channel. Defaults to ImageNet's.
         corrupt: Folder: refuse or skip files that cannot be decoded, or leave them
             unchecked. Defaults to refuse.
-        unlabeled: Folder of more training images, at any depth, that have no label; or
-            rest, those that --examples-per-class or --label-fraction leave out.
-            Defaults to none.
+        unlabeled: Folder of training images without labels, at any depth; or rest: the
+            images that --examples-per-class or --label-fraction leave out. Defaults to
+            none.
     """
 
     data: str
@@ -154,41 +153,40 @@ class TrainingSettings(Settings):
         preprocessing: File or function: inside, it takes images of 0 to 255, or
             normalize, by --mean and --std before it. Defaults to inside, where it
             begins with layers for that.
-        head: Its auxiliary heads: light, which cost a small part of it, or a copy of
-            what follows each stage, as in the paper. Defaults to copy for the networks
-            of `keras-hsakd models`, light for others.
-        taps: Names of the layers that its heads are at. Defaults to those that
+        head: Auxiliary heads: light, which cost a small part of the network, or copy,
+            a copy of the layers after each stage, as in the paper. Defaults to copy for
+            the networks of `keras-hsakd models`, light for others.
+        taps: Names of the layers whose outputs the heads take. Defaults to those that
             keras_hsakd.find_taps finds.
-        freeze_backbone: Keep the weights that were loaded; train heads and a new
+        freeze_backbone: Freeze the weights that were loaded; train the heads and a new
             classifier.
         epochs: Passes over the training images.
         batch_size: Images in a batch, before views are made of them.
         optimizer: sgd, as PyTorch has it, or adamw, as Keras has it.
         learning_rate: Largest learning rate; adamw needs a smaller one.
-        schedule: How the learning rate falls: in steps, or as a cosine to zero.
+        schedule: Lower the learning rate in steps, or as a cosine to zero.
         milestones: steps: fractions of the epochs at which the learning rate drops to
             a tenth.
-        warmup_epochs: Epochs over which the learning rate comes in, from zero.
+        warmup_epochs: Epochs over which the learning rate rises from zero.
         momentum: Momentum of sgd.
         nesterov: Nesterov momentum of sgd.
-        weight_decay: Weight decay of all trained variables: coupled (L2) of sgd,
-            decoupled of adamw.
-        label_smoothing: Probability that is spread over all classes, of the labels of
-            images.
+        weight_decay: Weight decay of all trained variables: coupled (L2) with sgd,
+            decoupled with adamw.
+        label_smoothing: Probability that moves from an image's label to all classes
+            alike.
         ema: Momentum of a moving average of the weights, for example 0.999, which is
             measured and saved in their place. Defaults to no average.
-        gradient_accumulation: Batches whose gradients make an update of the weights
-            together.
-        clip_norm: Largest norm of the gradients of all variables together. Defaults to
-            any.
-        drop_remainder: Leave out the images of each epoch that fill no batch.
-        patience: Epochs without a better one, by what is measured, after which the
-            training ends. Defaults to any number.
-        seed: Seed of weights, order of images and augmentation.
+        gradient_accumulation: Number of batches whose gradients are averaged for one
+            update of the weights.
+        clip_norm: Scale the gradients down to this norm, over all variables together.
+            Defaults to no limit.
+        drop_remainder: Leave out the images of an epoch that do not fill a batch.
+        patience: Stop after this many epochs without improvement. Defaults to never.
+        seed: Seed of the weights, the order of the images and their augmentation.
         precision: Dtype policy of the network.
-        synchronize_batch_norm: Batch normalization over the batch of all devices, not
-            each its part.
-        deterministic: Operations that give the same bits each time; slower on GPUs.
+        synchronize_batch_norm: Normalize over the batch of all devices, not over each
+            device's part of it.
+        deterministic: Use operations that give the same bits each time; slower on GPUs.
     """
 
     model: str
@@ -271,16 +269,16 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CacheSettings(Settings):
-    """Which outputs of a teacher are kept.
+    """Which outputs of a teacher a cache keeps.
 
     Attributes:
         teacher: Run folder of the teacher, or of several; a cache to --check has its
             own.
-        checkpoint: Network of the teacher: after the last epoch, or after that of the
-            best val_accuracy.
+        checkpoint: The teacher's checkpoint: of the last epoch, or of the epoch with
+            the best val_accuracy.
         variants: Augmentations of each image; epoch e is trained on number e mod
             variants.
-        dtype: How an output is kept; uint8 with a scale a row.
+        dtype: Dtype of an output in the files; uint8 has a scale for each row.
         batch_size: Images that the teacher sees at once.
         seed: Seed of the augmentation, and of the choice of images.
     """
@@ -307,32 +305,33 @@ def one_or_more(folders) -> tuple[str, ...] | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExecutionSettings(Settings):
-    """On what a training runs, and what becomes of it when it is stopped.
+    """On which devices a training runs, and what happens when it stops.
 
-    None of them changes the results, but for `jit_compile`, which changes rounding.
+    None of them changes the results, except `jit_compile`, which changes rounding.
 
     Attributes:
         strategy: mirrored: all GPUs of this machine; multiworker: the processes of
             TF_CONFIG. Defaults to one device.
-        resume: Go on with the run in that folder, at the step where it was stopped;
-            one that has finished is left as it is.
-        snapshot_steps: Steps between two snapshots. Defaults to none, but by time.
+        resume: Continue the run in the output folder at the step where it stopped; a
+            finished run stays as it is.
+        snapshot_steps: Steps between two snapshots. Defaults to snapshots by time
+            alone.
         snapshot_seconds: Seconds between two snapshots.
-        snapshots: Snapshots kept while training.
+        snapshots: Number of snapshots that are kept.
         steps_per_execution: Steps in a row, during which signals and snapshots wait.
             Defaults to 1 on a CPU, up to 50 on an accelerator.
-        augment_on_device: Crop and flip training images on the device, where the CPU
-            is the bottleneck.
-        jit_compile: Compile steps by XLA. Defaults to yes on an accelerator, where it
-            can be done.
-        stream: Folder, tfds: read images in each epoch, also where they fit into a
-            quarter of the memory that is free.
-        max_hours: Hours after which a training ends with a snapshot and exit code 75;
-            --resume goes on, for as many. Defaults to any.
+        augment_on_device: Crop and flip training images on the device; faster where
+            the CPU is the bottleneck.
+        jit_compile: Compile steps by XLA. Defaults to yes on an accelerator, where XLA
+            can compile them.
+        stream: Folder, tfds: read the images in each epoch, even if they fit into a
+            quarter of the free memory.
+        max_hours: Stop after this many hours, with a snapshot and exit code 75;
+            --resume continues for as many hours. Defaults to no limit.
         tensorboard_images: Epochs between two pictures for TensorBoard: views with the
             heads' predictions, confusion matrices. Each takes a pass over the test
             images under all views. Defaults to none.
-        plan: File of `keras-hsakd plan --output`; run.json has what it foretold beside
+        plan: File of `keras-hsakd plan --output`; run.json then has its estimate beside
             what the training took. Defaults to none.
     """
 
