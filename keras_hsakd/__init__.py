@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from keras_hsakd.trainers import Distiller, MutualDistiller, TeacherTrainer
     from keras_hsakd.views import check_views
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Distiller",
