@@ -80,6 +80,7 @@ def way(name):
     import tensorflow as tf
 
     import keras_hsakd
+    from keras_hsakd.heads import signature
     from keras_hsakd.runs.timing import ConstantTeacher
 
     head, views, is_cached = WAYS[name]
@@ -90,7 +91,7 @@ def way(name):
         networks = [keras_hsakd.attach_heads(each, head=head) for each in networks]
     teacher, student = networks
     if is_cached:
-        teacher = ConstantTeacher(teacher)
+        teacher = ConstantTeacher(signature(teacher))
     distiller = keras_hsakd.Distiller(teacher, student, **arguments)
     distiller.compile("sgd", steps_per_execution=1)
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_hsakd import Distiller, drawings, models, strip_heads
 from keras_hsakd.compat import shapes_only
 from keras_hsakd.data import names as data_names
-from keras_hsakd.heads import multiply_adds_by_part
+from keras_hsakd.heads import multiply_adds_by_part, signature
 from keras_hsakd.runs import DataSettings, Run, kinds, recipes, run_recipe
 from keras_hsakd.runs.costs import image_multiply_adds
 from keras_hsakd.runs.timing import ConstantTeacher
@@ -175,7 +175,7 @@ def test_long_trainings_have_the_multiply_adds_of_the_lean_student():
     lean, labels, logits = map(
         image_multiply_adds,
         (
-            Distiller(ConstantTeacher(first), second, sampled_views=2),
+            Distiller(ConstantTeacher(signature(first)), second, sampled_views=2),
             BaselineTrainer(student),
             Distiller(teacher, student),
         ),
