@@ -32,8 +32,8 @@ def attach_heads(
     A head taps the model's feature maps and predicts class and view jointly:
 
     - `"light"`: pooling to at most 4 x 4 positions, 1x1 convolutions with one of each
-      channel over all positions between them, two linear layers, of which the last is
-      the same for all views, and what follows the class weights in the model, such as
+      channel over all positions between them, two linear layers, the last of them the
+      same for all views, and what follows the class weights in the model, such as
       a scale. All light heads of a network have as many channels, at most 256: as many
       as keep them together within 15 % of its multiply-adds and 25 % of its parameters.
       They have no fewer than 8, with which the heads of a tiny network may cost more.

@@ -176,8 +176,8 @@ def load_keras(model: keras.Model, path: str | os.PathLike) -> keras.Model:
         number, (one, other) = next((n, pair) for n, pair in pairs if len({*pair}) > 1)
         raise ValueError(
             f"Expected a file with the {len(wanted)} weights of `{model.name}`, in "
-            f"their order. Received: '{path}', with {len(found)}, of which number "
-            f"{number} has the shape {one} instead of {other}"
+            f"their order. Received: '{path}', with {len(found)}; number {number} has "
+            f"the shape {one} instead of {other}"
         )
     if not all(np.isfinite(value).all() for value in values):
         raise ValueError(f"Expected finite weights. Received: others in '{path}'")

@@ -20,8 +20,8 @@ def make_strategy(name: str | None):
 
     Args:
         name: `"mirrored"`, the GPUs of this machine; `"multiworker"`, the processes
-            that `TF_CONFIG` names, of which this must be the first thing done; or
-            `None`, what is there now, one device as a rule.
+            that `TF_CONFIG` names, each of which must call this before anything else;
+            or `None`, the strategy of the scope, as a rule one device.
 
     Returns:
         A `tf.distribute.Strategy`.

@@ -402,7 +402,7 @@ def head_accuracies(
 
     Args:
         joint_labels: Integers of shape `(rows,)` or probabilities of shape
-            `(rows, M * N)`, of which the most probable joint label counts.
+            `(rows, M * N)`, whose most probable joint label counts.
         joint_logits: Tensor of shape `(rows, M * N)`.
         num_views: Number of views `M`. Defaults to 4.
 
@@ -533,7 +533,7 @@ def decoupled_divergence(
         teacher_logits: Tensor of shape `(rows, K)`.
         student_logits: Tensor of shape `(rows, K)`.
         labels: Classes `y`, integers of shape `(rows,)`; or probabilities of shape
-            `(rows, K)`, of which the most probable class counts. Where a row has none,
+            `(rows, K)`, whose most probable class counts. Where a row has none,
             -1, the teacher's most probable class takes its place.
         temperature: The temperature `tau > 0`. Defaults to 4.
         alpha: Weight of the first divergence. Defaults to 1.

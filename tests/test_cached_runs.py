@@ -127,7 +127,7 @@ def test_what_a_cache_fixes_is_said_before_images_are_read(
     seeds = "run photographs/resnet20-resnet8/lean --output out --one-teacher --seeds"
     for line, message in (
         (f"{distill} --no-heads", "Expected no `cache` without heads: a cache"),
-        (f"{distill} --checkpoint best", "Expected no `checkpoint` but 'last'"),
+        (f"{distill} --checkpoint best", "Expected checkpoint='last', whose outputs"),
         (f"{distill} --limit 5", "'cache', with limit=8. Received: limit=5"),
         (f"{distill} --validation", "validation=False. Received: validation=True"),
         (f"{distill} --seed 1", "'cache', 0, by which limit=8 chooses images. Rec"),

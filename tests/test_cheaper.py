@@ -384,7 +384,7 @@ def test_a_training_without_a_head_goes_on(tiny_network, batch, tmp_path):
 
 
 def test_weights_that_leave_nothing_to_train(tiny_network, batch):
-    with pytest.raises(ValueError, match="`terms` with one at least whose weight is"):
+    with pytest.raises(ValueError, match="at least one of `terms` to have a weight"):
         TRAINERS["distiller"](tiny_network, terms=[CrossEntropy(weight=0)])
     trainer = TRAINERS["frozen"](tiny_network, terms=[CrossEntropy()]).compile(sgd())
     for train in (trainer.fit, trainer.train_on_batch):

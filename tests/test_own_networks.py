@@ -257,8 +257,8 @@ def test_a_function_makes_the_network(capsys):
             {},
             "did you mean 'MobileNetV2'|applications/Mobile",
         ),
-        ("resnet8", {"weights": "imagenet"}, "Expected no `weights` but"),
-        ("resnet8", {"preprocessing": "inside"}, "Expected no `preprocessing` but"),
+        ("resnet8", {"weights": "imagenet"}, "Expected `weights` only for"),
+        ("resnet8", {"preprocessing": "inside"}, "Expected `preprocessing` only for"),
         ("resnet8", {"freeze_backbone": True}, "random weights are not to be frozen"),
         ("no_such_module:net", {}, "module that can be imported"),
         (f"{__name__}:mime", {}, "did you mean 'mine'"),
@@ -386,7 +386,9 @@ def test_a_classifier_from_elsewhere_teaches_without_heads(tmp_path, eager_train
         mine(SHAPE, 7).save(path)
         import_keras(tmp_path / "other", settings(path), DIGITS, verbose=0)
     assert not (tmp_path / "other").exists()
-    with pytest.raises(ValueError, match="Expected no `views` but without heads"):
+    with pytest.raises(
+        ValueError, match="Expected no `views`: heads learn from the views"
+    ):
         train(
             Distill(teacher=run.path, views="half_turns"),
             tmp_path / "heads",

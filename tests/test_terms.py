@@ -448,7 +448,7 @@ def test_what_a_loss_without_rows_is_refused_with(tiny_network, batch):
         ([KL(3.0, name="loss")], "different names"),
         (KL(3.0), "`terms` to be a list of terms. Received: KL"),
         ("kd", "`terms` to be a list of terms. Received: 'kd'"),
-        ([KL(3.0, weight=0)], "`terms` with one at least whose weight is above 0"),
+        ([KL(3.0, weight=0)], "at least one of `terms` to have a weight above 0"),
     ],
 )
 def test_terms_that_do_not_suit(tiny_network, wrong, message):

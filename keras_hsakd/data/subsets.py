@@ -165,8 +165,8 @@ def hold_out(
     if (kept == counts).all():
         least = math.floor(0.5 / fraction) + 1
         raise ValueError(
-            f"Expected at least {least} examples of a class, of which to hold out "
-            f"{fraction:.0%}. Received: at most {counts.max()}"
+            f"Expected at least {least} examples of a class, to hold out "
+            f"{fraction:.0%} of them. Received: at most {counts.max()}"
         )
     out = _ranks(labels) >= kept[labels]
     return (inputs[~out], labels[~out]), (inputs[out], labels[out])

@@ -463,9 +463,8 @@ class Distill(_WithHeads):
         origin = Origin.of_cache(self.cache)
         if self.checkpoint not in (None, origin.checkpoint):
             raise ValueError(
-                f"Expected no `checkpoint` but '{origin.checkpoint}', of which the "
-                f"outputs in `cache`, '{self.cache}', are. Received: "
-                f"checkpoint='{self.checkpoint}'"
+                f"Expected checkpoint='{origin.checkpoint}', whose outputs are in the "
+                f"`cache` '{self.cache}'. Received: checkpoint='{self.checkpoint}'"
             )
         if self.teacher is not None:
             runs = [Run.open(folder) for folder in self.teacher]
@@ -528,8 +527,9 @@ class Distill(_WithHeads):
         super().check_images(images, origin)
         if self.heads and self.views not in (None, origin.run.views):
             raise ValueError(
-                "Expected no `views` but without heads, which have those of the "
-                f"teacher, {origin.run.views}. Received: views={self.views!r}"
+                "Expected no `views`: heads learn from the views of the teacher's "
+                f"heads, {origin.run.views}; `--no-heads` takes others. "
+                f"Received: views={self.views!r}"
             )
         if self.heads:
             check_same_views(origin)

@@ -96,12 +96,12 @@ def make(training: TrainingSettings, images: Images, num_views: int) -> Made:
     is_others = is_file(name) or is_function(name)
     if training.weights is not None and not is_application(name):
         raise ValueError(
-            "Expected no `weights` but of a classifier of keras.applications. "
+            "Expected `weights` only for a classifier of keras.applications. "
             f"Received: weights='{training.weights}' for '{name}'"
         )
     if training.preprocessing is not None and not is_others:
         raise ValueError(
-            "Expected no `preprocessing` but of a file or a function, whose own is not "
+            "Expected `preprocessing` only for a file or a function, whose own is not "
             f"known. Received: preprocessing='{training.preprocessing}' for '{name}'"
         )
     if is_application(name):

@@ -610,7 +610,7 @@ def _seen(batch):
 def _check_parts(parts, sampled_views):
     if not any(part.term.weight > 0 for part in parts):
         raise ValueError(
-            "Expected `terms` with one at least whose weight is above 0. "
+            "Expected at least one of `terms` to have a weight above 0. "
             f"Received: {[part.term for part in parts]}"
         )
     for part in parts:

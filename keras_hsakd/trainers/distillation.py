@@ -31,8 +31,8 @@ def terms_at(temperature: float | None, terms: Sequence | None, heads: bool) -> 
         return of_method("hsakd", heads, settings=settings)
     if temperature is not None:
         raise ValueError(
-            "Expected `temperature` or `terms`, of which each has a temperature of its "
-            f"own. Received: temperature={temperature} and terms={terms}"
+            "Expected `temperature` or `terms`: each term has its own temperature. "
+            f"Received: temperature={temperature} and terms={terms}"
         )
     return terms
 
