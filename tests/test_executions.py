@@ -205,7 +205,10 @@ def test_the_progress_bar_ends_where_the_epoch_does(capfd):
 def accelerator(monkeypatch):
     """Has Keras see a GPU, on which nothing runs."""
     import tensorflow as tf
+    from tensorflow.python.framework import config
 
+    # Which a test before may have enabled, for the whole process.
+    monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: False)
     devices = [types.SimpleNamespace(device_type=kind) for kind in ("CPU", "GPU")]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *kind: devices)
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
