@@ -232,7 +232,9 @@ def test_unchecked_files_are_named_when_they_are_read(folder):
 def test_nothing_held_out_is_an_error_before_images_are_read(tmp_path, size, error):
     for name in ("cat", "dog"):
         write(tmp_path, *(f"train/{name}/{i}.png" for i in range(size)), content=b"")
-    expected = f"at least 3 examples .* 20%. Received: {error}" if error else "empty"
+    expected = (
+        f"at least 3 examples .* 20% of them. Received: {error}" if error else "empty"
+    )
     with pytest.raises(ValueError, match=expected):
         read(tmp_path, validation=True, corrupt="refuse")
 

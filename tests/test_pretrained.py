@@ -80,7 +80,7 @@ def test_it_teaches_by_its_name(made, tmp_path):
         pretrained.card("tiny-drawn")["digest"],
     )
     assert run.record["images"]["mean"] == made.record["images"]["mean"]
-    assert planning._run_of("tiny-drawn").path == "tiny-drawn"
+    assert [r.path for r in planning._runs_of(["tiny-drawn"])] == ["tiny-drawn"]
 
 
 def test_what_is_not_there(made):
