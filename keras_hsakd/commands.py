@@ -48,15 +48,14 @@ def call(arguments: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     typed = {word for word in words if word in COMMANDS}
     given = vars(parser(typed).parse_args(words))
-    command = COMMANDS[name := given.pop("command")]
-    modules, presets = given.pop("import_modules"), given.pop("preset", ())
+    command = COMMANDS[given.pop("command")]
+    modules = given.pop("import_modules")
+    chosen, presets = given.pop("preset", ()), given.pop("presets", {})
     for module in modules:
         _import(module)
     told = {}
-    for preset in presets:
-        told |= PRESETS[preset]
-    if name != "distill":
-        told.pop("cached_variants", None)
+    for preset in chosen:
+        told |= presets[preset]
     # Processes that are started import them, too.
     command(told | given, **{"modules": modules} if command.function is plan else {})
 
@@ -81,13 +80,7 @@ def parser(with_flags: Collection[str] | None = None) -> argparse.ArgumentParser
         if with_flags is not None and name not in with_flags:
             continue
         names = command.add_flags(each)
-        presets = {
-            preset: {key: value for key, value in settings.items() if key in names}
-            for preset, settings in PRESETS.items()
-            if names | {"cached_variants"} >= set(settings)
-        }
-        if presets:
-            _add_presets(each, presets)
+        _add_presets(each, names)
         each.add_argument(
             "--debug",
             action="store_true",
@@ -106,7 +99,16 @@ def parser(with_flags: Collection[str] | None = None) -> argparse.ArgumentParser
     return parser
 
 
-def _add_presets(parser, presets):
+def _add_presets(parser, names):
+    """Adds the presets whose settings a command has, those of `distill` aside."""
+    presets = {
+        preset: {key: value for key, value in settings.items() if key in names}
+        for preset, settings in PRESETS.items()
+        if names | {"cached_variants"} >= set(settings)
+    }
+    if not presets:
+        return
+    parser.set_defaults(presets=presets)
     meaning = "; ".join(
         f"{name}: {' '.join(f'{k} {v}' for k, v in preset.items())}"
         for name, preset in presets.items()

@@ -142,14 +142,14 @@ def with_cache(
     strategy: tf.distribute.Strategy,
     verbose: int = 1,
 ) -> Distill:
-    """Returns a distillation from a cache of its teacher, which is written if need be.
+    """Returns a distillation that learns from a cache, and writes it if it is missing.
 
     Args:
         kind: The distillation, with `cached_variants`.
         folder: The cache.
         training: Which student, and how it is trained.
         data: As in `train`.
-        strategy: That the student is trained under.
+        strategy: Strategy of the training.
         verbose: 0 for silence. Defaults to 1.
 
     Raises:

@@ -89,7 +89,7 @@ def train(
     strategy = _prepare(training, execution, overwrite)
     if getattr(kind, "cached_variants", None) and kind.cache is None:
         with claimed(output, overwrite or execution.resume, strategy):
-            pass  # for a cache takes long
+            pass  # checks the folder now: writing a cache takes long
         folder = f"{os.path.normpath(output)}-cache"
         kind = with_cache(kind, folder, training, data, strategy, verbose)
     origin = kind.origin()

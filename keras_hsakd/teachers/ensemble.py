@@ -101,16 +101,16 @@ class Ensemble(keras.layers.Layer, Teacher):
         names = [network.name for network in self.networks]
         if self.features is not None and names.count(self.features) != 1:
             raise ValueError(
-                "Expected `features` to be a name that one of the networks has, and no "
-                f"other: they are {names}. "
+                "Expected `features` to be the name of exactly one of the networks, "
+                f"{names}. "
                 f"Received: {self.features!r}{did_you_mean(self.features, names)}"
             )
 
     def needed(self, names):
-        found = []
+        found, source = [], self.classifier
         for member in self._members:
             of_it = {self._own(member, n) for n in names if n in self.signature.outputs}
-            if member.classifier is self.classifier:
+            if member.classifier is source:
                 of_it |= set(names) - set(self.signature.outputs)
             found.append((member.classifier, of_it))
         return found

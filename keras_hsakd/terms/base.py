@@ -49,9 +49,9 @@ class Term:
             - the name of a layer of the student, whose output on the images themselves
               is compared with that of the teacher's layer of the same name.
 
-            One of these names is not looked for among the layers. The term has one
-            metric for each; one on features has one in all, their sum. Defaults to
-            `"logits"`.
+            These names come first: a layer that is called `"features"` itself cannot be
+            named. The term has one metric for each name; a term on features has a
+            single one, their sum. Defaults to `"logits"`.
         teacher: Name of the teacher's head, stage or layer, where `on` is one of them
             and the teacher's has another name. Defaults to `None`, the head that is
             paired with the student's, or the stage or layer of the same name.

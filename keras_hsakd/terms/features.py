@@ -106,7 +106,7 @@ class Attention(OnFeatures):
         return ops.attention_difference(teacher, student)
 
     def make_layer(self, teacher_shape, student_shape):
-        _check_maps(teacher_shape, student_shape)
+        check_sizes(teacher_shape, student_shape, maps=True)
 
 
 def _regressor(teacher_shape, student_shape, seed):
@@ -121,7 +121,7 @@ def _regressor(teacher_shape, student_shape, seed):
     if len(teacher_shape) == len(student_shape) == 2:
         layers = [keras.layers.Dense(units, **options)]
     else:
-        _check_maps(teacher_shape, student_shape)
+        check_sizes(teacher_shape, student_shape, maps=True)
         layers = _resizing(units, teacher_shape[1:3], student_shape[1:3], options)
     # Of all replicas; on other backends a batch is normalized as a whole anyway.
     is_tensorflow = keras.backend.backend() == "tensorflow"
@@ -149,21 +149,19 @@ def _resizing(units, size, student_size, options):
     )
 
 
-def check_sizes(teacher_shape, student_shape) -> None:
-    """Raises a ValueError unless the sizes of features are known."""
-    for whose, shape in (("teacher", teacher_shape), ("student", student_shape)):
-        if None in shape[1:]:
-            raise ValueError(
-                "Expected features of known sizes: build the network with "
-                f"`input_shape`. Received: {tuple(shape)} of the {whose}"
-            )
+def check_sizes(teacher_shape, student_shape, maps: bool = False) -> None:
+    """Raises a ValueError unless the sizes of features are known.
 
-
-def _check_maps(teacher_shape, student_shape):
-    """Raises a ValueError unless features are maps of known sizes."""
+    Args:
+        teacher_shape: Shape of the teacher's features.
+        student_shape: The same of the student's.
+        maps: Whether both must be feature maps. Defaults to `False`.
+    """
+    expected = "features of known sizes: build the network with `input_shape`"
+    if maps:
+        expected = "feature maps of known sizes, (batch, height, width, channels)"
     for whose, shape in (("teacher", teacher_shape), ("student", student_shape)):
-        if len(shape) != 4 or None in shape[1:]:
+        if None in shape[1:] or (maps and len(shape) != 4):
             raise ValueError(
-                "Expected feature maps of known sizes, (batch, height, width, "
-                f"channels). Received: {tuple(shape)} of the {whose}"
+                f"Expected {expected}. Received: {tuple(shape)} of the {whose}"
             )

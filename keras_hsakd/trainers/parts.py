@@ -189,9 +189,9 @@ def _head(name, term, learner):
 
 
 def _check_once(taps, term, learner):
-    """Raises a ValueError of features that a term would count twice."""
-    counts = Counter((id(learner.classifier.tensor(t.output)), t.target) for t in taps)
-    if counts and max(counts.values()) > 1:
+    """Raises a ValueError if a term would count features twice."""
+    own = learner.classifier
+    if len({(id(own.tensor(tap.output)), tap.target) for tap in taps}) < len(taps):
         raise ValueError(
             f"Expected `on` to name the same features once. Received: {term!r}, which "
             f"is on {[tap.output for tap in taps]}"
@@ -215,7 +215,7 @@ def _features(on, term, learner):
 def _stages(on, term, learner):
     """Returns the taps of a term on all stages, or on the last one."""
     own = learner.classifier
-    # The teachers' stages, where it is they that are compared with.
+    # A term that names the teacher's layer, or needs no teacher, uses no other stages.
     others = [] if term.teacher or not term.needs_teacher else learner.teachers
     found = [list(each.classifier.stages) for each in others]
     count = min(map(len, [own.stages, *found]))
@@ -252,7 +252,7 @@ def _known(target, term, learner):
 
 
 def _near(name, network, places):
-    """Returns what a name may mean that is no tensor of a network, for an error."""
+    """Returns a hint, for an error, about a name that a network does not have."""
     if calls := len(network.calls.get(name, ())):
         return f", a layer that is called {calls} times"
     return did_you_mean(name, (*places, *network.layers))
