@@ -29,7 +29,7 @@ docs: $(VENV)/.installed-docs ## The site, into build/site; warnings are errors:
 check: lint ## Style and the fastest tests, before each commit: 1 minute
 	$(PYTEST) $(FASTEST)
 
-test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 12 minutes
+test: $(VENV)/.installed ## All tests on TensorFlow, then the core's on JAX: 9 minutes
 	$(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST) -m "core and not slow" $(CORE)
 
